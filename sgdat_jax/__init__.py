@@ -1,0 +1,38 @@
+"""Training of binary neural networks in JAX.
+
+SGDAT and its companions as Optax gradient transformations, sign functions with
+surrogate gradients, Flax layers and networks. The training program and its command
+``sgdat-jax`` are not imported here; they need the extra ``train``.
+"""
+
+from sgdat_jax import models as models
+from sgdat_jax.layers import BinaryConv as BinaryConv
+from sgdat_jax.layers import BinaryLinear as BinaryLinear
+from sgdat_jax.layers import BinaryParam as BinaryParam
+from sgdat_jax.optimizers import FlipRatio as FlipRatio
+from sgdat_jax.optimizers import SgdatState as SgdatState
+from sgdat_jax.optimizers import flip_counts as flip_counts
+from sgdat_jax.optimizers import flip_ratio as flip_ratio
+from sgdat_jax.optimizers import latent_weights as latent_weights
+from sgdat_jax.optimizers import layers_of as layers_of
+from sgdat_jax.optimizers import oscillating_ratio as oscillating_ratio
+from sgdat_jax.optimizers import partition_binary as partition_binary
+from sgdat_jax.optimizers import select_binary as select_binary
+from sgdat_jax.optimizers import sgdat as sgdat
+from sgdat_jax.optimizers import silent_ratio as silent_ratio
+from sgdat_jax.optimizers import threshold_margins as threshold_margins
+from sgdat_jax.optimizers import thresholds as thresholds
+from sgdat_jax.signs import approx_sign as approx_sign
+from sgdat_jax.signs import dorefa as dorefa
+from sgdat_jax.signs import ede_sign as ede_sign
+from sgdat_jax.signs import magnitude_aware_sign as magnitude_aware_sign
+from sgdat_jax.signs import reste_sign as reste_sign
+from sgdat_jax.signs import sign as sign
+from sgdat_jax.signs import ste_heaviside as ste_heaviside
+from sgdat_jax.signs import ste_sign as ste_sign
+from sgdat_jax.signs import ste_ternary as ste_ternary
+from sgdat_jax.signs import swish_sign as swish_sign
+from sgdat_jax.summary import LayerSummary as LayerSummary
+from sgdat_jax.summary import summarize as summarize
+
+__version__ = "0.1.0"

@@ -1,0 +1,137 @@
+"""The command ``sgdat-jax``."""
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+from rich import console as rich_console
+from rich import markup
+
+from sgdat_jax import report, summary
+from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import loop, progress, run_folder
+from sgdat_jax.training import state as state_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluates a finished run on the whole test set, and prints what it reached."""
+
+    run_dir: tyro.conf.Positional[str]
+    """Folder of the run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+      arguments: words of the command line; None takes those of the process.
+
+    Raises:
+      SystemExit: with 2 after one line on stderr if an argument or a file is wrong,
+        with 130 if the run is interrupted from the keyboard.
+    """
+    terminal = rich_console.Console(highlight=False)
+    try:
+        config = _parse(arguments)
+        if isinstance(config, EvaluateConfig):
+            evaluate(config, terminal)
+        else:
+            train(config, terminal)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def train(config: config_lib.TrainConfig, terminal: rich_console.Console) -> None:
+    """Runs ``sgdat-jax train``."""
+    run = loop.set_up(config)
+    network = state_lib.build_model(run.config, run.dataset)
+    terminal.print(
+        f"{run.config.model} on {run.dataset.name}: "
+        f"{len(run.dataset.train_images):,} images to train, "
+        f"{len(run.dataset.test_images):,} to test"
+    )
+    terminal.print(
+        report.summary_table(summary.summarize(network, run.dataset.input_shape))
+    )
+    with progress.ProgressBar(run, terminal) as bar:
+        run, result = loop.train(run, bar)
+    lines = run_folder.read_metrics(run.folder)
+    report.save_plots(run.folder / run_folder.PLOTS, lines, run.state.opt_state)
+    terminal.print(
+        f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
+        f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
+        f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}"
+    )
+    terminal.print(markup.escape(f"results and plots in {run.folder}"), soft_wrap=True)
+
+
+def evaluate(config: EvaluateConfig, terminal: rich_console.Console) -> None:
+    """Runs ``sgdat-jax evaluate``."""
+    folder = pathlib.Path(config.run_dir)
+    run_folder.read_result(folder)
+    run = loop.restore(folder)
+    metrics = loop.evaluate(run)
+    terminal.print(
+        f"test accuracy {metrics['test_accuracy']:.2%}, "
+        f"top-5 {metrics['test_top5_accuracy']:.2%}, loss {metrics['test_loss']:.4f} "
+        f"on {len(run.dataset.test_images):,} images of {run.dataset.name}"
+    )
+
+
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": config_lib.TrainConfig,
+    "evaluate": EvaluateConfig,
+}
+
+
+def _parse(arguments: Sequence[str] | None) -> Any:
+    """Parses the command line; an error becomes one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.extras.subcommand_cli_from_dict(
+                _COMMANDS,
+                prog="sgdat-jax",
+                description="Trains binary neural networks.",
+                args=arguments,
+            )
+    except SystemExit as exit_:
+        if exit_.code:
+            message = _first_lines(errors.getvalue())
+            raise ValueError(
+                message.removeprefix("Error parsing TrainConfig: ")
+            ) from None
+        raise
+
+
+def _first_lines(box: str) -> str:
+    """Returns the message in Tyro's box of an error, and its suggestion, as one line.
+
+    The box has a title, then sections divided by rules: the message, perhaps a
+    suggestion, a hint to the help text.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    sections: list[list[str]] = [[]]
+    for line in lines[1:]:
+        if line and not line.strip("─"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    message = " ".join(sections[0])
+    for section in sections[1:]:
+        if section and section[0].startswith(("Perhaps", "Similar", "Available")):
+            message += f"; {' '.join(section[:2])}"
+    return message
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"sgdat-jax: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,224 @@
+"""What all binary optimizers share: signed flip counts, flips and reading them back.
+
+A binary weight and its flip count travel together as one *signed count*: a narrow
+integer whose sign is the weight's and whose magnitude is one more than the number of
+flips, so a fresh weight is +1 or -1. One array then answers both questions that a flip
+rule asks, and each output of an update is a function of its own old value and of
+outputs already computed, which XLA turns into one pass over memory.
+
+The functions here work on single leaves; the optimizers map them over their trees.
+Nothing here knows of layers, models or training.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def value_at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array | float:
+    """Returns a hyperparameter's value at a step, whether scheduled or not."""
+    return value(count) if callable(value) else value
+
+
+def init_latents(
+    params: optax.Params, dtype: jax.typing.DTypeLike | None
+) -> optax.Updates:
+    """Returns zero latent weights: float32 or wider unless a dtype is given."""
+    return jax.tree.map(
+        lambda p: jnp.zeros_like(
+            p, dtype or jnp.promote_types(jnp.result_type(p), jnp.float32)
+        ),
+        params,
+    )
+
+
+def init_signed_counts(
+    params: optax.Params, dtype: jax.typing.DTypeLike | None
+) -> optax.Updates:
+    """Returns the signed counts of weights that have not flipped yet: their signs."""
+    return jax.tree.map(
+        lambda p: jnp.where(p >= 0, 1, -1).astype(dtype or jnp.int16), params
+    )
+
+
+def weight(signed_count: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns the weights, -1 or +1, of signed counts."""
+    return jnp.sign(signed_count).astype(dtype)
+
+
+def flip_count(signed_count: jax.Array) -> jax.Array:
+    """Returns how often each weight has flipped, in the signed count's dtype."""
+    return jnp.abs(signed_count) - jnp.ones_like(signed_count)
+
+
+def restart_count(signed_count: jax.Array) -> jax.Array:
+    """Returns signed counts with the same weights and zero flips."""
+    return jnp.sign(signed_count)
+
+
+def adaptive_threshold(
+    signed_count: jax.Array, threshold: jax.Array | float
+) -> jax.Array:
+    """Returns ``threshold * flip_count``, in float32."""
+    return threshold * flip_count(signed_count).astype(jnp.float32)
+
+
+def flip_beyond(
+    signed_count: jax.Array, latent: jax.Array, threshold: jax.Array
+) -> jax.Array:
+    """Moves each weight to the sign of its latent where that exceeds the threshold.
+
+    Args:
+      signed_count: signed counts before the step.
+      latent: latent weights of the same shape.
+      threshold: thresholds of at least zero, a scalar or of the same shape. The
+        inequality ``|latent| > threshold`` is strict, so a latent of exactly zero, or
+        of NaN, leaves the weight as it is.
+
+    Returns:
+      Signed counts after the step. The flip count of a weight that flips grows by one
+      and stays at the largest value that the dtype holds instead of wrapping around.
+    """
+    positive = signed_count > 0
+    against = jnp.where(positive, -latent, latent)
+    one = jnp.ones_like(signed_count)
+    limit = jnp.iinfo(signed_count.dtype).max
+    grown = jnp.minimum(jnp.abs(signed_count), limit - 1) + one
+    flipped = jnp.where(positive, -grown, grown)
+    return jnp.where(against > threshold, flipped, signed_count)
+
+
+def exact_update(signed_count: jax.Array, param: jax.Array) -> jax.Array:
+    """Returns the update that takes a parameter to the weight of its signed count.
+
+    For a parameter that is -1 or +1 this is exactly 0 or -2 times it, and the sum with
+    the parameter is exact in every binary floating-point format. A real-valued
+    parameter in [-1, 1] lands within one unit in the last place of -1 or +1 at its
+    first update and on it at the next; a larger one may need one update more.
+    """
+    return weight(signed_count, param.dtype) - param
+
+
+def latent_weights(opt_state: optax.OptState) -> Any:
+    """Returns the latent weights held by an optimizer state.
+
+    Args:
+      opt_state: the state of a binary optimizer, alone or inside chained, partitioned,
+        masked, injected or multi-step states, or of an ``nnx.Optimizer``.
+
+    Returns:
+      A pytree shaped like the binary parameters, float32 unless another
+      ``latent_dtype`` was asked for. Parameters that the optimizer does not train are
+      ``optax.MaskedNode()``, which has no leaves.
+
+    Raises:
+      ValueError: if no state in ``opt_state`` holds latent weights.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> params = {"kernel": jnp.array([1.0, -1.0])}
+      >>> tx = sj.sgdat(learning_rate=0.5)
+      >>> gradients = {"kernel": jnp.array([2.0, 4.0])}
+      >>> _, state = tx.update(gradients, tx.init(params), params)
+      >>> print(sj.latent_weights(state)["kernel"])
+      [-1. -2.]
+    """
+    return _collect(opt_state, "latent", lambda state: state.latent)
+
+
+def flip_counts(opt_state: optax.OptState) -> Any:
+    """Returns how often each binary weight has flipped since the last restart.
+
+    Args:
+      opt_state: as in `latent_weights`.
+
+    Returns:
+      A pytree shaped like the binary parameters, of the counter's integer dtype.
+
+    Raises:
+      ValueError: if no state in ``opt_state`` holds flip counts.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> params = {"kernel": jnp.array([1.0, -1.0])}
+      >>> tx = sj.sgdat()
+      >>> gradients = {"kernel": jnp.array([2.0, 4.0])}
+      >>> _, state = tx.update(gradients, tx.init(params), params)
+      >>> print(sj.flip_counts(state)["kernel"])
+      [1 0]
+    """
+    return _collect(
+        opt_state,
+        "signed_count",
+        lambda state: jax.tree.map(flip_count, state.signed_count),
+    )
+
+
+def thresholds(opt_state: optax.OptState) -> Any:
+    """Returns the threshold that each latent weight must exceed to flip its weight.
+
+    Args:
+      opt_state: as in `latent_weights`.
+
+    Returns:
+      A pytree shaped like the binary parameters, float32, in the unit of the latent
+      weights: ``threshold`` of the last step (of step 0 before it) times the flip
+      count.
+
+    Raises:
+      ValueError: if no state in ``opt_state`` holds thresholds.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> params = {"kernel": jnp.array([1.0, -1.0])}
+      >>> tx = sj.sgdat(threshold=0.25)
+      >>> _, state = tx.update(
+      ...     {"kernel": jnp.array([9e4, 4.0])}, tx.init(params), params
+      ... )
+      >>> print(sj.thresholds(state)["kernel"])
+      [0.25 0.  ]
+    """
+    return _collect(
+        opt_state,
+        "threshold",
+        lambda state: jax.tree.map(
+            lambda count: adaptive_threshold(count, jnp.asarray(state.threshold)),
+            state.signed_count,
+        ),
+    )
+
+
+def holds_signed_counts(opt_state: optax.OptState) -> bool:
+    """Returns whether a binary optimizer's state is somewhere in ``opt_state``."""
+    return bool(_states_with(opt_state, "signed_count"))
+
+
+def _states_with(opt_state: optax.OptState, field: str) -> list[Any]:
+    def has_field(node: Any) -> bool:
+        return isinstance(node, tuple) and field in getattr(node, "_fields", ())
+
+    return list(filter(has_field, jax.tree.leaves(opt_state, is_leaf=has_field)))
+
+
+def _collect(opt_state: optax.OptState, field: str, read: Callable[[Any], Any]) -> Any:
+    """Reads one tree out of each state that has the field and joins the trees."""
+    trees = [read(state) for state in _states_with(opt_state, field)]
+    if not trees:
+        raise ValueError(
+            f"`opt_state` holds no binary optimizer's `{field}`: got a state of type "
+            f"{type(opt_state).__name__}."
+        )
+    masked = optax.MaskedNode
+
+    def first_unmasked(*nodes: Any) -> Any:
+        return next((n for n in nodes if not isinstance(n, masked)), masked())
+
+    return jax.tree.map(
+        first_unmasked, *trees, is_leaf=lambda node: isinstance(node, masked)
+    )

@@ -1,0 +1,232 @@
+"""SGDAT: stochastic gradient descent with adaptive thresholds, for binary weights.
+
+Shan, Fei, Liu et al., "SGDAT: An optimization method for binary neural networks",
+Neurocomputing 555, 126431, 2023. The rules are those of the authors' published code,
+https://github.com/gushan/SGDAT, bit for bit.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sgdat_jax.optimizers import binary, checks
+
+
+class SgdatState(NamedTuple):
+    """State of `sgdat`; read it through `latent_weights` and its siblings."""
+
+    # Optax calls it so, although every tuple has a method of this name.
+    count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
+    latent: optax.Updates  # shaped like the parameters, float32
+    signed_count: optax.Updates  # shaped like the parameters, int16; see binary.py
+    threshold: jax.Array  # shape (), float32: the one used last
+    momentum: optax.Updates | None  # like latent; None where momentum is not used
+
+
+def sgdat(
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    threshold: optax.ScalarOrSchedule = 1e-7,
+    *,
+    momentum: jax.Array | float | None = None,
+    dampening: jax.Array | float = 0.0,
+    nesterov: bool = False,
+    weight_decay: jax.Array | float | None = None,
+    reset_flips_every: int | None = None,
+    latent_dtype: jax.typing.DTypeLike | None = None,
+    count_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with adaptive thresholds on the latent weights of binary weights.
+
+    Use it for weights that live in {-1, +1}. Each has a latent weight that sums up the
+    gradients, and flips when that exceeds a threshold which grows with each flip: so a
+    weight that oscillates settles, while one that never flipped moves at the first
+    hint. Per step, with all operations elementwise,
+
+    .. math::
+
+        d &= g + \lambda w \\
+        u &\leftarrow \mu u + (1 - \delta) g, \quad d = u
+            \text{ or, with nesterov, } d + \mu u \\
+        m &\leftarrow m - \eta d \\
+        w' &= \operatorname{sign}(m) \text{ where } |m| > \tau n, \text{ else } w \\
+        n &\leftarrow n + [w' \neq w]
+
+    where :math:`g` is the gradient taken at the binary weights, :math:`\eta` is
+    ``learning_rate``, :math:`\tau` is ``threshold``, :math:`\mu` is ``momentum``,
+    :math:`\delta` is ``dampening`` and :math:`\lambda` is ``weight_decay``. Latent
+    weight :math:`m`, momentum :math:`u` and flip count :math:`n` start at zero. As in
+    the authors' code, the second line is left out without momentum, and momentum
+    without nesterov leaves out the weight decay.
+
+    The update is exactly 0 or -2w, so `optax.apply_updates` keeps weights in {-1, +1}
+    to the bit. It is not a direction: nothing that scales updates may follow it in a
+    chain, while clipping of gradients may stand before it. Real-valued parameters are
+    taken by their sign. A NaN gradient spoils its latent weight for good: wrap the
+    whole optimizer in `optax.apply_if_finite` where one can occur.
+
+    Args:
+      learning_rate: step size of the latent weights; a number, a traced array or a
+        schedule of the step. While it is constant only ``threshold / learning_rate``
+        matters to the weights.
+      threshold: the growth of the threshold with each flip, in units of the latent
+        weight; a number, a traced array or a schedule. 0 gives plain SGD on latent
+        weights.
+      momentum: decay of the momentum buffer in [0, 1). None or the number 0 means no
+        momentum and no buffer.
+      dampening: share of the gradient that is kept out of the buffer, in [0, 1).
+      nesterov: whether to look ahead along the momentum.
+      weight_decay: pull of the binary weight on its latent weight, at least 0; in the
+        unit of the gradient. None means none.
+      reset_flips_every: number of steps after which flip counts and momentum start
+        again at zero, while latent weights go on. The authors' training script does so
+        at every epoch. None means never.
+      latent_dtype: dtype of latent weights and momentum. None means float32, or the
+        parameters' own where that is wider. A narrower one loses small gradients.
+      count_dtype: signed integer dtype of the flip counter. None means int16, which
+        counts to 32,766 and then stays there; int8 counts to 126.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``.
+
+    Raises:
+      ValueError: if a hyperparameter is out of its range, if ``nesterov`` is used
+        without momentum, or, in ``update``, if ``params`` is None or trees do not fit.
+      TypeError: if a hyperparameter is of the wrong kind, or if parameters are not
+        real floating-point arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import sgdat_jax as sj
+      >>> params = jnp.array([1.0, -1.0, 1.0])
+      >>> tx = sj.sgdat(learning_rate=1e-4, threshold=1e-7)
+      >>> state = tx.init(params)
+      >>> gradients = jnp.array([0.5, 0.5, -0.5])
+      >>> updates, state = tx.update(gradients, state, params)
+      >>> print(optax.apply_updates(params, updates))
+      [-1. -1.  1.]
+
+    Under `optax.inject_hyperparams` pass ``hyperparam_dtype=jnp.float32`` for float16
+    and bfloat16 parameters, or Optax rounds the threshold to their precision, and name
+    ``latent_dtype`` and ``count_dtype`` in ``static_args`` where they are used.
+
+    References:
+      Shan et al., SGDAT: An optimization method for binary neural networks,
+      Neurocomputing 555, 126431, 2023; https://github.com/gushan/SGDAT
+    """
+    checks.check_number("learning_rate", learning_rate, schedule=True)
+    checks.check_number("threshold", threshold, schedule=True)
+    checks.check_number("momentum", momentum, below=1.0, optional=True)
+    checks.check_number("dampening", dampening, below=1.0)
+    checks.check_number("weight_decay", weight_decay, optional=True)
+    checks.check_steps("reset_flips_every", reset_flips_every)
+    checks.check_latent_dtype(latent_dtype)
+    checks.check_count_dtype(count_dtype)
+    has_momentum = isinstance(momentum, jax.Array) or bool(momentum)
+    if nesterov and not has_momentum:
+        raise ValueError(f"`nesterov` needs `momentum`, got {nesterov=}, {momentum=}.")
+    if not has_momentum:
+        momentum = None
+
+    def init_fn(params: optax.Params) -> SgdatState:
+        checks.check_real_floating(params)
+        count = jnp.zeros([], jnp.int32)
+        latent = binary.init_latents(params, latent_dtype)
+        return SgdatState(
+            count=count,
+            latent=latent,
+            signed_count=binary.init_signed_counts(params, count_dtype),
+            threshold=jnp.asarray(binary.value_at(threshold, count), jnp.float32),
+            momentum=None if momentum is None else optax.tree.zeros_like(latent),
+        )
+
+    def restarted(state: SgdatState) -> tuple[optax.Updates, optax.Updates | None]:
+        if reset_flips_every is None:
+            return state.signed_count, state.momentum
+        restart = state.count % reset_flips_every == 0
+        return jax.tree.map(
+            lambda s: jnp.where(restart, binary.restart_count(s), s), state.signed_count
+        ), jax.tree.map(lambda u: jnp.where(restart, 0, u), state.momentum)
+
+    def decayed(gradients: optax.Updates, signed_count: optax.Updates) -> optax.Updates:
+        if weight_decay is None:
+            return gradients
+        return jax.tree.map(
+            lambda g, s: _add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
+            gradients,
+            signed_count,
+        )
+
+    def direction_and_momentum(
+        gradients: optax.Updates,
+        signed_count: optax.Updates,
+        buffer: optax.Updates | None,
+    ) -> tuple[optax.Updates, optax.Updates | None]:
+        if momentum is None:
+            return decayed(gradients, signed_count), None
+        buffer = jax.tree.map(
+            lambda u, g: _decay_and_add(u, momentum, g, 1 - dampening),
+            buffer,
+            gradients,
+        )
+        if not nesterov:
+            return buffer, buffer
+        direction = jax.tree.map(
+            lambda d, u: _add_scaled(d, momentum, u),
+            decayed(gradients, signed_count),
+            buffer,
+        )
+        return direction, buffer
+
+    def update_fn(
+        updates: optax.Updates,
+        state: SgdatState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, SgdatState]:
+        del extra_args
+        checks.check_update(updates, params, state.latent)
+        signed_count, buffer = restarted(state)
+        gradients = optax.tree.cast_like(updates, state.latent)
+        direction, buffer = direction_and_momentum(gradients, signed_count, buffer)
+        eta = binary.value_at(learning_rate, state.count)
+        tau = binary.value_at(threshold, state.count)
+        latent = jax.tree.map(
+            lambda m, d: _add_scaled(m, -eta, d), state.latent, direction
+        )
+        signed_count = jax.tree.map(
+            lambda s, m: binary.flip_beyond(s, m, binary.adaptive_threshold(s, tau)),
+            signed_count,
+            latent,
+        )
+        return jax.tree.map(binary.exact_update, signed_count, params), SgdatState(
+            count=optax.safe_increment(state.count),
+            latent=latent,
+            signed_count=signed_count,
+            threshold=jnp.asarray(tau, jnp.float32),
+            momentum=buffer,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+# Jitted so that they round in eager code as in compiled code, where XLA contracts the
+# product and the sum into one fused operation as PyTorch does.
+@jax.jit
+def _add_scaled(x: jax.Array, scale: jax.Array | float, y: jax.Array) -> jax.Array:
+    return (x + scale * y).astype(x.dtype)
+
+
+@jax.jit
+def _decay_and_add(
+    buffer: jax.Array,
+    decay: jax.Array | float,
+    gradient: jax.Array,
+    scale: jax.Array | float,
+) -> jax.Array:
+    # PyTorch rounds the decayed buffer before it adds; the selection, which changes no
+    # value, keeps XLA from contracting it into the sum.
+    decayed = jnp.where(buffer == 0, buffer, decay * buffer)
+    return (decayed + scale * gradient).astype(buffer.dtype)

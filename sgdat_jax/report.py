@@ -1,0 +1,183 @@
+"""Tables and plots of runs."""
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib import figure, ticker
+from rich import box, table
+
+from sgdat_jax import optimizers, summary
+
+_FIGURE_SIZE = (7.0, 4.2)  # inches
+_GREY = "0.45"
+
+
+def summary_table(layers: Sequence[summary.LayerSummary]) -> table.Table:
+    """Returns the table of a network: weights, memory and work by precision.
+
+    Args:
+      layers: what `sgdat_jax.summarize` returns.
+    """
+    result = table.Table(box=box.SIMPLE, show_footer=True, padding=(0, 1, 0, 0))
+    total = summary.total(list(layers))
+    columns = (
+        ("layer", "total", [layer.name for layer in layers]),
+        ("kind", "", [layer.kind for layer in layers]),
+        ("output", "", ["x".join(map(str, layer.output_shape)) for layer in layers]),
+        *(
+            (header, _short(getattr(total, field)), [_short(n) for n in values])
+            for header, field in (
+                ("1-bit\nweights", "binary_weights"),
+                ("32-bit\nweights", "real_weights"),
+                ("memory\nbytes", "memory_bytes"),
+                ("1-bit\nMACs", "binary_macs"),
+                ("32-bit\nMACs", "real_macs"),
+            )
+            if (values := [getattr(layer, field) for layer in layers])
+        ),
+    )
+    for index, (header, footer, _) in enumerate(columns):
+        result.add_column(header, footer, justify="left" if index < 2 else "right")
+    for row in zip(*(cells for *_, cells in columns), strict=True):
+        result.add_row(*row)
+    return result
+
+
+def plot_learning(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
+    """Draws loss and accuracy of training and test over the epochs.
+
+    Args:
+      lines: the lines of a run's metrics file.
+    """
+    fig, (loss, accuracy) = _axes(2)
+    epochs = [line["epoch"] for line in lines]
+    for part, style in (("train", {"color": _GREY}), ("test", {"color": "C0"})):
+        loss.plot(epochs, [line[f"{part}_loss"] for line in lines], **style, label=part)
+        percent = [100 * line[f"{part}_accuracy"] for line in lines]
+        accuracy.plot(epochs, percent, **style, label=part)
+    last = lines[-1]
+    accuracy.set_title(f"test accuracy {last['test_accuracy']:.2%}, last epoch")
+    loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="loss")
+    accuracy.set(xlabel="epoch", ylabel="accuracy (%)")
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        axes.legend(frameon=False)
+    return fig
+
+
+def plot_flip_ratio(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
+    """Draws the share of weights that a step flips, layer by layer over the epochs.
+
+    Args:
+      lines: the lines of a run's metrics file.
+    """
+    fig, (axes,) = _axes(1)
+    epochs = [line["epoch"] for line in lines]
+    for name in lines[0]["flip_ratio_per_layer"]:
+        ratios = [line["flip_ratio_per_layer"][name] for line in lines]
+        axes.plot(epochs, ratios, label=name)
+    axes.plot(
+        epochs,
+        [line["flip_ratio"] for line in lines],
+        color="black",
+        linestyle="--",
+        label="all binary weights",
+    )
+    # Zero has no place on a logarithmic axis; symlog shows it below the least ratio.
+    positive = [line["flip_ratio"] for line in lines if line["flip_ratio"] > 0]
+    axes.set_yscale("symlog", linthresh=min(positive, default=1e-6))
+    axes.set(
+        xlabel="epoch",
+        ylabel="share of weights flipped per step",
+        title="flip ratio",
+        ylim=(0, None),
+    )
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    return fig
+
+
+def plot_flip_counts(opt_state: Any) -> figure.Figure:
+    """Draws how often weights flipped, and how far latents are from their thresholds.
+
+    Args:
+      opt_state: the state of a binary optimizer, within whatever wraps it.
+
+    Raises:
+      ValueError: if it holds no flip counts or latent weights.
+    """
+    fig, (counts, margins) = _axes(2)
+    for name, leaf in optimizers.layers_of(optimizers.flip_counts(opt_state)).items():
+        values = np.asarray(leaf).ravel()
+        shares = np.bincount(values) / values.size
+        counts.plot(shares, marker="o", markersize=3, label=name)
+    counts.set(
+        xlabel="flips of a weight",
+        ylabel="share of weights",
+        title="flip counts",
+        yscale="log",
+    )
+    counts.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    counts.legend(frameon=False)
+
+    leaves = jax.tree.leaves(optimizers.threshold_margins(opt_state))
+    values = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
+    finite = values[np.isfinite(values) & (values > 0)]
+    never = np.isinf(values).mean()
+    if finite.size:
+        edges = np.geomspace(finite.min(), finite.max() * 1.0001, 50)
+        margins.hist(finite, edges, color="C0")
+        margins.set_xscale("log")
+    margins.axvline(1, color="black", linestyle="--")
+    margins.set(
+        xlabel="|latent| / threshold",
+        ylabel="weights",
+        title=f"margin to the threshold ({never:.0%} never flipped)",
+    )
+    return fig
+
+
+def save_plots(
+    folder: pathlib.Path, lines: Sequence[Mapping[str, Any]], opt_state: Any
+) -> list[pathlib.Path]:
+    """Draws all plots of a run as PNG files and returns their paths.
+
+    Args:
+      folder: where they go; made if it is not there.
+      lines: the lines of the run's metrics file.
+      opt_state: its last optimizer state.
+    """
+    folder.mkdir(exist_ok=True)
+    figures = {
+        "learning.png": plot_learning(lines),
+        "flip_ratio.png": plot_flip_ratio(lines),
+        "flip_counts.png": plot_flip_counts(opt_state),
+    }
+    for name, fig in figures.items():
+        fig.savefig(folder / name, dpi=150)
+    return [folder / name for name in figures]
+
+
+def _axes(columns: int) -> tuple[figure.Figure, Any]:
+    width, height = _FIGURE_SIZE
+    # Not through pyplot, which would keep every figure alive.
+    fig = figure.Figure(
+        (width * (1 + 0.5 * (columns - 1)), height), layout="constrained"
+    )
+    axes = fig.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.grid(alpha=0.3)
+        ax.spines[["top", "right"]].set_visible(False)
+    return fig, axes
+
+
+def _short(number: float) -> str:
+    """Returns a number with three digits and a unit, or a dash for nothing."""
+    if not number:
+        return "-"
+    power = min(int(math.log10(number * 1.0005) // 3), 3)
+    return f"{number / 1000**power:.3g}{('', 'k', 'M', 'G')[power]}"

@@ -1,0 +1,1 @@
+"""The training program: from the description of a run to its folder of results."""

@@ -1,0 +1,89 @@
+"""The typed description of a run."""
+
+import dataclasses
+import math
+
+from sgdat_jax.training import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Trains a binary network and leaves a folder with its results.
+
+    Binary weights are trained by the binary optimizer, all others by Adam. Without any
+    option a small network learns scikit-learn's handwritten digits.
+    """
+
+    dataset: str = "digits"
+    """Images to learn: digits (scikit-learn's, 8x8)."""
+
+    model: str = "DigitsNet"
+    """Network: DigitsNet (for 8x8 images)."""
+
+    optimizer: str = "sgdat"
+    """Optimizer of the binary weights: sgdat."""
+
+    learning_rate: float | None = None
+    """Step size of the latent weights; None: the optimizer's own default, for sgdat
+    1e-4."""
+
+    threshold: float | None = None
+    """Growth of a weight's flip threshold with each flip; None: the optimizer's own
+    default, for sgdat 1e-7. 0 gives plain SGD on latent weights."""
+
+    momentum: float | None = None
+    """Momentum of the binary optimizer, from 0 up to but not including 1; None: no
+    momentum."""
+
+    reset_flips_every_epoch: bool = False
+    """Whether flip counts and momentum start again at zero at every epoch, as in the
+    published training script of SGDAT."""
+
+    real_learning_rate: float = 1e-3
+    """Learning rate of Adam, which trains the real-valued parameters."""
+
+    epochs: int = 30
+    """Passes over the training images."""
+
+    batch_size: int = 64
+    """Images per training step."""
+
+    crop_padding: int = 1
+    """Pixels by which a training image is shifted at most, each time by chance; 0: not
+    at all."""
+
+    seed: int = 0
+    """Seed of the initial weights and of the order of images; the same seed gives the
+    same result on the same machine."""
+
+    run_dir: str | None = None
+    """Folder of the results, new or empty; None: a new one under runs/, named after
+    data set, model, optimizer, seed and time."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        registry.look_up("dataset", registry.DATASETS, self.dataset)
+        registry.look_up("model", registry.MODELS, self.model)
+        registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}."
+                )
+        if self.crop_padding < 0:
+            raise ValueError(
+                f"crop_padding must be at least 0, got {self.crop_padding}."
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}.")
+        if not 0 <= self.real_learning_rate < math.inf:
+            raise ValueError(
+                "real_learning_rate must be in [0, inf), got "
+                f"{self.real_learning_rate}."
+            )
+        registry.binary_optimizer(self.optimizer, self.hyperparameters())
+
+    def hyperparameters(self) -> dict[str, float | None]:
+        """Returns the binary optimizer's hyperparameters that have an option here."""
+        names = ("learning_rate", "threshold", "momentum")
+        return {name: getattr(self, name) for name in names}

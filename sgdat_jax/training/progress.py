@@ -1,0 +1,71 @@
+"""A bar that shows how a run gets on."""
+
+from typing import Any
+
+from rich import console, progress
+
+from sgdat_jax import optimizers
+from sgdat_jax.training import loop
+from sgdat_jax.training import step as step_lib
+
+
+class ProgressBar(loop.Watcher):
+    """Shows a run in a terminal, and a line per epoch where there is none.
+
+    Use it as a context manager.
+    """
+
+    def __init__(self, run: loop.Run, terminal: console.Console):
+        self._console = terminal
+        self._epochs = run.config.epochs
+        self._epoch = 1
+        self._bar = progress.Progress(
+            progress.TextColumn("epoch {task.fields[epoch]}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[status]}"),
+            progress.TimeRemainingColumn(),
+            console=terminal,
+            disable=not terminal.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task(
+            "train",
+            total=run.config.epochs * run.steps_per_epoch,
+            epoch=f"1/{self._epochs}",
+            status="compiling",
+        )
+
+    def __enter__(self) -> "ProgressBar":
+        """Shows the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Takes the bar away."""
+        self._bar.stop()
+
+    def stepped(self, metrics: step_lib.Metrics, flips: optimizers.FlipRatio) -> None:
+        """Moves the bar by one step."""
+        self._bar.update(self._task, advance=1, epoch=f"{self._epoch}/{self._epochs}")
+        # Reading the arrays waits for the step, so it is done for a visible bar alone.
+        if self._console.is_terminal:
+            examples = float(metrics.examples)
+            status = (
+                f"loss {float(metrics.loss) / examples:.3f}  "
+                f"accuracy {float(metrics.correct) / examples:6.1%}  "
+                f"flips {float(flips.total):.2e}"
+            )
+            self._bar.update(self._task, status=status)
+
+    def epoch_ended(self, line: dict[str, Any]) -> None:
+        """Prints the epoch where there is no bar."""
+        self._epoch = line["epoch"] + 1
+        if not self._console.is_terminal:
+            self._console.print(
+                f"epoch {line['epoch']}/{self._epochs}  "
+                f"loss {line['train_loss']:.3f}  "
+                f"train {line['train_accuracy']:.2%}  "
+                f"test {line['test_accuracy']:.2%}  "
+                f"flips {line['flip_ratio']:.2e}  "
+                f"{line['images_per_second']:,.0f} images/s"
+            )

@@ -1,0 +1,102 @@
+"""Bit equality with recorded trajectories of the authors' PyTorch code."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sgdat_jax as sj
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "reference_trajectories.npz"
+
+pytestmark = pytest.mark.skipif(
+    not GOLDEN.exists(),
+    reason="no recorded trajectories: ../shared/golden is not beside the repository",
+)
+
+CASES = {
+    "sgdat": {},
+    "sgdat_large_threshold": {"threshold": 1e-5},
+    "sgdat_zero_threshold": {"threshold": 0},
+    "sgdat_momentum": {"momentum": 0.9},
+    "sgdat_momentum_dampening": {"momentum": 0.9, "dampening": 0.9},
+    "sgdat_nesterov": {"momentum": 0.9, "nesterov": True},
+    "sgdat_weight_decay": {"weight_decay": 1e-3},
+    "sgdat_reset_every_25": {"threshold": 1e-6, "reset_flips_every": 25},
+}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+def nested(array):
+    return {"a": array[..., :10, :], "b": {"c": array[..., 10:, :], "d": None}}
+
+
+def flat(tree):
+    if isinstance(tree, dict):
+        return np.concatenate([tree["a"], tree["b"]["c"]], axis=-2)
+    return np.asarray(tree)
+
+
+RUNS = {
+    "jit of a nested tree": ("jit", nested),
+    "scan of an array": ("scan", np.asarray),
+    "eager with an array": ("eager", np.asarray),
+}
+
+
+def run(tx, params, state, gradients, mode):
+    """Returns the weights after each step, and the last parameters and state."""
+
+    def step(carry, g):
+        params, state = carry
+        updates, state = tx.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    carry = params, state
+    if mode == "scan":
+        carry, weights = jax.jit(lambda c, gs: jax.lax.scan(step, c, gs))(
+            carry, gradients
+        )
+        return flat(weights), *carry
+    one_step = step if mode == "eager" else jax.jit(step)
+    weights = []
+    for t in range(len(jax.tree.leaves(gradients)[0])):
+        carry, params = one_step(carry, jax.tree.map(lambda g: g[t], gradients))  # noqa: B023
+        weights.append(flat(params))
+    return np.stack(weights), *carry
+
+
+@pytest.mark.parametrize(("mode", "layout"), RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize("case", CASES)
+def test_equals_the_published_code_to_the_bit(golden, case, mode, layout):
+    tx = sj.sgdat(**CASES[case])
+    start = np.where(golden["w0"] >= 0, 1, -1).astype(np.float32)
+    params = jax.tree.map(jnp.asarray, layout(start))
+    halves = np.split(golden["grads"], 2)
+    expected = np.unpackbits(golden[f"{case}/weights_packed"])
+    expected = np.where(expected.reshape(golden["grads"].shape), 1.0, -1.0)
+
+    first, params, state = run(tx, params, tx.init(params), layout(halves[0]), mode)
+    mid = flat(sj.latent_weights(state))
+    second, _, state = run(tx, params, state, layout(halves[1]), mode)
+
+    np.testing.assert_array_equal(np.concatenate([first, second]), expected)
+    np.testing.assert_array_equal(mid, golden[f"{case}/latent_mid"])
+    last = flat(sj.latent_weights(state))
+    np.testing.assert_array_equal(last, golden[f"{case}/latent_last"])
+    flips = flat(sj.flip_counts(state))
+    np.testing.assert_array_equal(flips, golden[f"{case}/flips_last"])
+
+
+def test_golden_cases_are_all_here(golden):
+    recorded = {key.split("/")[0] for key in golden if key.startswith("sgdat")}
+    assert recorded == set(CASES)
