@@ -6,13 +6,12 @@ import io
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import tyro
 from rich import console as rich_console
-from rich import markup
 
-from sgdat_jax import report, summary
+from sgdat_jax import report
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, progress, run_folder
 from sgdat_jax.training import state as state_lib
@@ -38,29 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     terminal = rich_console.Console(highlight=False)
     try:
+        # Errors of the user are found here; whatever comes later is one of ours.
         config = _parse(arguments)
         if isinstance(config, EvaluateConfig):
-            evaluate(config, terminal)
+            run = _finished_run(pathlib.Path(config.run_dir))
+            command = evaluate
         else:
-            train(config, terminal)
-    except ValueError as error:
+            run = loop.set_up(config)
+            command = train
+    except (ValueError, OSError) as error:
         _fail(str(error), 2)
+    try:
+        command(run, terminal)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
 
-def train(config: config_lib.TrainConfig, terminal: rich_console.Console) -> None:
-    """Runs ``sgdat-jax train``."""
-    run = loop.set_up(config)
-    network = state_lib.build_model(run.config, run.dataset)
+def train(run: loop.Run, terminal: rich_console.Console) -> None:
+    """Shows, trains and reports a run that is set up."""
     terminal.print(
         f"{run.config.model} on {run.dataset.name}: "
         f"{len(run.dataset.train_images):,} images to train, "
         f"{len(run.dataset.test_images):,} to test"
     )
-    terminal.print(
-        report.summary_table(summary.summarize(network, run.dataset.input_shape))
-    )
+    terminal.print(report.summary_table(state_lib.summarize(run.config, run.dataset)))
     with progress.ProgressBar(run, terminal) as bar:
         run, result = loop.train(run, bar)
     lines = run_folder.read_metrics(run.folder)
@@ -68,22 +68,27 @@ def train(config: config_lib.TrainConfig, terminal: rich_console.Console) -> Non
     terminal.print(
         f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
         f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
-        f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}"
+        f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}",
+        soft_wrap=True,
     )
-    terminal.print(markup.escape(f"results and plots in {run.folder}"), soft_wrap=True)
+    terminal.print(
+        f"results and plots in {run.folder}", markup=False, emoji=False, soft_wrap=True
+    )
 
 
-def evaluate(config: EvaluateConfig, terminal: rich_console.Console) -> None:
-    """Runs ``sgdat-jax evaluate``."""
-    folder = pathlib.Path(config.run_dir)
-    run_folder.read_result(folder)
-    run = loop.restore(folder)
+def evaluate(run: loop.Run, terminal: rich_console.Console) -> None:
+    """Evaluates a run on its test set."""
     metrics = loop.evaluate(run)
     terminal.print(
         f"test accuracy {metrics['test_accuracy']:.2%}, "
         f"top-5 {metrics['test_top5_accuracy']:.2%}, loss {metrics['test_loss']:.4f} "
         f"on {len(run.dataset.test_images):,} images of {run.dataset.name}"
     )
+
+
+def _finished_run(folder: pathlib.Path) -> loop.Run:
+    run_folder.read_result(folder)
+    return loop.restore(folder)
 
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
@@ -119,9 +124,11 @@ def _first_lines(box: str) -> str:
     suggestion, a hint to the help text.
     """
     lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    if lines[1:] and not lines[1].strip("-"):
+        del lines[1]  # a rule below the title, where the terminal has no box characters
     sections: list[list[str]] = [[]]
     for line in lines[1:]:
-        if line and not line.strip("─"):
+        if line and not line.strip("─-"):
             sections.append([])
         elif line:
             sections[-1].append(line)
@@ -132,6 +139,6 @@ def _first_lines(box: str) -> str:
     return message
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"sgdat-jax: error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(code)

@@ -1,6 +1,5 @@
 """Tables and plots of runs."""
 
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +54,9 @@ def plot_learning(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
     """
     fig, (loss, accuracy) = _axes(2)
     epochs = [line["epoch"] for line in lines]
-    for part, style in (("train", {"color": _GREY}), ("test", {"color": "C0"})):
+    marker = _marker(epochs)
+    for part, color in (("train", _GREY), ("test", "C0")):
+        style = {"color": color, "marker": marker}
         loss.plot(epochs, [line[f"{part}_loss"] for line in lines], **style, label=part)
         percent = [100 * line[f"{part}_accuracy"] for line in lines]
         accuracy.plot(epochs, percent, **style, label=part)
@@ -79,12 +80,13 @@ def plot_flip_ratio(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
     epochs = [line["epoch"] for line in lines]
     for name in lines[0]["flip_ratio_per_layer"]:
         ratios = [line["flip_ratio_per_layer"][name] for line in lines]
-        axes.plot(epochs, ratios, label=name)
+        axes.plot(epochs, ratios, marker=_marker(epochs), label=name)
     axes.plot(
         epochs,
         [line["flip_ratio"] for line in lines],
         color="black",
         linestyle="--",
+        marker=_marker(epochs),
         label="all binary weights",
     )
     # Zero has no place on a logarithmic axis; symlog shows it below the least ratio.
@@ -175,9 +177,15 @@ def _axes(columns: int) -> tuple[figure.Figure, Any]:
     return fig, axes
 
 
+def _marker(epochs: Sequence[int]) -> str:
+    """Returns a dot for a single epoch, whose line would not be seen."""
+    return "." if len(epochs) == 1 else ""
+
+
 def _short(number: float) -> str:
     """Returns a number with three digits and a unit, or a dash for nothing."""
     if not number:
         return "-"
-    power = min(int(math.log10(number * 1.0005) // 3), 3)
-    return f"{number / 1000**power:.3g}{('', 'k', 'M', 'G')[power]}"
+    exponent = int(f"{number:.2e}".partition("e")[2])  # after rounding to three digits
+    power = min(exponent // 3, 4)
+    return f"{number / 1000**power:.3g}{('', 'k', 'M', 'G', 'T')[power]}"

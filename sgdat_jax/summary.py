@@ -55,39 +55,51 @@ def summarize(model: nnx.Module, input_shape: tuple[int, ...]) -> list[LayerSumm
 
     example = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     _, outputs = nnx.eval_shape(forward, model, example)
-    shapes = {
-        path[:-1]: variable[0].shape[1:]
+    calls = {
+        path[:-1]: variable
         for path, variable in nnx.to_flat_state(outputs)
         if path[-1] == "__call__"
     }
     return [
-        _summarize_layer("/".join(map(str, path)), layer, shapes[path])
+        _summarize_layer("/".join(map(str, path)), layer, [*map(_shape, calls[path])])
         for path, layer in _layers(model)
-        if path in shapes
+        if path in calls
     ]
 
 
 def total(summaries: list[LayerSummary]) -> LayerSummary:
-    """Returns the sums over the layers of a network, named "total"."""
+    """Returns the sums over the layers of a network, named "total".
+
+    Raises:
+      ValueError: if there are no layers.
+    """
+    if not summaries:
+        raise ValueError("`summaries` must hold at least one layer, got none.")
     sums = [sum(column) for column in zip(*(s[3:] for s in summaries), strict=True)]
     return LayerSummary("total", "", summaries[-1].output_shape, *sums)
 
 
+def _shape(output: Any) -> tuple[int, ...]:
+    """Returns the shape of a layer's (first) output, without the batch."""
+    return jax.tree.leaves(output)[0].shape[1:]
+
+
 def _summarize_layer(
-    name: str, layer: nnx.Module, output_shape: tuple[int, ...]
+    name: str, layer: nnx.Module, output_shapes: list[tuple[int, ...]]
 ) -> LayerSummary:
     weights = [v for v in vars(layer).values() if isinstance(v, nnx.Param)]
     binary = sum(v.size for v in weights if isinstance(v, layers.BinaryParam))
     size = sum(v.size for v in weights)
     macs = 0
     if isinstance(layer, _DENSE):
-        # Each output position uses every weight of the kernel once.
-        macs = math.prod(output_shape[:-1]) * layer.kernel.size
+        # Each output position of each call uses every weight of the kernel once.
+        positions = sum(math.prod(shape[:-1]) for shape in output_shapes)
+        macs = positions * layer.kernel.size
     is_binary = binary > 0 and getattr(layer, "input_quantizer", None) is not None
     return LayerSummary(
         name=name,
         kind=type(layer).__name__,
-        output_shape=output_shape,
+        output_shape=output_shapes[-1],
         binary_weights=binary,
         real_weights=size - binary,
         binary_macs=macs if is_binary else 0,

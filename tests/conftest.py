@@ -1,11 +1,18 @@
 """Settings of the whole test run; those of the environment come before jax."""
 
+import getpass
 import os
+import pathlib
+import tempfile
 
 _DEVICES = "--xla_force_host_platform_device_count=8"  # for the tests of sharding
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Most of the time goes into compiling, often the same programs in several processes.
+_CACHE = pathlib.Path(tempfile.gettempdir(), f"sgdat_jax-tests-{getpass.getuser()}")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 

@@ -27,7 +27,10 @@ def normalize(
       [2. 2.]
     """
     scaled = images.astype(jnp.float32) / 255
-    return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+    channels = (1, 1, 1, -1)
+    return (scaled - jnp.asarray(mean).reshape(channels)) / jnp.asarray(std).reshape(
+        channels
+    )
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:

@@ -10,7 +10,6 @@ The functions here work on single leaves; the optimizers map them over their tre
 Nothing here knows of layers, models or training.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import optax
 
 
-def value_at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array | float:
+def value_at(value: Any, count: jax.Array | int) -> Any:
     """Returns a hyperparameter's value at a step, whether scheduled or not."""
     return value(count) if callable(value) else value
 
@@ -67,7 +66,7 @@ def adaptive_threshold(
 
 
 def flip_beyond(
-    signed_count: jax.Array, latent: jax.Array, threshold: jax.Array
+    signed_count: jax.Array, latent: jax.Array, threshold: jax.Array | float
 ) -> jax.Array:
     """Moves each weight to the sign of its latent where that exceeds the threshold.
 
@@ -89,6 +88,37 @@ def flip_beyond(
     grown = jnp.minimum(jnp.abs(signed_count), limit - 1) + one
     flipped = jnp.where(positive, -grown, grown)
     return jnp.where(against > threshold, flipped, signed_count)
+
+
+# The sums of products are jitted so that they round in eager code as in compiled code,
+# where XLA contracts a product and the sum that follows it into one fused operation.
+
+
+@jax.jit
+def add_scaled(x: jax.Array, scale: jax.Array | float, y: jax.Array) -> jax.Array:
+    """Returns ``x + scale * y`` in the dtype of ``x``, rounded once if fused."""
+    return (x + scale * y).astype(x.dtype)
+
+
+@jax.jit
+def rounded_product(scale: jax.Array | float, x: jax.Array) -> jax.Array:
+    """Returns ``scale * x`` in the dtype of ``x``, rounded before it is added to."""
+    # The selection changes no value, but keeps XLA from contracting the product.
+    return jnp.where(x == 0, x, scale * x).astype(x.dtype)
+
+
+@jax.jit
+def decay_and_add(
+    buffer: jax.Array,
+    decay: jax.Array | float,
+    gradient: jax.Array,
+    scale: jax.Array | float,
+) -> jax.Array:
+    """Returns ``decay * buffer + scale * gradient`` in the dtype of the buffer.
+
+    It rounds as PyTorch does in ``buffer.mul_(decay).add_(gradient, alpha=scale)``.
+    """
+    return add_scaled(rounded_product(decay, buffer), scale, gradient)
 
 
 def exact_update(signed_count: jax.Array, param: jax.Array) -> jax.Array:
@@ -127,7 +157,7 @@ def latent_weights(opt_state: optax.OptState) -> Any:
       >>> print(sj.latent_weights(state)["kernel"])
       [-1. -2.]
     """
-    return _collect(opt_state, "latent", lambda state: state.latent)
+    return _collect(opt_state, "latent")
 
 
 def flip_counts(opt_state: optax.OptState) -> Any:
@@ -152,11 +182,7 @@ def flip_counts(opt_state: optax.OptState) -> Any:
       >>> print(sj.flip_counts(state)["kernel"])
       [1 0]
     """
-    return _collect(
-        opt_state,
-        "signed_count",
-        lambda state: jax.tree.map(flip_count, state.signed_count),
-    )
+    return jax.tree.map(flip_count, _collect(opt_state, "signed_count"))
 
 
 def thresholds(opt_state: optax.OptState) -> Any:
@@ -184,35 +210,32 @@ def thresholds(opt_state: optax.OptState) -> Any:
       >>> print(sj.thresholds(state)["kernel"])
       [0.25 0.  ]
     """
-    return _collect(
-        opt_state,
-        "threshold",
-        lambda state: jax.tree.map(
-            lambda count: adaptive_threshold(count, jnp.asarray(state.threshold)),
-            state.signed_count,
-        ),
-    )
+    return _collect(opt_state, "thresholds")
 
 
 def holds_signed_counts(opt_state: optax.OptState) -> bool:
     """Returns whether a binary optimizer's state is somewhere in ``opt_state``."""
-    return bool(_states_with(opt_state, "signed_count"))
+    return bool(_binary_states(opt_state))
 
 
-def _states_with(opt_state: optax.OptState, field: str) -> list[Any]:
-    def has_field(node: Any) -> bool:
-        return isinstance(node, tuple) and field in getattr(node, "_fields", ())
+def _binary_states(opt_state: optax.OptState) -> list[Any]:
+    def is_binary(node: Any) -> bool:
+        return isinstance(node, tuple) and hasattr(node, "signed_count")
 
-    return list(filter(has_field, jax.tree.leaves(opt_state, is_leaf=has_field)))
+    return list(filter(is_binary, jax.tree.leaves(opt_state, is_leaf=is_binary)))
 
 
-def _collect(opt_state: optax.OptState, field: str, read: Callable[[Any], Any]) -> Any:
-    """Reads one tree out of each state that has the field and joins the trees."""
-    trees = [read(state) for state in _states_with(opt_state, field)]
+def _collect(opt_state: optax.OptState, attribute: str) -> Any:
+    """Takes one tree out of each state that has the attribute and joins the trees."""
+    trees = [
+        getattr(state, attribute)
+        for state in _binary_states(opt_state)
+        if hasattr(state, attribute)
+    ]
     if not trees:
         raise ValueError(
-            f"`opt_state` holds no binary optimizer's `{field}`: got a state of type "
-            f"{type(opt_state).__name__}."
+            f"`opt_state` holds no binary optimizer's `{attribute}`: got a state of "
+            f"type {type(opt_state).__name__}."
         )
     masked = optax.MaskedNode
 

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -80,6 +81,16 @@ def check_latent_dtype(dtype: Any) -> None:
     """
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"`latent_dtype` must be real floating-point, got {dtype!r}.")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Checks that a value is one of a few words.
+
+    Raises:
+      ValueError: if it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, got {value!r}.")
 
 
 def check_count_dtype(dtype: Any) -> None:

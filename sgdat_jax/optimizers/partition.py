@@ -60,8 +60,8 @@ def partition_binary(
     paths = binary_paths(model)
     if not paths:
         raise ValueError(
-            "`model` must have binary weights (of type BinaryParam), got none in "
-            f"{type(model).__name__}."
+            "`model` must have binary weights (of type BinaryParam, or in the "
+            f"collection {LINEN_COLLECTION!r}), got none in {type(model).__name__}."
         )
 
     def labels(params: Any) -> Any:

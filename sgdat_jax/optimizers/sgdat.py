@@ -17,12 +17,19 @@ from sgdat_jax.optimizers import binary, checks
 class SgdatState(NamedTuple):
     """State of `sgdat`; read it through `latent_weights` and its siblings."""
 
-    # Optax calls it so, although every tuple has a method of this name.
-    count: jax.Array  # type: ignore[assignment]  # shape (), int32: updates so far
+    count: jax.Array  # shape (), int32: updates so far
     latent: optax.Updates  # shaped like the parameters, float32
     signed_count: optax.Updates  # shaped like the parameters, int16; see binary.py
     threshold: jax.Array  # shape (), float32: the one used last
     momentum: optax.Updates | None  # like latent; None where momentum is not used
+
+    @property
+    def thresholds(self) -> optax.Updates:
+        """What each latent weight must exceed to flip its weight."""
+        return jax.tree.map(
+            lambda s: binary.adaptive_threshold(s, jnp.asarray(self.threshold)),
+            self.signed_count,
+        )
 
 
 def sgdat(
@@ -154,7 +161,7 @@ def sgdat(
         if weight_decay is None:
             return gradients
         return jax.tree.map(
-            lambda g, s: _add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
+            lambda g, s: binary.add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
             gradients,
             signed_count,
         )
@@ -167,14 +174,14 @@ def sgdat(
         if momentum is None:
             return decayed(gradients, signed_count), None
         buffer = jax.tree.map(
-            lambda u, g: _decay_and_add(u, momentum, g, 1 - dampening),
+            lambda u, g: binary.decay_and_add(u, momentum, g, 1 - dampening),
             buffer,
             gradients,
         )
         if not nesterov:
             return buffer, buffer
         direction = jax.tree.map(
-            lambda d, u: _add_scaled(d, momentum, u),
+            lambda d, u: binary.add_scaled(d, momentum, u),
             decayed(gradients, signed_count),
             buffer,
         )
@@ -194,7 +201,7 @@ def sgdat(
         eta = binary.value_at(learning_rate, state.count)
         tau = binary.value_at(threshold, state.count)
         latent = jax.tree.map(
-            lambda m, d: _add_scaled(m, -eta, d), state.latent, direction
+            lambda m, d: binary.add_scaled(m, -eta, d), state.latent, direction
         )
         signed_count = jax.tree.map(
             lambda s, m: binary.flip_beyond(s, m, binary.adaptive_threshold(s, tau)),
@@ -210,23 +217,3 @@ def sgdat(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-# Jitted so that they round in eager code as in compiled code, where XLA contracts the
-# product and the sum into one fused operation as PyTorch does.
-@jax.jit
-def _add_scaled(x: jax.Array, scale: jax.Array | float, y: jax.Array) -> jax.Array:
-    return (x + scale * y).astype(x.dtype)
-
-
-@jax.jit
-def _decay_and_add(
-    buffer: jax.Array,
-    decay: jax.Array | float,
-    gradient: jax.Array,
-    scale: jax.Array | float,
-) -> jax.Array:
-    # PyTorch rounds the decayed buffer before it adds; the selection, which changes no
-    # value, keeps XLA from contracting it into the sum.
-    decayed = jnp.where(buffer == 0, buffer, decay * buffer)
-    return (decayed + scale * gradient).astype(buffer.dtype)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from sgdat_jax.training import registry
 
@@ -42,6 +43,9 @@ class TrainConfig:
     real_learning_rate: float = 1e-3
     """Learning rate of Adam, which trains the real-valued parameters."""
 
+    real_schedule: str = "cosine"
+    """How that learning rate goes on: constant, or cosine (down to 0 at the end)."""
+
     epochs: int = 30
     """Passes over the training images."""
 
@@ -62,9 +66,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
+        for field in dataclasses.fields(self):
+            _check_type(field, getattr(self, field.name))
         registry.look_up("dataset", registry.DATASETS, self.dataset)
         registry.look_up("model", registry.MODELS, self.model)
         registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
+        registry.look_up("schedule", registry.SCHEDULES, self.real_schedule)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -87,3 +94,16 @@ class TrainConfig:
         """Returns the binary optimizer's hyperparameters that have an option here."""
         names = ("learning_rate", "threshold", "momentum")
         return {name: getattr(self, name) for name in names}
+
+
+def _check_type(field: dataclasses.Field, value: object) -> None:
+    """Raises TypeError if a value is not of its field's type; an int is a float too."""
+    kind: Any = field.type
+    is_float = isinstance(value, int) and isinstance(0.0, kind)
+    if isinstance(value, bool) and kind is not bool:
+        fits = False
+    else:
+        fits = is_float or isinstance(value, kind)
+    if not fits:
+        name = getattr(kind, "__name__", None) or str(kind)
+        raise TypeError(f"{field.name} must be of type {name}, got {value!r}.")

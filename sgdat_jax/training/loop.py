@@ -51,9 +51,9 @@ def set_up(config: config_lib.TrainConfig) -> Run:
       ValueError: if the config does not fit the images, or if the run folder holds
         something or cannot be written. Nothing is left on disk then.
     """
-    run = _build(config, pathlib.Path(config.run_dir or _default_folder(config)))
+    run, init = _build(config, pathlib.Path(config.run_dir or _default_folder(config)))
     run_folder.create(run.folder, run.config)
-    return run
+    return run._replace(state=init(config.seed))
 
 
 def restore(folder: pathlib.Path) -> Run:
@@ -62,7 +62,7 @@ def restore(folder: pathlib.Path) -> Run:
     Raises:
       ValueError: if the folder holds no run, or a damaged one.
     """
-    run = _build(run_folder.read_config(folder), folder)
+    run, _ = _build(run_folder.read_config(folder), folder)
     state = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
     return run._replace(state=state)
 
@@ -99,7 +99,10 @@ def evaluate(run: Run) -> dict[str, float]:
     return _means("test", metrics)
 
 
-def _build(config: config_lib.TrainConfig, folder: pathlib.Path) -> Run:
+def _build(
+    config: config_lib.TrainConfig, folder: pathlib.Path
+) -> tuple[Run, state_lib.Init]:
+    """Returns a run whose state is but shapes, and the function that makes it."""
     dataset = registry.look_up("dataset", registry.DATASETS, config.dataset)()
     num_images = len(dataset.train_images)
     if config.batch_size > num_images:
@@ -107,10 +110,17 @@ def _build(config: config_lib.TrainConfig, folder: pathlib.Path) -> Run:
             f"batch_size must be at most the {num_images} training images, got "
             f"{config.batch_size}."
         )
+    side = min(dataset.input_shape[:2])
+    if config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding must be less than the {side} pixels of an image's side, got "
+            f"{config.crop_padding}."
+        )
     steps_per_epoch = num_images // config.batch_size
-    task, state = state_lib.create(config, dataset, steps_per_epoch)
+    task, init = state_lib.create(config, dataset, steps_per_epoch)
     config = dataclasses.replace(config, run_dir=str(folder))
-    return Run(config, folder, dataset, task, state, steps_per_epoch)
+    state = jax.eval_shape(init, config.seed)
+    return Run(config, folder, dataset, task, state, steps_per_epoch), init
 
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
@@ -210,7 +220,7 @@ def _result(
         "epochs": config.epochs,
         "seconds": seconds,
         "seed": config.seed,
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }

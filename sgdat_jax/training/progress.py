@@ -67,5 +67,6 @@ class ProgressBar(loop.Watcher):
                 f"train {line['train_accuracy']:.2%}  "
                 f"test {line['test_accuracy']:.2%}  "
                 f"flips {line['flip_ratio']:.2e}  "
-                f"{line['images_per_second']:,.0f} images/s"
+                f"{line['images_per_second']:,.0f} images/s",
+                soft_wrap=True,
             )

@@ -13,6 +13,10 @@ from sgdat_jax.data import sources
 DATASETS = {"digits": sources.digits}
 MODELS = {"DigitsNet": models.DigitsNet}
 OPTIMIZERS = {"sgdat": optimizers.sgdat}
+SCHEDULES = {
+    "constant": lambda value, steps: optax.constant_schedule(value),
+    "cosine": optax.cosine_decay_schedule,
+}
 
 
 def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,15 +20,27 @@ def create(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
     """Makes a run folder with its config.
 
     Raises:
-      ValueError: if the folder holds a run or anything else, or cannot be written.
+      ValueError: if the folder holds a run or anything else, or cannot be written;
+        nothing is left on disk then.
     """
+    if set("*?[") & set(str(path.absolute())):
+        # Orbax looks for its own files by a pattern, and would lose the checkpoint.
+        raise ValueError(
+            f"run_dir must have none of *, ? and [ in its path, got {path}."
+        )
+    made: list[pathlib.Path] = []
     try:
         if path.is_dir() and any(path.iterdir()):
             held = "a run" if (path / CONFIG).exists() else "other files"
             raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
-        path.mkdir(parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
         _write_json(path / CONFIG, dataclasses.asdict(config))
     except OSError as error:
+        for folder in reversed(made):
+            folder.rmdir()
         raise ValueError(
             f"run_dir must be a folder that can be written, got {path}: "
             f"{error.strerror}."
@@ -54,8 +67,8 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
     values = _read_json(path, CONFIG)
     try:
         return config_lib.TrainConfig(**values)
-    except TypeError as error:
-        raise ValueError(f"{path / CONFIG} is not a run's config: {error}.") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path / CONFIG} is not a run's config: {error}") from None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -65,10 +78,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: if there are none or a line is damaged.
     """
     file = path / METRICS
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from None
+    lines = [_parse_json(file, line) for line in _read_text(file).splitlines()]
+    if not lines:
+        raise ValueError(f"{file} has no epoch.")
+    return lines
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -83,16 +96,33 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
 def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     # The rename leaves either the whole file or none.
     partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    partial.replace(file)
+    try:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     file = path / name
-    if not file.is_file():
+    if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
         kind = "finished run" if name == RESULT else "run"
         raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
+    return _parse_json(file, _read_text(file))
+
+
+def _read_text(file: pathlib.Path) -> str:
     try:
-        return json.loads(file.read_text())
+        return file.read_text()
     except (OSError, ValueError) as error:
         raise ValueError(f"{file} cannot be read: {error}.") from None
+
+
+def _parse_json(file: pathlib.Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {text[:40]}.")
+    return values

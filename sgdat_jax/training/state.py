@@ -1,5 +1,6 @@
 """Everything that a run is, as one pytree, and what stays the same throughout it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from sgdat_jax import optimizers
+from sgdat_jax import optimizers, summary
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import registry
@@ -17,6 +18,7 @@ class TrainState(NamedTuple):
     """What changes during a run."""
 
     step: jax.Array  # shape (), int32
+    seed: jax.Array  # shape (), uint32: of the augmentation
     params: nnx.State
     stats: nnx.State  # running averages of batch normalization
     opt_state: optax.OptState
@@ -31,57 +33,90 @@ class Task(NamedTuple):
     mean: tuple[float, ...]  # of the training images in [0, 1], one per channel
     std: tuple[float, ...]
     crop_padding: int  # pixels
-    seed: int  # of the augmentation
 
 
-def build_model(config: config_lib.TrainConfig, dataset: sources.Dataset) -> nnx.Module:
-    """Returns the network of a run with the initial weights of its seed."""
+Init = Callable[[int | jax.Array], TrainState]  # of the seed
+
+
+def build_model(
+    config: config_lib.TrainConfig,
+    dataset: sources.Dataset,
+    seed: int | jax.Array = 0,
+) -> nnx.Module:
+    """Returns the network of a run with the initial weights of a seed."""
     model_type = registry.look_up("model", registry.MODELS, config.model)
     return model_type(
-        dataset.num_classes, input_shape=dataset.input_shape, rngs=nnx.Rngs(config.seed)
+        dataset.num_classes,
+        input_shape=dataset.input_shape,
+        rngs=nnx.Rngs(jax.random.key(seed)),
     )
+
+
+def summarize(
+    config: config_lib.TrainConfig, dataset: sources.Dataset
+) -> list[summary.LayerSummary]:
+    """Returns a summary of the network of a run, without building it for real."""
+    layers: list[summary.LayerSummary] = []
+
+    def trace() -> None:
+        model = build_model(config, dataset)
+        layers.extend(summary.summarize(model, dataset.input_shape))
+
+    jax.eval_shape(trace)
+    return layers
 
 
 def create(
     config: config_lib.TrainConfig, dataset: sources.Dataset, steps_per_epoch: int
-) -> tuple[Task, TrainState]:
-    """Returns the fixed part and the initial state of a run.
+) -> tuple[Task, Init]:
+    """Returns the fixed part of a run, and the function from a seed to its first state.
+
+    Neither depends on the seed of ``config``. The function is pure and jitted;
+    `jax.eval_shape` of it has all shapes without any work.
 
     Args:
       config: description of the run.
       dataset: its images, whose training part gives mean and standard deviation.
-      steps_per_epoch: training steps in an epoch, for restarts of flip counts.
+      steps_per_epoch: training steps in an epoch, for schedules and restarts of flip
+        counts.
 
     Raises:
       ValueError: if the model does not fit the images or has no binary weights.
     """
-    model = build_model(config, dataset)
+    model = nnx.eval_shape(lambda: build_model(config, dataset))
     hyperparameters = config.hyperparameters()
     if config.reset_flips_every_epoch:
         hyperparameters["reset_flips_every"] = steps_per_epoch
+    schedule = registry.look_up("schedule", registry.SCHEDULES, config.real_schedule)
+    steps = config.epochs * steps_per_epoch
     tx = optimizers.partition_binary(
         model,
         binary=registry.binary_optimizer(config.optimizer, hyperparameters),
-        real=optax.adam(config.real_learning_rate),
+        real=optax.adam(schedule(config.real_learning_rate, steps)),
     )
     model.eval()
     eval_graph = nnx.graphdef(model)
     model.train()
-    train_graph, state = nnx.split(model)
-    params, stats = nnx.split_state(state, nnx.Param, ...)
     scaled = dataset.train_images / 255
     task = Task(
-        train_graph=train_graph,
+        train_graph=nnx.graphdef(model),
         eval_graph=eval_graph,
         tx=tx,
         mean=tuple(scaled.mean((0, 1, 2)).tolist()),
         std=tuple(scaled.std((0, 1, 2)).tolist()),
         crop_padding=config.crop_padding,
-        seed=config.seed,
     )
-    return task, TrainState(
-        step=jnp.zeros([], jnp.int32),
-        params=params,
-        stats=stats,
-        opt_state=tx.init(params),
-    )
+
+    def init(seed: int | jax.Array) -> TrainState:
+        state = nnx.state(build_model(config, dataset, seed))
+        params, stats = nnx.split_state(state, nnx.Param, ...)
+        return TrainState(
+            step=jnp.zeros([], jnp.int32),
+            seed=jnp.asarray(seed, jnp.uint32),
+            params=params,
+            stats=stats,
+            opt_state=tx.init(params),
+        )
+
+    # One program: layer by layer, each small operation would be compiled by itself.
+    return task, jax.jit(init)

@@ -37,7 +37,7 @@ def train_step(
       The next state, the metrics of the batch before the step, and the share of binary
       weights that the step flips.
     """
-    key = jax.random.fold_in(jax.random.key(task.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     images = augment.random_crop(key, batch.images, task.crop_padding)
     images = augment.normalize(images, task.mean, task.std)
 
@@ -54,6 +54,7 @@ def train_step(
     flips = optimizers.flip_ratio(optimizers.select_binary(state.params, updates))
     next_state = state_lib.TrainState(
         step=optax.safe_increment(state.step),
+        seed=state.seed,
         params=optax.apply_updates(state.params, updates),
         stats=stats,
         opt_state=opt_state,

@@ -58,11 +58,10 @@ CASES = [
         SGDAT | {"momentum": 0.9, "nesterov": True, "weight_decay": 1e-2},
         SGDAT_SCALARS,
     ),
-    Case("sgdat reset", sj.sgdat, SGDAT | {"reset_flips_every": 2}, SGDAT_SCALARS),
     Case(
-        "sgdat int8",
+        "sgdat reset int8",
         sj.sgdat,
-        SGDAT | {"count_dtype": jnp.int8},
+        SGDAT | {"reset_flips_every": 2, "count_dtype": jnp.int8},
         SGDAT_SCALARS,
         static=("count_dtype",),
     ),

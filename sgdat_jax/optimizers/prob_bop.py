@@ -1,0 +1,117 @@
+"""ProbBop: Bop whose flips near the threshold are decided by chance."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sgdat_jax.optimizers import binary, checks
+
+
+class ProbBopState(NamedTuple):
+    """State of `prob_bop`."""
+
+    count: jax.Array  # shape (), int32: updates so far
+    mu: optax.Updates  # moving average of the gradients, float32
+    signed_count: optax.Updates  # shaped like the parameters, int16; see binary.py
+
+
+def prob_bop(
+    gamma: optax.ScalarOrSchedule = 1e-4,
+    threshold: optax.ScalarOrSchedule = 1e-8,
+    *,
+    steps_per_epoch: int,
+    alpha: float = 0.5,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Bop with a band around its threshold in which chance decides.
+
+    .. math::
+
+        m &\leftarrow (1 - \gamma) m + \gamma g, \quad
+            \delta = |m| / \tau, \quad c = 1 - \alpha^E / 2
+
+    where :math:`E` is the epoch, counted from 1. A weight of the sign of :math:`m`
+    flips where :math:`\delta > 1 / c`, and with probability
+    :math:`1 - e^{-\delta}` where :math:`c < \delta < 1 / c`. The band shrinks from
+    epoch to epoch until Bop is left.
+
+    Args:
+      gamma: adaptivity rate in [0, 1]; a number, a traced array or a schedule of the
+        step.
+      threshold: in units of the gradient, above 0; likewise.
+      steps_per_epoch: steps after which the band shrinks.
+      alpha: how slowly it shrinks, in [0, 1].
+      seed: of the random flips; a number. The same seed makes the same flips.
+
+    Returns:
+      An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``. Its
+      updates are exactly 0 or -2w; nothing that scales updates may follow it.
+
+    Raises:
+      ValueError: if a number is out of its range, or, in ``update``, if ``params`` is
+        None or trees do not fit.
+      TypeError: if an argument is of the wrong kind, or if parameters are not real
+        floating-point arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import sgdat_jax as sj
+      >>> params = jnp.array([1.0, -1.0, 1.0])
+      >>> tx = sj.prob_bop(gamma=1e-2, threshold=1e-3, steps_per_epoch=100)
+      >>> updates, _ = tx.update(jnp.array([0.5, 0.5, 0.01]), tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates))
+      [-1. -1.  1.]
+
+    References:
+      Shan et al., ProbBop, Neurocomputing 648, 130297, 2025. The rule is that of the
+      authors' published code with its default formula; the paper was not at hand.
+    """
+    checks.check_number("gamma", gamma, below=1 + 1e-9, schedule=True)
+    checks.check_number("threshold", threshold, schedule=True)
+    checks.check_steps("steps_per_epoch", steps_per_epoch)
+    checks.check_number("alpha", alpha, below=1 + 1e-9)
+
+    def init_fn(params: optax.Params) -> ProbBopState:
+        checks.check_real_floating(params)
+        return ProbBopState(
+            count=jnp.zeros([], jnp.int32),
+            mu=binary.init_latents(params, None),
+            signed_count=binary.init_signed_counts(params, None),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: ProbBopState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ProbBopState]:
+        del extra_args
+        checks.check_update(updates, params, state.mu)
+        rate = binary.value_at(gamma, state.count)
+        mu = jax.tree.map(
+            lambda m, g: binary.decay_and_add(m, 1 - rate, g, rate),
+            state.mu,
+            optax.tree.cast_like(updates, state.mu),
+        )
+        tau = binary.value_at(threshold, state.count)
+        epoch = 1 + state.count // steps_per_epoch
+        middle = 1 - alpha**epoch / 2
+        # The key follows from the count, so that the state has nothing else to keep.
+        key = jax.random.fold_in(jax.random.key(seed), state.count)
+        draws = optax.tree.random_like(key, mu, sampler=jax.random.uniform)
+
+        def flip(signed_count: jax.Array, m: jax.Array, draw: jax.Array) -> jax.Array:
+            delta = jnp.abs(m) / tau
+            by_chance = (delta > middle) & (draw >= jnp.exp(-delta))
+            flips = (delta > 1 / middle) | ((delta < 1 / middle) & by_chance)
+            return binary.flip_beyond(signed_count, jnp.where(flips, -m, 0), 0.0)
+
+        signed_count = jax.tree.map(flip, state.signed_count, mu, draws)
+        return jax.tree.map(binary.exact_update, signed_count, params), ProbBopState(
+            count=optax.safe_increment(state.count), mu=mu, signed_count=signed_count
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

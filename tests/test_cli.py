@@ -1,0 +1,276 @@
+import dataclasses
+import io
+import json
+import pathlib
+import shutil
+
+import pytest
+import runs
+
+from sgdat_jax import cli
+from sgdat_jax.training import config, run_folder
+
+_LINE = {
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "train_top5_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "test_top5_accuracy",
+    "flip_ratio",
+    "flip_ratio_per_layer",
+    "seconds",
+    "images_per_second",
+}
+
+
+def _files(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in pathlib.Path(folder).rglob("*")
+    }
+
+
+def _refused(arguments, capfd):
+    """Runs a command that must fail, and returns its one line on stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    output = capfd.readouterr()
+    assert caught.value.code == 2
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("sgdat-jax: error: ")
+    assert not set("─│╭╰") & set(output.err)
+    return output.err
+
+
+def test_train_fills_the_folder():
+    folder, output = runs.by_command()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "result.json",
+        "checkpoints",
+        "plots",
+    }
+    assert len(list((folder / "plots").glob("*.png"))) == 3
+    settings = json.loads((folder / "config.json").read_text())
+    assert set(settings) == {f.name for f in dataclasses.fields(config.TrainConfig)}
+    assert settings["epochs"] == runs.EPOCHS
+    assert settings["run_dir"] == str(folder)
+
+    lines = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert set(line) == _LINE
+        assert set(line["flip_ratio_per_layer"]) == {"conv2", "conv3", "dense4"}
+        shares = [
+            line[key] for key in _LINE if "accuracy" in key or key == "flip_ratio"
+        ]
+        assert all(0 <= share <= 1 for share in shares)
+        assert line["train_accuracy"] <= line["train_top5_accuracy"]
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(22 * 64)
+
+    result = json.loads((folder / "result.json").read_text())
+    assert 0 <= result["test_accuracy"] <= result["best_test_accuracy"] <= 1
+    assert (result["epochs"], result["seed"]) == (runs.EPOCHS, 0)
+    assert result["seconds"] > sum(line["seconds"] for line in lines)
+    assert result["device"].startswith("cpu")
+    assert {"python", "jax", "sgdat-jax"} <= set(result["versions"])
+
+    assert "…" not in output
+    epochs = [row for row in output.splitlines() if row.startswith("epoch ")]
+    assert len(epochs) == runs.EPOCHS
+    assert all(row.endswith(" images/s") for row in epochs)  # not wrapped
+    last = output.splitlines()[-2:]
+    assert last[0].startswith(f"test accuracy {result['test_accuracy']:.2%} after 2 ")
+    assert last[1] == f"results and plots in {folder}"
+
+
+def test_evaluate_prints_what_training_printed(capfd):
+    folder, output = runs.by_command()
+    before = _files(folder)
+    capfd.readouterr()
+    cli.main(["evaluate", str(folder)])
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    accuracy = printed.out.partition(",")[0]
+    assert accuracy.startswith("test accuracy ")
+    assert f"\n{accuracy} after 2 epochs" in output
+    assert _files(folder) == before
+
+
+def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
+    folder = shutil.copytree(runs.finished().folder, tmp_path / "moved [a] :smile:")
+    cli.main(["evaluate", str(folder)])
+    result = run_folder.read_result(folder)
+    assert f"test accuracy {result['test_accuracy']:.2%}," in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("", "train, evaluate"),
+        ("tran", "tran"),
+        ("--version", "--version"),
+        ("evaluate", "Folder of the run"),
+        ("evaluate a b", "b"),
+        ("train extra", "extra"),
+        ("train --epoch 3", "--epochs"),
+        ("train --colour red", "--colour"),
+        ("train --dataset digit", "'digits'"),
+        ("train --model digitsnet", "'DigitsNet'"),
+        ("train --optimizer sgdatt", "'sgdat'"),
+        ("train --epochs", "--epochs"),
+        ("train --epochs abc", "'abc'"),
+        ("train --epochs 1.5", "'1.5'"),
+        ("train --epochs 0", "epochs must be at least 1, got 0"),
+        ("train --batch-size 0", "batch_size must be at least 1, got 0"),
+        ("train --batch-size 100000", "1437 training images, got 100000"),
+        ("train --crop-padding -1", "crop_padding must be at least 0, got -1"),
+        ("train --crop-padding 99999999999", "crop_padding must be less than"),
+        ("train --learning-rate -1", "`learning_rate` must be in [0, inf), got -1"),
+        ("train --learning-rate nan", "`learning_rate` must be in [0, inf), got nan"),
+        ("train --learning-rate fast", "'fast'"),
+        ("train --threshold -1", "`threshold` must be in [0, inf), got -1"),
+        ("train --momentum 1.0", "`momentum` must be in [0, 1), got 1.0"),
+        ("train --real-learning-rate inf", "real_learning_rate must be in [0, inf)"),
+        ("train --seed -1", "seed must be in [0, 2**32), got -1"),
+        ("train --seed 4294967296", "seed must be in [0, 2**32), got 4294967296"),
+        ("evaluate missing", "missing is not the folder of a finished run"),
+        ("evaluate " + 300 * "x", "is not the folder of a finished run"),
+        ("train --run-dir new/" + 300 * "x", "run_dir must be a folder that can"),
+        ("train --run-dir sweep[1]", "run_dir must have none of *, ? and ["),
+    ],
+)
+def test_refused_arguments(arguments, named, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert named in _refused(arguments.split(), capfd)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["train --epochs 0", "train --epoch 3", "tran"])
+def test_one_line_also_without_box_characters(arguments, capsys, monkeypatch):
+    messages = []
+    for encoding in ("utf-8", "ascii"):
+        # Tyro looks at the encoding of stdout to choose the characters of its box.
+        monkeypatch.setattr("sys.stdout", _Encoded(encoding))
+        with pytest.raises(SystemExit):
+            cli.main(arguments.split())
+        messages.append(capsys.readouterr().err)
+    assert messages[0] == messages[1]
+    assert "---" not in messages[0]
+
+
+class _Encoded(io.StringIO):
+    encoding = "ascii"
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.encoding = encoding
+
+
+def test_run_dir_that_is_taken(tmp_path, capfd):
+    folder = shutil.copytree(runs.finished().folder, tmp_path / "run")
+    before = _files(tmp_path)
+    assert "holds a run" in _refused(["train", "--run-dir", str(folder)], capfd)
+    file = folder / "config.json"
+    for path in (file, file / "below"):
+        error = _refused(["train", "--run-dir", str(path)], capfd)
+        assert f"run_dir must be a folder that can be written, got {path}" in error
+    assert _files(tmp_path) == before
+
+
+def _write(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def _checkpoint_file(folder, name):
+    (path,) = folder.glob(f"checkpoints/*/{name}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / "result.json").unlink(), "not the folder of a finis"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (_write("config.json", '{"epochs": '), "config.json cannot be read"),
+        (_write("config.json", "[1, 2]"), "config.json must hold a JSON object"),
+        (_write("config.json", '{"colour": 1}'), "'colour'"),
+        (_write("config.json", '{"epochs": "2"}'), "epochs must be of type int"),
+        (_write("config.json", '{"momentum": 0.9}'), "not a checkpoint of this run"),
+        (_write("result.json", ""), "result.json cannot be read"),
+        (_write("result.json", "null"), "result.json must hold a JSON object"),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), "holds no checkpoint"),
+        (
+            lambda folder: shutil.rmtree(_checkpoint_file(folder, "default")),
+            "is missing",
+        ),
+        (
+            lambda folder: _checkpoint_file(folder, "default/_METADATA").unlink(),
+            "default/_METADATA is missing",
+        ),
+        (
+            lambda folder: _checkpoint_file(
+                folder, "default/manifest.ocdbt"
+            ).write_bytes(b""),
+            "default/manifest.ocdbt has changed",
+        ),
+    ],
+)
+def test_damaged_run(tmp_path, capfd, damage, named):
+    folder = shutil.copytree(runs.finished().folder, tmp_path / "run")
+    damage(folder)
+    before = _files(tmp_path)
+    capfd.readouterr()
+    error = _refused(["evaluate", str(folder)], capfd)
+    assert named in error
+    assert str(folder) in error
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments", ["--help", "train --help", "evaluate --help"])
+def test_help(arguments, capfd):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments.split())
+    output = capfd.readouterr()
+    assert not caught.value.code
+    assert output.err == ""
+    if arguments == "train --help":
+        text = " ".join(output.out.replace("│", " ").split())
+        for field in dataclasses.fields(config.TrainConfig):
+            _, found, after = text.partition(f"--{field.name.replace('_', '-')} ")
+            explained = found or f"--{field.name.replace('_', '-')}, " in text
+            assert explained, field.name
+            if found:
+                assert len(after.partition("(default:")[0].split()) > 3, field.name
+    if arguments == "--help":
+        assert "train" in output.out
+        assert "evaluate" in output.out
+
+
+def test_refusal_in_a_process_of_its_own():
+    done = runs.command("train", "--epochs", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sgdat-jax: error: epochs must be at least 1, got 0.\n"
+
+
+def test_without_the_extra():
+    hidden = "import sys; sys.modules['tyro'] = None; from sgdat_jax import __main__; "
+    done = runs.python("-c", hidden + "__main__.main()")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "sgdat-jax: error: tyro is not installed; the training program needs: "
+        "pip install 'sgdat-jax[train]'\n"
+    )
+
+
+def test_import_is_cheap():
+    heavy = ["tyro", "matplotlib", "sklearn", "tensorflow"]
+    heavy += ["tensorflow_datasets", "grain", "sgdat_jax.cli", "sgdat_jax.training"]
+    code = f"import sys, sgdat_jax; print([m for m in {heavy} if m in sys.modules])"
+    done = runs.python("-c", code)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")

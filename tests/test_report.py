@@ -1,0 +1,205 @@
+import io
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+from flax import nnx
+from PIL import Image
+from rich import console
+
+import sgdat_jax as sj
+from sgdat_jax import report, summary
+from sgdat_jax.training import run_folder
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return run_folder.read_metrics(runs.finished().folder)
+
+
+def _lines(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def test_learning_curves_hold_the_metrics(lines):
+    loss, accuracy = report.plot_learning(lines).axes
+    for part in ("train", "test"):
+        for axes, key, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+            line = _lines(axes)[part]
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2])
+            expected = [scale * entry[f"{part}_{key}"] for entry in lines]
+            np.testing.assert_array_equal(line.get_ydata(), expected)
+    assert f"{lines[-1]['test_accuracy']:.2%}" in accuracy.get_title()
+    for axes in (loss, accuracy):
+        assert axes.get_xlabel() == "epoch"
+        assert axes.get_ylabel()
+        assert len(axes.get_legend().get_texts()) == 2
+
+
+def test_flip_ratios_hold_the_metrics(lines):
+    (axes,) = report.plot_flip_ratio(lines).axes
+    drawn = _lines(axes)
+    assert set(drawn) == {"conv2", "conv3", "dense4", "all binary weights"}
+    for name, line in drawn.items():
+        expected = [
+            entry["flip_ratio_per_layer"].get(name, entry["flip_ratio"])
+            for entry in lines
+        ]
+        np.testing.assert_array_equal(line.get_ydata(), expected)
+        assert 0 < min(expected) <= max(expected) < axes.get_ylim()[1]
+
+
+def test_flip_counts_and_margins_hold_the_state():
+    opt_state = runs.finished().state.opt_state
+    counts, margins = report.plot_flip_counts(opt_state).axes
+    leaves = sj.layers_of(sj.flip_counts(opt_state))
+    assert set(_lines(counts)) == set(leaves)
+    for name, line in _lines(counts).items():
+        values = np.asarray(leaves[name])
+        for times, share in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            assert share == np.mean(values == times)
+        assert sum(line.get_ydata()) == pytest.approx(1)
+
+    latents = jax.tree.leaves(sj.latent_weights(opt_state))
+    thresholds = jax.tree.leaves(sj.thresholds(opt_state))
+    latents, thresholds = (
+        np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in tree])
+        for tree in (latents, thresholds)
+    )
+    flipped = thresholds > 0
+    drawn = np.sum(flipped & (latents != 0))
+    assert sum(bar.get_height() for bar in margins.patches) == drawn > 0
+    below = np.sum(np.abs(latents[flipped]) < thresholds[flipped])
+    left = sum(
+        bar.get_height()
+        for bar in margins.patches
+        if bar.get_x() + bar.get_width() <= 1
+    )
+    right = sum(bar.get_height() for bar in margins.patches if bar.get_x() > 1)
+    assert left <= below <= drawn - right
+    assert f"{np.mean(~flipped):.0%} never flipped" in margins.get_title()
+
+
+def test_save_plots_writes_three_pictures(tmp_path, lines):
+    paths = report.save_plots(
+        tmp_path / "plots", lines, runs.finished().state.opt_state
+    )
+    names = {"learning.png", "flip_ratio.png", "flip_counts.png"}
+    assert {path.name for path in paths} == names
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == names
+    for path in paths:
+        with Image.open(path) as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            assert min(picture.size) > 500
+            assert len(set(picture.convert("L").get_flattened_data())) > 10
+
+
+def _state(tx, gradient, steps=3):
+    params = {"layer": {"kernel": jnp.where(jnp.arange(12) % 2 == 0, 1.0, -1.0)}}
+    state = tx.init(params)
+    gradients = {"layer": {"kernel": jnp.full(12, gradient)}}
+    for _ in range(steps):
+        updates, state = tx.update(gradients, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("settings", "gradient"),
+    [
+        ({"learning_rate": 0.0}, 1.0),
+        ({"threshold": 1e30}, 0.0),
+        ({"threshold": 0.0}, 1.0),
+        ({"threshold": 1e30, "momentum": 0.9}, 1.0),
+        ({"learning_rate": 1e30, "threshold": 1e-30}, 1e8),
+        ({}, float("nan")),
+    ],
+    ids=["rate 0", "no flips", "threshold 0", "huge threshold", "overflow", "nan"],
+)
+def test_extreme_states_are_drawn_without_a_warning(settings, gradient):
+    fig = report.plot_flip_counts(_state(sj.sgdat(**settings), gradient))
+    picture = io.BytesIO()
+    fig.savefig(picture, dpi=30)
+    assert len(picture.getvalue()) > 1000
+    (line,) = fig.axes[0].get_lines()
+    assert sum(line.get_ydata()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_runs_without_flips_are_drawn_without_a_warning(tmp_path, lines, epochs):
+    state = _state(sj.sgdat(learning_rate=0.0), 1.0)
+    quiet = [
+        line | {"flip_ratio": 0.0, "flip_ratio_per_layer": {"layer": 0.0}}
+        for line in lines[:epochs]
+    ]
+    paths = report.save_plots(tmp_path, quiet, state)
+    assert all(path.stat().st_size > 1000 for path in paths)
+
+
+def test_single_epoch_is_visible(lines):
+    figures = report.plot_learning(lines[:1]), report.plot_flip_ratio(lines[:1])
+    drawn = [line for fig in figures for axes in fig.axes for line in axes.get_lines()]
+    assert len(drawn) == 8
+    assert all(line.get_marker() == "." for line in drawn)
+    (first, *_) = report.plot_learning(lines).axes[0].get_lines()
+    assert first.get_marker() == ""
+
+
+def test_never_flipped_is_said():
+    state = _state(sj.sgdat(learning_rate=0.0), 1.0)
+    counts, margins = report.plot_flip_counts(state).axes
+    (line,) = counts.get_lines()
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0], [1])
+    assert "100% never flipped" in margins.get_title()
+
+
+def test_summary_table_fits_80_columns():
+    model = sj.models.DigitsNet(rngs=nnx.Rngs(0))
+    rows = sj.summarize(model, (8, 8, 1))
+    terminal = console.Console(width=80, file=io.StringIO(), color_system=None)
+    terminal.print(report.summary_table(rows))
+    text = terminal.file.getvalue()
+    assert "…" not in text
+    printed = [line.split() for line in text.splitlines()]
+    for row in rows:
+        assert sum(cells[:2] == [row.name, row.kind] for cells in printed) == 1
+    total = summary.total(rows)
+    # 241,664 and 4,234 weights; 3,670,016 and 39,424 multiply-accumulates
+    (cells,) = (cells for cells in printed if cells[:1] == ["total"])
+    assert cells == ["total", "242k", "4.23k", "47.1k", "3.67M", "39.4k"]
+    assert total.memory_bytes == 241_664 // 8 + 4 * 4_234 == 47_144
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (0, "-"),
+        (1, "1"),
+        (999, "999"),
+        (1000, "1k"),
+        (9994, "9.99k"),
+        (9996, "10k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (1_234_567, "1.23M"),
+        (5e12, "5T"),
+    ],
+)
+def test_short_numbers(number, expected):
+    assert report._short(number) == expected
+
+
+def test_metrics_are_plain_json(lines):
+    assert json.loads(json.dumps(lines, allow_nan=False)) == lines

@@ -1,0 +1,96 @@
+import dataclasses
+import math
+
+import pytest
+
+from sgdat_jax.training import config
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", -3),
+        ("batch_size", 0),
+        ("crop_padding", -1),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("real_learning_rate", -0.1),
+        ("real_learning_rate", math.nan),
+        ("real_learning_rate", math.inf),
+        ("learning_rate", -1.0),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("threshold", -1.0),
+        ("threshold", math.nan),
+        ("momentum", 1.0),
+        ("momentum", -0.5),
+        ("momentum", math.nan),
+    ],
+)
+def test_value_outside_its_range(name, value):
+    with pytest.raises(ValueError, match=name) as caught:
+        config.TrainConfig(**{name: value})
+    assert str(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "2"),
+        ("epochs", 2.5),
+        ("epochs", True),
+        ("batch_size", None),
+        ("crop_padding", 1.5),
+        ("seed", 0.5),
+        ("learning_rate", "1e-4"),
+        ("momentum", False),
+        ("reset_flips_every_epoch", "no"),
+        ("reset_flips_every_epoch", 1),
+        ("dataset", 5),
+        ("model", ["DigitsNet"]),
+        ("run_dir", 3),
+    ],
+)
+def test_value_of_another_type(name, value):
+    with pytest.raises(TypeError, match=f"{name} must be of type") as caught:
+        config.TrainConfig(**{name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "nearest"),
+    [
+        ("dataset", "digit", "digits"),
+        ("model", "digitnet", "DigitsNet"),
+        ("optimizer", "sgd", "sgdat"),
+        ("optimizer", "", None),
+    ],
+)
+def test_unknown_name_offers_the_nearest(name, value, nearest):
+    with pytest.raises(ValueError, match=f"unknown {name} '{value}'") as caught:
+        config.TrainConfig(**{name: value})
+    assert "the nearest is '" in str(caught.value)
+    if nearest:
+        assert f"the nearest is {nearest!r}" in str(caught.value)
+
+
+def test_edges_are_allowed_and_fields_are_frozen():
+    edges = config.TrainConfig(
+        learning_rate=0,
+        threshold=0.0,
+        momentum=0.0,
+        real_learning_rate=0,
+        epochs=1,
+        batch_size=1,
+        crop_padding=0,
+        seed=2**32 - 1,
+    )
+    assert edges.hyperparameters() == {
+        "learning_rate": 0,
+        "threshold": 0.0,
+        "momentum": 0.0,
+    }
+    assert hash(edges) == hash(dataclasses.replace(edges))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        edges.seed = 1

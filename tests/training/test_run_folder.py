@@ -1,0 +1,110 @@
+import pytest
+
+from sgdat_jax.training import config, run_folder
+
+_CONFIG = config.TrainConfig(
+    learning_rate=1 / 3, momentum=0.9, reset_flips_every_epoch=True, seed=7
+)
+
+
+def test_round_trips(tmp_path):
+    folder = tmp_path / "a" / "b"
+    run_folder.create(folder, _CONFIG)
+    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    assert run_folder.read_config(folder) == _CONFIG
+    lines = [{"epoch": 1, "loss": 1 / 3, "per": {"x": 0.0}}, {"epoch": 2, "loss": 2.0}]
+    for line in lines:
+        run_folder.append_metrics(folder, line)
+    assert run_folder.read_metrics(folder) == lines
+    run_folder.write_result(folder, {"test_accuracy": 0.1 + 0.2})
+    assert run_folder.read_result(folder) == {"test_accuracy": 0.1 + 0.2}
+    names = sorted(file.name for file in folder.iterdir())
+    assert names == ["config.json", "metrics.jsonl", "result.json"]
+
+
+@pytest.mark.parametrize("name", ["sweep[1]", "what?", "*"])
+def test_path_that_orbax_takes_for_a_pattern(tmp_path, name):
+    with pytest.raises(ValueError, match="run_dir must have none of") as caught:
+        run_folder.create(tmp_path / name, _CONFIG)
+    assert str(tmp_path / name) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_folder_is_taken(tmp_path):
+    run_folder.create(tmp_path, _CONFIG)
+    assert run_folder.read_config(tmp_path) == _CONFIG
+
+
+@pytest.mark.parametrize("held", ["config.json", "notes.txt"])
+def test_folder_that_holds_something_is_left_alone(tmp_path, held):
+    (tmp_path / held).write_text("precious")
+    kind = "a run" if held == "config.json" else "other files"
+    with pytest.raises(ValueError, match=f"run_dir must be new.* holds {kind}"):
+        run_folder.create(tmp_path, _CONFIG)
+    assert [file.name for file in tmp_path.iterdir()] == [held]
+    assert (tmp_path / held).read_text() == "precious"
+
+
+@pytest.mark.parametrize("path", ["file", "file/below", "new/" + 300 * "x"])
+def test_path_that_cannot_be_written(tmp_path, path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(ValueError, match="run_dir must be a folder that can") as caught:
+        run_folder.create(tmp_path / path, _CONFIG)
+    assert str(tmp_path / path) in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+_READERS = {
+    "config.json": run_folder.read_config,
+    "metrics.jsonl": run_folder.read_metrics,
+    "result.json": run_folder.read_result,
+}
+
+
+@pytest.mark.parametrize("name", _READERS)
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"{", b"[1]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000],
+    ids=["missing", "empty", "cut", "list", "null", "text", "bytes", "deep"],
+)
+def test_damaged_file(tmp_path, name, content):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name) as caught:
+        _READERS[name](tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json"])
+def test_name_too_long_for_a_file(tmp_path, name):
+    with pytest.raises(ValueError, match="is not the folder of a"):
+        _READERS[name](tmp_path / (300 * "x"))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"colour": 1}', "colour"),
+        ('{"epochs": "2"}', "epochs"),
+        ('{"epochs": 0}', "epochs"),
+        ('{"seed": 0.5}', "seed"),
+        ('{"momentum": 1}', "momentum"),
+        ('{"optimizer": "sgdta"}', "sgdat"),
+    ],
+)
+def test_config_that_is_none(tmp_path, content, named):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"config\.json is not a run's config"
+    ) as caught:
+        run_folder.read_config(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert named in str(caught.value)
+
+
+def test_damaged_line_of_metrics(tmp_path):
+    run_folder.append_metrics(tmp_path, {"epoch": 1})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": ')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read"):
+        run_folder.read_metrics(tmp_path)
