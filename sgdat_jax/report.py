@@ -106,41 +106,52 @@ def plot_flip_ratio(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
 def plot_flip_counts(opt_state: Any) -> figure.Figure:
     """Draws how often weights flipped, and how far latents are from their thresholds.
 
+    The second picture is left out for an optimizer without thresholds above zero.
+
     Args:
       opt_state: the state of a binary optimizer, within whatever wraps it.
 
     Raises:
-      ValueError: if it holds no flip counts or latent weights.
+      ValueError: if it holds no flip counts.
     """
-    fig, (counts, margins) = _axes(2)
-    for name, leaf in optimizers.layers_of(optimizers.flip_counts(opt_state)).items():
+    flips = optimizers.flip_counts(opt_state)
+    never = float(optimizers.silent_ratio(flips).total)
+    margins = _margins(opt_state)
+    fig, axes = _axes(1 if margins is None else 2)
+    for name, leaf in optimizers.layers_of(flips).items():
         values = np.asarray(leaf).ravel()
         shares = np.bincount(values) / values.size
-        counts.plot(shares, marker="o", markersize=3, label=name)
-    counts.set(
+        axes[0].plot(shares, marker="o", markersize=3, label=name)
+    axes[0].set(
         xlabel="flips of a weight",
         ylabel="share of weights",
-        title="flip counts",
+        title=f"flip counts ({never:.0%} never flipped)",
         yscale="log",
     )
-    counts.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    counts.legend(frameon=False)
+    axes[0].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    axes[0].legend(frameon=False)
+    if margins is not None:
+        edges = np.geomspace(margins.min(), margins.max() * 1.0001, 50)
+        axes[1].hist(margins, edges, color="C0")
+        axes[1].axvline(1, color="black", linestyle="--")
+        axes[1].set(
+            xlabel="|latent| / threshold",
+            ylabel="weights",
+            title="margin to the threshold",
+            xscale="log",
+        )
+    return fig
 
-    leaves = jax.tree.leaves(optimizers.threshold_margins(opt_state))
+
+def _margins(opt_state: Any) -> np.ndarray | None:
+    """Returns the margins of latents to thresholds, both above zero; None for none."""
+    try:
+        leaves = jax.tree.leaves(optimizers.threshold_margins(opt_state))
+    except ValueError:  # the optimizer has no latents or no thresholds
+        return None
     values = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
     finite = values[np.isfinite(values) & (values > 0)]
-    never = np.isinf(values).mean()
-    if finite.size:
-        edges = np.geomspace(finite.min(), finite.max() * 1.0001, 50)
-        margins.hist(finite, edges, color="C0")
-        margins.set_xscale("log")
-    margins.axvline(1, color="black", linestyle="--")
-    margins.set(
-        xlabel="|latent| / threshold",
-        ylabel="weights",
-        title=f"margin to the threshold ({never:.0%} never flipped)",
-    )
-    return fig
+    return finite if finite.size else None
 
 
 def save_plots(

@@ -5,6 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import runs
 from flax import nnx
@@ -88,7 +89,7 @@ def test_flip_counts_and_margins_hold_the_state():
     )
     right = sum(bar.get_height() for bar in margins.patches if bar.get_x() > 1)
     assert left <= below <= drawn - right
-    assert f"{np.mean(~flipped):.0%} never flipped" in margins.get_title()
+    assert f"{np.mean(~flipped):.0%} never flipped" in counts.get_title()
 
 
 def test_save_plots_writes_three_pictures(tmp_path, lines):
@@ -159,10 +160,20 @@ def test_single_epoch_is_visible(lines):
 
 def test_never_flipped_is_said():
     state = _state(sj.sgdat(learning_rate=0.0), 1.0)
-    counts, margins = report.plot_flip_counts(state).axes
+    # Without a threshold above zero there is no margin to draw.
+    (counts,) = report.plot_flip_counts(state).axes
     (line,) = counts.get_lines()
     assert (list(line.get_xdata()), list(line.get_ydata())) == ([0], [1])
-    assert "100% never flipped" in margins.get_title()
+    assert "100% never flipped" in counts.get_title()
+
+
+@pytest.mark.parametrize(
+    ("tx", "pictures"),
+    [(sj.bop(), 1), (sj.boat(), 2), (sj.latent(optax.sgd(1e-2)), 1), (sj.sgdt(), 2)],
+)
+def test_margins_are_drawn_where_there_are_thresholds(tx, pictures):
+    fig = report.plot_flip_counts(_state(tx, 1.0))
+    assert len(fig.axes) == pictures
 
 
 def test_summary_table_fits_80_columns():

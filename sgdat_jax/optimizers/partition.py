@@ -41,6 +41,7 @@ def partition_binary(
       An `optax.GradientTransformationExtraArgs`; its state is `optax.partition`'s.
 
     Raises:
+      TypeError: if ``binary`` or ``real`` is not an Optax optimizer.
       ValueError: if ``model`` has no binary weights; in ``init``, in each other case
         above.
 
@@ -57,6 +58,9 @@ def partition_binary(
       >>> print(model.kernel[...][0])
       [-1. -1.]
     """
+    for name, tx in (("binary", binary), ("real", real)):
+        if not isinstance(tx, optax.GradientTransformation):
+            raise TypeError(f"`{name}` must be an Optax optimizer, got {tx!r}.")
     paths = binary_paths(model)
     if not paths:
         raise ValueError(
@@ -70,7 +74,7 @@ def partition_binary(
         # Optax maps over states by calling `init` on a placeholder without leaves.
         if present and missing:
             raise ValueError(
-                "`params` must hold every binary weight of the model, or nobody flips "
+                "`params` and `updates` must hold every binary weight, or nobody flips "
                 f"it; missing: {_join(sorted(missing)[0])}."
             )
         return _map_with_path(

@@ -69,9 +69,11 @@ def sgdat(
 
     The update is exactly 0 or -2w, so `optax.apply_updates` keeps weights in {-1, +1}
     to the bit. It is not a direction: nothing that scales updates may follow it in a
-    chain, while clipping of gradients may stand before it. Real-valued parameters are
-    taken by their sign. A NaN gradient spoils its latent weight for good: wrap the
-    whole optimizer in `optax.apply_if_finite` where one can occur.
+    chain, while clipping of gradients may stand before it. Real-valued parameters
+    are taken by their sign. The state remembers the signs, and updates lead back to
+    them if something else has changed the parameters: call ``init`` after loading other
+    weights. A NaN gradient spoils its latent weight for good: wrap the whole optimizer
+    in `optax.apply_if_finite` where one can occur.
 
     Args:
       learning_rate: step size of the latent weights; a number, a traced array or a

@@ -22,23 +22,35 @@ class TrainConfig:
     """Network: DigitsNet (for 8x8 images)."""
 
     optimizer: str = "sgdat"
-    """Optimizer of the binary weights: sgdat."""
+    """Optimizer of the binary weights: sgdat, sgdt, sgd and adam (both on latent
+    weights), bop, bop2nd_order, boat, prob_bop or diode."""
 
     learning_rate: float | None = None
-    """Step size of the latent weights; None: the optimizer's own default, for sgdat
-    1e-4."""
+    """Step size of sgdat, sgdt, sgd, adam and diode; None: the optimizer's own default,
+    for sgdat 1e-4."""
 
     threshold: float | None = None
-    """Growth of a weight's flip threshold with each flip; None: the optimizer's own
-    default, for sgdat 1e-7. 0 gives plain SGD on latent weights."""
+    """For sgdat the growth of a weight's flip threshold with each flip, for sgdt, bop,
+    bop2nd_order and prob_bop the threshold; None: the optimizer's own default, for
+    sgdat 1e-7."""
 
     momentum: float | None = None
-    """Momentum of the binary optimizer, from 0 up to but not including 1; None: no
+    """Momentum of sgdat, sgdt and sgd, from 0 up to but not including 1; None: no
     momentum."""
 
+    gamma: float | None = None
+    """Rate of the average gradient of bop, bop2nd_order and prob_bop; None: the
+    optimizer's own default."""
+
+    sigma: float | None = None
+    """Rate of the average squared gradient of bop2nd_order; None: 1e-3."""
+
+    eta: float | None = None
+    """Growth of the squared threshold of boat; None: 0.1."""
+
     reset_flips_every_epoch: bool = False
-    """Whether flip counts and momentum start again at zero at every epoch, as in the
-    published training script of SGDAT."""
+    """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
+    in the published training script."""
 
     real_learning_rate: float = 1e-3
     """Learning rate of Adam, which trains the real-valued parameters."""
@@ -88,11 +100,14 @@ class TrainConfig:
                 "real_learning_rate must be in [0, inf), got "
                 f"{self.real_learning_rate}."
             )
-        registry.binary_optimizer(self.optimizer, self.hyperparameters())
+        hyperparameters = self.hyperparameters()
+        if self.reset_flips_every_epoch:
+            hyperparameters["reset_flips_every"] = 1
+        registry.binary_optimizer(self.optimizer, hyperparameters)
 
     def hyperparameters(self) -> dict[str, float | None]:
         """Returns the binary optimizer's hyperparameters that have an option here."""
-        names = ("learning_rate", "threshold", "momentum")
+        names = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
         return {name: getattr(self, name) for name in names}
 
 

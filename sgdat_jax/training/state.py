@@ -91,7 +91,9 @@ def create(
     steps = config.epochs * steps_per_epoch
     tx = optimizers.partition_binary(
         model,
-        binary=registry.binary_optimizer(config.optimizer, hyperparameters),
+        binary=registry.binary_optimizer(
+            config.optimizer, hyperparameters, steps_per_epoch
+        ),
         real=optax.adam(schedule(config.real_learning_rate, steps)),
     )
     model.eval()

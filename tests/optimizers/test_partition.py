@@ -247,7 +247,7 @@ def test_a_binary_weight_that_is_not_among_the_parameters_is_refused(model):
     wrt = nnx.All(nnx.Param, nnx.Not(sj.BinaryParam))
     tx = partition(model)
     expected = (
-        "`params` must hold every binary weight of the model, or nobody flips it; "
+        "`params` and `updates` must hold every binary weight, or nobody flips it; "
         "missing: blocks/0/layers/0/kernel."
     )
     assert message_of(lambda: nnx.Optimizer(model, tx, wrt=wrt)) == expected
@@ -276,3 +276,11 @@ def test_real_must_not_be_a_binary_optimizer(model, real):
         "`real` must not be a binary optimizer: it would turn the real-valued "
         "parameters into -1 and +1."
     )
+
+
+@pytest.mark.parametrize("name", ["binary", "real"])
+def test_what_is_no_optimizer_is_named(name):
+    optimizers = {"binary": sj.sgdat(), "real": optax.adam(1e-3)} | {name: 1e-3}
+    model = sj.BinaryLinear(2, 2, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=f"`{name}` must be an Optax optimizer"):
+        sj.partition_binary(model, **optimizers)

@@ -63,7 +63,7 @@ def test_value_of_another_type(name, value):
     [
         ("dataset", "digit", "digits"),
         ("model", "digitnet", "DigitsNet"),
-        ("optimizer", "sgd", "sgdat"),
+        ("optimizer", "sgdatt", "sgdat"),
         ("optimizer", "", None),
     ],
 )
@@ -90,6 +90,9 @@ def test_edges_are_allowed_and_fields_are_frozen():
         "learning_rate": 0,
         "threshold": 0.0,
         "momentum": 0.0,
+        "gamma": None,
+        "sigma": None,
+        "eta": None,
     }
     assert hash(edges) == hash(dataclasses.replace(edges))
     with pytest.raises(dataclasses.FrozenInstanceError):

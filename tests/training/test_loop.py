@@ -9,7 +9,7 @@ import pytest
 import runs
 
 import sgdat_jax as sj
-from sgdat_jax.training import checkpoint, config, loop, run_folder, state
+from sgdat_jax.training import checkpoint, config, loop, registry, run_folder, state
 
 _TIMES = {"seconds", "images_per_second"}
 
@@ -163,3 +163,14 @@ def test_default_run_reaches_its_accuracy(tmp_path):
     assert result["epochs"] == 30
     assert result["test_accuracy"] >= 0.985
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.OPTIMIZERS)
+def test_every_optimizer_trains(tmp_path, name):
+    settings = config.TrainConfig(optimizer=name, epochs=3, run_dir=str(tmp_path))
+    run, result = loop.train(loop.set_up(settings), loop.Watcher())
+    assert result["test_accuracy"] > 0.5
+    for leaf in jax.tree.leaves(sj.select_binary(run.state.params, run.state.params)):
+        assert set(np.unique(leaf)) == {-1.0, 1.0}
+    assert run_folder.read_metrics(run.folder)[-1]["flip_ratio"] > 0
