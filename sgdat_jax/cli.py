@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Raises:
       SystemExit: with 2 after one line on stderr if an argument or a file is wrong,
-        with 130 if the run is interrupted from the keyboard.
+        with 1 if training diverges, with 130 if it is interrupted from the keyboard.
     """
     terminal = rich_console.Console(highlight=False)
     try:
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2)
     try:
         command(run, terminal)
+    except FloatingPointError as error:
+        _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 

@@ -21,8 +21,10 @@ class LayerSummary(NamedTuple):
     output_shape: tuple[int, ...]  # without the batch
     binary_weights: int  # of 1 bit each
     real_weights: int  # of 32 bits each
-    binary_macs: int  # multiply-accumulates of two binary operands, for one example
-    real_macs: int  # all others
+    # Multiply-accumulates for one example: of a BinaryParam with quantized inputs, the
+    # quantizer being taken for one of one bit; and all others.
+    binary_macs: int
+    real_macs: int
 
     @property
     def memory_bytes(self) -> int:
@@ -31,7 +33,7 @@ class LayerSummary(NamedTuple):
 
 
 def summarize(model: nnx.Module, input_shape: tuple[int, ...]) -> list[LayerSummary]:
-    """Returns a summary of each layer that holds weights, in the order of definition.
+    """Returns a summary of each layer with weights that runs, in order of definition.
 
     Nothing is computed: the network is only traced. Running averages of normalization
     are not weights.

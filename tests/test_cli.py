@@ -5,8 +5,8 @@ import pathlib
 import shutil
 
 import pytest
-import runs
 
+import shared_runs
 from sgdat_jax import cli
 from sgdat_jax.training import config, run_folder
 
@@ -46,7 +46,7 @@ def _refused(arguments, capfd):
 
 
 def test_train_fills_the_folder():
-    folder, output = runs.by_command()
+    folder, output = shared_runs.by_command()
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "config.json",
@@ -58,7 +58,7 @@ def test_train_fills_the_folder():
     assert len(list((folder / "plots").glob("*.png"))) == 3
     settings = json.loads((folder / "config.json").read_text())
     assert set(settings) == {f.name for f in dataclasses.fields(config.TrainConfig)}
-    assert settings["epochs"] == runs.EPOCHS
+    assert settings["epochs"] == shared_runs.EPOCHS
     assert settings["run_dir"] == str(folder)
 
     lines = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -75,14 +75,14 @@ def test_train_fills_the_folder():
 
     result = json.loads((folder / "result.json").read_text())
     assert 0 <= result["test_accuracy"] <= result["best_test_accuracy"] <= 1
-    assert (result["epochs"], result["seed"]) == (runs.EPOCHS, 0)
+    assert (result["epochs"], result["seed"]) == (shared_runs.EPOCHS, 0)
     assert result["seconds"] > sum(line["seconds"] for line in lines)
     assert result["device"].startswith("cpu")
     assert {"python", "jax", "sgdat-jax"} <= set(result["versions"])
 
     assert "…" not in output
     epochs = [row for row in output.splitlines() if row.startswith("epoch ")]
-    assert len(epochs) == runs.EPOCHS
+    assert len(epochs) == shared_runs.EPOCHS
     assert all(row.endswith(" images/s") for row in epochs)  # not wrapped
     last = output.splitlines()[-2:]
     assert last[0].startswith(f"test accuracy {result['test_accuracy']:.2%} after 2 ")
@@ -90,7 +90,7 @@ def test_train_fills_the_folder():
 
 
 def test_evaluate_prints_what_training_printed(capfd):
-    folder, output = runs.by_command()
+    folder, output = shared_runs.by_command()
     before = _files(folder)
     capfd.readouterr()
     cli.main(["evaluate", str(folder)])
@@ -103,7 +103,9 @@ def test_evaluate_prints_what_training_printed(capfd):
 
 
 def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
-    folder = shutil.copytree(runs.finished().folder, tmp_path / "moved [a] :smile:")
+    folder = shutil.copytree(
+        shared_runs.finished().folder, tmp_path / "moved [a] :smile:"
+    )
     cli.main(["evaluate", str(folder)])
     result = run_folder.read_result(folder)
     assert f"test accuracy {result['test_accuracy']:.2%}," in capfd.readouterr().out
@@ -173,7 +175,7 @@ class _Encoded(io.StringIO):
 
 
 def test_run_dir_that_is_taken(tmp_path, capfd):
-    folder = shutil.copytree(runs.finished().folder, tmp_path / "run")
+    folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     before = _files(tmp_path)
     assert "holds a run" in _refused(["train", "--run-dir", str(folder)], capfd)
     file = folder / "config.json"
@@ -222,7 +224,7 @@ def _checkpoint_file(folder, name):
     ],
 )
 def test_damaged_run(tmp_path, capfd, damage, named):
-    folder = shutil.copytree(runs.finished().folder, tmp_path / "run")
+    folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     damage(folder)
     before = _files(tmp_path)
     capfd.readouterr()
@@ -253,14 +255,14 @@ def test_help(arguments, capfd):
 
 
 def test_refusal_in_a_process_of_its_own():
-    done = runs.command("train", "--epochs", "0")
+    done = shared_runs.command("train", "--epochs", "0")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "sgdat-jax: error: epochs must be at least 1, got 0.\n"
 
 
 def test_without_the_extra():
     hidden = "import sys; sys.modules['tyro'] = None; from sgdat_jax import __main__; "
-    done = runs.python("-c", hidden + "__main__.main()")
+    done = shared_runs.python("-c", hidden + "__main__.main()")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "sgdat-jax: error: tyro is not installed; the training program needs: "
@@ -272,5 +274,17 @@ def test_import_is_cheap():
     heavy = ["tyro", "matplotlib", "sklearn", "tensorflow"]
     heavy += ["tensorflow_datasets", "grain", "sgdat_jax.cli", "sgdat_jax.training"]
     code = f"import sys, sgdat_jax; print([m for m in {heavy} if m in sys.modules])"
-    done = runs.python("-c", code)
+    done = shared_runs.python("-c", code)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")
+
+
+def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["train", "--epochs", "2", "--real-learning-rate", "1e30"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--run-dir", str(folder)])
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sgdat-jax: error: the training loss is nan in epoch 1")
+    assert error.count("\n") == 1
+    assert not (folder / "result.json").exists()

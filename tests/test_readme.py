@@ -19,8 +19,6 @@ def _blocks(language: str) -> list[str]:
 def _run(command: list[str], folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
     programs = str(pathlib.Path(sys.executable).parent)
     environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    # A reader has the devices of the machine, not those that the tests pretend to have.
-    environment["XLA_FLAGS"] = ""
     return subprocess.run(
         command,
         cwd=folder,

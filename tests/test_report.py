@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
-from flax import nnx
 from PIL import Image
 from rich import console
 
 import sgdat_jax as sj
+import shared_runs
 from sgdat_jax import report, summary
-from sgdat_jax.training import run_folder
+from sgdat_jax.data import sources
+from sgdat_jax.training import config, run_folder, state
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def _no_warnings():
 
 @pytest.fixture(scope="module")
 def lines():
-    return run_folder.read_metrics(runs.finished().folder)
+    return run_folder.read_metrics(shared_runs.finished().folder)
 
 
 def _lines(axes):
@@ -62,7 +62,7 @@ def test_flip_ratios_hold_the_metrics(lines):
 
 
 def test_flip_counts_and_margins_hold_the_state():
-    opt_state = runs.finished().state.opt_state
+    opt_state = shared_runs.finished().state.opt_state
     counts, margins = report.plot_flip_counts(opt_state).axes
     leaves = sj.layers_of(sj.flip_counts(opt_state))
     assert set(_lines(counts)) == set(leaves)
@@ -94,7 +94,7 @@ def test_flip_counts_and_margins_hold_the_state():
 
 def test_save_plots_writes_three_pictures(tmp_path, lines):
     paths = report.save_plots(
-        tmp_path / "plots", lines, runs.finished().state.opt_state
+        tmp_path / "plots", lines, shared_runs.finished().state.opt_state
     )
     names = {"learning.png", "flip_ratio.png", "flip_counts.png"}
     assert {path.name for path in paths} == names
@@ -177,8 +177,7 @@ def test_margins_are_drawn_where_there_are_thresholds(tx, pictures):
 
 
 def test_summary_table_fits_80_columns():
-    model = sj.models.DigitsNet(rngs=nnx.Rngs(0))
-    rows = sj.summarize(model, (8, 8, 1))
+    rows = state.summarize(config.TrainConfig(), sources.digits())
     terminal = console.Console(width=80, file=io.StringIO(), color_system=None)
     terminal.print(report.summary_table(rows))
     text = terminal.file.getvalue()

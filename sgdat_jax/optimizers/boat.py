@@ -69,7 +69,7 @@ def boat(
       https://github.com/gushan/BOAT
     """
     checks.check_number("eta", eta, schedule=True)
-    checks.check_number("weight_decay", weight_decay, below=1 + 1e-9, schedule=True)
+    checks.check_number("weight_decay", weight_decay, at_most=1.0, schedule=True)
 
     def init_fn(params: optax.Params) -> BoatState:
         checks.check_real_floating(params)

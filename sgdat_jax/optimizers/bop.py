@@ -62,7 +62,7 @@ def bop(
       Helwegen et al., Latent weights do not exist: rethinking binarized neural network
       optimization, NeurIPS 2019, https://arxiv.org/abs/1906.02107, Algorithm 1.
     """
-    checks.check_number("gamma", gamma, below=1 + 1e-9, schedule=True)
+    checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
     checks.check_number("threshold", threshold, schedule=True)
 
     def update_fn(
@@ -137,11 +137,10 @@ def bop2nd_order(
     References:
       Suarez-Ramirez et al., A Bop and beyond: a second order optimizer for binarized
       neural networks, CVPR workshops 2021, https://arxiv.org/abs/2104.05124. The
-      correction is written by analogy with Adam's; the authors' own formula for it was
-      not at hand.
+      correction is Adam's, by analogy; it is not checked against the authors' own.
     """
-    checks.check_number("gamma", gamma, below=1 + 1e-9, schedule=True)
-    checks.check_number("sigma", sigma, below=1 + 1e-9, schedule=True)
+    checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
+    checks.check_number("sigma", sigma, at_most=1.0, schedule=True)
     checks.check_number("threshold", threshold, schedule=True)
     checks.check_number("eps", eps)
 

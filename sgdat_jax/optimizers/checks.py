@@ -16,13 +16,13 @@ def check_number(
     value: Any,
     *,
     below: float = math.inf,
+    at_most: float = math.inf,
     optional: bool = False,
     schedule: bool = False,
 ) -> None:
-    """Checks that a hyperparameter lies in ``[0, below)``.
+    """Checks that a hyperparameter lies in ``[0, below)`` and is ``at_most`` so much.
 
-    Only plain numbers can be checked: traced arrays have no value yet, and schedules
-    give theirs later. Both pass.
+    Traced arrays have no value yet, and schedules give theirs later: both pass.
 
     Raises:
       ValueError: if a number is outside, NaN included.
@@ -31,29 +31,35 @@ def check_number(
     """
     if (optional and value is None) or (schedule and callable(value)):
         return
+    if isinstance(value, jax.core.Tracer) and value.ndim == 0:
+        return
     if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
-        if isinstance(value, jax.Array):
-            return
         value = value.item()
-    if not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         allowed = "a number or an array of shape ()"
         allowed += ", or a schedule" if schedule else ", or None" if optional else ""
         raise TypeError(f"`{name}` must be {allowed}, got {value!r}.")
-    if not 0 <= float(value) < below:
-        raise ValueError(f"`{name}` must be in [0, {below:g}), got {value!r}.")
+    if not (0 <= float(value) < below and value <= at_most):
+        interval = f"[0, {below:g})" if at_most == math.inf else f"[0, {at_most:g}]"
+        raise ValueError(f"`{name}` must be in {interval}, got {value!r}.")
 
 
-def check_steps(name: str, value: Any) -> None:
-    """Checks a number of steps: None, a traced integer or an integer of at least 1.
+def check_steps(name: str, value: Any, *, optional: bool = False) -> None:
+    """Checks a number of steps: an integer of at least 1, or None with ``optional``.
+
+    Traced arrays have no value yet and pass.
 
     Raises:
       ValueError: if it is an integer below 1.
       TypeError: if it is something else.
     """
-    if value is None or isinstance(value, jax.Array):
+    if isinstance(value, jax.core.Tracer) or (optional and value is None):
         return
+    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0:
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` must be an integer or None, got {value!r}.")
+        kinds = "an integer or None" if optional else "an integer"
+        raise TypeError(f"`{name}` must be {kinds}, got {value!r}.")
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
 

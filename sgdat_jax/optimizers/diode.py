@@ -66,7 +66,7 @@ def diode(
 
     References:
       Guo et al., Diode, ECCV 2024. The rule is that of the optimizer in GreenBitAI's
-      bitorch-engine; the paper was not at hand.
+      bitorch-engine, not checked against the paper.
     """
     checks.check_number("learning_rate", learning_rate, schedule=True)
     checks.check_number("b1", b1, below=1.0)

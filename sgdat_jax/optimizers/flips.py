@@ -49,7 +49,7 @@ def flip_ratio(updates: optax.Updates) -> FlipRatio:
 
 
 def silent_ratio(flip_counts: Any) -> FlipRatio:
-    """Returns the share of binary weights that have never flipped.
+    """Returns the share of binary weights that have not flipped since a restart.
 
     Args:
       flip_counts: what `flip_counts` returns.

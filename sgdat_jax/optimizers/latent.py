@@ -6,6 +6,7 @@ of the SGDAT paper are special cases; with adaptive thresholds any optimizer get
 idea of SGDAT.
 """
 
+import numbers
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -102,13 +103,18 @@ def latent(
       clipped latent weights; Shan et al., SGDAT, Neurocomputing 555, 126431, 2023, for
       the thresholds.
     """
+    if not isinstance(inner, optax.GradientTransformation):
+        raise TypeError(f"`inner` must be an Optax optimizer, got {inner!r}.")
     inner = optax.with_extra_args_support(inner)
     checks.check_number("clip", clip, optional=True)
+    if isinstance(clip, numbers.Real) and clip == 0:
+        raise ValueError(f"`clip` must be above 0, got {clip!r}.")
     checks.check_number("threshold", threshold, schedule=True)
     checks.check_number(
         "adaptive_threshold", adaptive_threshold, optional=True, schedule=True
     )
     checks.check_choice("start", start, ("zero", "params"))
+    checks.check_latent_dtype(latent_dtype)
     checks.check_count_dtype(count_dtype)
 
     def at(count: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:

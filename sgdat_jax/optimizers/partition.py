@@ -61,7 +61,7 @@ def partition_binary(
     for name, tx in (("binary", binary), ("real", real)):
         if not isinstance(tx, optax.GradientTransformation):
             raise TypeError(f"`{name}` must be an Optax optimizer, got {tx!r}.")
-    paths = binary_paths(model)
+    paths = _binary_paths(model)
     if not paths:
         raise ValueError(
             "`model` must have binary weights (of type BinaryParam, or in the "
@@ -96,12 +96,19 @@ def partition_binary(
                 "`real` must not be a binary optimizer: it would turn the real-valued "
                 "parameters into -1 and +1."
             )
+        counts = binary_rules.flip_counts(state)
+        left_out = paths - {path for path, _ in _leaves_with_path(counts)}
+        if left_out and _leaves_with_path(params):
+            raise ValueError(
+                "`binary` must flip every binary weight, got one that leaves out "
+                f"{_join(sorted(left_out)[0])}."
+            )
         return state
 
     return optax.GradientTransformationExtraArgs(init_fn, inner.update)
 
 
-def binary_paths(model: Any) -> set[_Path]:
+def _binary_paths(model: Any) -> set[_Path]:
     """Returns the paths of a model's binary weights, as tuples of strings.
 
     Args:
@@ -134,7 +141,7 @@ def select_binary(model: Any, tree: Any) -> Any:
       >>> print([leaf.shape for leaf in jax.tree.leaves(weights)])
       [(4, 2)]
     """
-    paths = binary_paths(model)
+    paths = _binary_paths(model)
     return _map_with_path(
         lambda path, leaf: leaf if path in paths else optax.MaskedNode(), tree
     )
@@ -190,7 +197,8 @@ def _join(path: _Path) -> str:
 
 def _leaves_with_path(tree: Any) -> list[tuple[_Path, Any]]:
     leaves = jax.tree.leaves_with_path(tree, is_leaf=_is_variable)
-    return [(_names(path), leaf) for path, leaf in leaves]
+    # A variable may hold a mask, which has no leaves.
+    return [(_names(path), leaf) for path, leaf in leaves if jax.tree.leaves(leaf)]
 
 
 def _map_with_path(function: Any, tree: Any) -> Any:

@@ -1,5 +1,6 @@
 """ProbBop: Bop whose flips near the threshold are decided by chance."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -67,12 +68,14 @@ def prob_bop(
 
     References:
       Shan et al., ProbBop, Neurocomputing 648, 130297, 2025. The rule is that of the
-      authors' published code with its default formula; the paper was not at hand.
+      authors' published code with its default formula, not checked against the paper.
     """
-    checks.check_number("gamma", gamma, below=1 + 1e-9, schedule=True)
+    checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
     checks.check_number("threshold", threshold, schedule=True)
     checks.check_steps("steps_per_epoch", steps_per_epoch)
-    checks.check_number("alpha", alpha, below=1 + 1e-9)
+    if isinstance(threshold, numbers.Real) and threshold == 0:
+        raise ValueError(f"`threshold` must be above 0, got {threshold!r}.")
+    checks.check_number("alpha", alpha, at_most=1.0)
 
     def init_fn(params: optax.Params) -> ProbBopState:
         checks.check_real_floating(params)

@@ -130,7 +130,7 @@ def sgdat(
     checks.check_number("momentum", momentum, below=1.0, optional=True)
     checks.check_number("dampening", dampening, below=1.0)
     checks.check_number("weight_decay", weight_decay, optional=True)
-    checks.check_steps("reset_flips_every", reset_flips_every)
+    checks.check_steps("reset_flips_every", reset_flips_every, optional=True)
     checks.check_latent_dtype(latent_dtype)
     checks.check_count_dtype(count_dtype)
     has_momentum = isinstance(momentum, jax.Array) or bool(momentum)
@@ -151,44 +151,6 @@ def sgdat(
             momentum=None if momentum is None else optax.tree.zeros_like(latent),
         )
 
-    def restarted(state: SgdatState) -> tuple[optax.Updates, optax.Updates | None]:
-        if reset_flips_every is None:
-            return state.signed_count, state.momentum
-        restart = state.count % reset_flips_every == 0
-        return jax.tree.map(
-            lambda s: jnp.where(restart, binary.restart_count(s), s), state.signed_count
-        ), jax.tree.map(lambda u: jnp.where(restart, 0, u), state.momentum)
-
-    def decayed(gradients: optax.Updates, signed_count: optax.Updates) -> optax.Updates:
-        if weight_decay is None:
-            return gradients
-        return jax.tree.map(
-            lambda g, s: binary.add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
-            gradients,
-            signed_count,
-        )
-
-    def direction_and_momentum(
-        gradients: optax.Updates,
-        signed_count: optax.Updates,
-        buffer: optax.Updates | None,
-    ) -> tuple[optax.Updates, optax.Updates | None]:
-        if momentum is None:
-            return decayed(gradients, signed_count), None
-        buffer = jax.tree.map(
-            lambda u, g: binary.decay_and_add(u, momentum, g, 1 - dampening),
-            buffer,
-            gradients,
-        )
-        if not nesterov:
-            return buffer, buffer
-        direction = jax.tree.map(
-            lambda d, u: binary.add_scaled(d, momentum, u),
-            decayed(gradients, signed_count),
-            buffer,
-        )
-        return direction, buffer
-
     def update_fn(
         updates: optax.Updates,
         state: SgdatState,
@@ -197,9 +159,29 @@ def sgdat(
     ) -> tuple[optax.Updates, SgdatState]:
         del extra_args
         checks.check_update(updates, params, state.latent)
-        signed_count, buffer = restarted(state)
+        signed_count, buffer = _restarted(state, reset_flips_every)
         gradients = optax.tree.cast_like(updates, state.latent)
-        direction, buffer = direction_and_momentum(gradients, signed_count, buffer)
+        direction = gradients
+        if weight_decay is not None and (momentum is None or nesterov):
+            direction = jax.tree.map(
+                lambda g, s: binary.add_scaled(
+                    g, weight_decay, binary.weight(s, g.dtype)
+                ),
+                gradients,
+                signed_count,
+            )
+        if momentum is not None:
+            buffer = jax.tree.map(
+                lambda u, g: binary.decay_and_add(u, momentum, g, 1 - dampening),
+                buffer,
+                gradients,
+            )
+        if nesterov:
+            direction = jax.tree.map(
+                lambda d, u: binary.add_scaled(d, momentum, u), direction, buffer
+            )
+        elif momentum is not None:
+            direction = buffer
         eta = binary.value_at(learning_rate, state.count)
         tau = binary.value_at(threshold, state.count)
         latent = jax.tree.map(
@@ -219,3 +201,15 @@ def sgdat(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _restarted(
+    state: SgdatState, every: int | None
+) -> tuple[optax.Updates, optax.Updates | None]:
+    """Returns signed counts and momentum, both fresh at every so many steps."""
+    if every is None:
+        return state.signed_count, state.momentum
+    restart = state.count % every == 0
+    return jax.tree.map(
+        lambda s: jnp.where(restart, binary.restart_count(s), s), state.signed_count
+    ), jax.tree.map(lambda u: jnp.where(restart, 0, u), state.momentum)

@@ -58,7 +58,7 @@ class TrainConfig:
     real_schedule: str = "cosine"
     """How that learning rate goes on: constant, or cosine (down to 0 at the end)."""
 
-    epochs: int = 30
+    epochs: int = 20
     """Passes over the training images."""
 
     batch_size: int = 64

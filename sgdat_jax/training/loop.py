@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import pathlib
 import platform
 import time
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgdat_jax import optimizers
+from sgdat_jax import __version__, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.training import checkpoint, registry, run_folder
 from sgdat_jax.training import config as config_lib
@@ -20,7 +21,7 @@ from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
 
 _EVAL_BATCH = 512
-_PACKAGES = ("sgdat-jax", "jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Run(NamedTuple):
@@ -72,6 +73,9 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
 
     Returns:
       The run with its last state, and the result that was written to the folder.
+
+    Raises:
+      FloatingPointError: after an epoch whose loss is not finite.
     """
     start = time.perf_counter()
     data = step_lib.Batch(
@@ -80,6 +84,11 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
     lines = []
     for epoch in range(run.config.epochs):
         run, line = _train_epoch(run, data, epoch, watcher)
+        if not math.isfinite(line["train_loss"]):
+            raise FloatingPointError(
+                f"the training loss is {line['train_loss']} in epoch {epoch + 1}; "
+                f"nothing of it is kept in {run.folder}"
+            )
         line |= evaluate(run)
         lines.append(line)
         run_folder.append_metrics(run.folder, line)
@@ -221,6 +230,6 @@ def _result(
         "seconds": seconds,
         "seed": config.seed,
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
-        "versions": {"python": platform.python_version()}
+        "versions": {"python": platform.python_version(), "sgdat-jax": __version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }

@@ -9,17 +9,21 @@ import optax
 
 from sgdat_jax import models, optimizers
 from sgdat_jax.data import sources
+from sgdat_jax.optimizers import checks
 
 
 def _latent_sgd(
     learning_rate: optax.ScalarOrSchedule = 1e-4, *, momentum: float | None = None
 ) -> optax.GradientTransformationExtraArgs:
+    checks.check_number("learning_rate", learning_rate, schedule=True)
+    checks.check_number("momentum", momentum, below=1.0, optional=True)
     return optimizers.latent(optax.sgd(learning_rate, momentum))
 
 
 def _latent_adam(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
 ) -> optax.GradientTransformationExtraArgs:
+    checks.check_number("learning_rate", learning_rate, schedule=True)
     return optimizers.latent(optax.adam(learning_rate))
 
 

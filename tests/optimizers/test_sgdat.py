@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference import Sgdat
 
 import sgdat_jax as sj
+from reference import Sgdat
 
 STEPS = 5
 # Float32 rounds each of few operations per step by 2**-24 of what has gone into a

@@ -3,8 +3,8 @@ import shutil
 import jax
 import jax.numpy as jnp
 import pytest
-import runs
 
+import shared_runs
 from sgdat_jax.training import checkpoint, run_folder, state
 
 
@@ -27,18 +27,18 @@ def test_round_trip_is_bit_equal_and_newest_wins(tmp_path):
     for step in (9, 10):  # as text, "9" comes after "10"
         checkpoint.save(tmp_path, _state(step, seed=step))
     restored = checkpoint.restore(tmp_path, _state(0))
-    runs.assert_bit_equal(restored, _state(10, seed=10))
+    shared_runs.assert_bit_equal(restored, _state(10, seed=10))
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(restored)}
     assert dtypes == {"int8", "int16", "int32", "uint32", "bfloat16", "float32"}
 
 
 def test_state_of_a_run_round_trips(tmp_path):
-    run = runs.finished()
+    run = shared_runs.finished()
     dtypes = {str(leaf.dtype) for leaf in jax.tree.leaves(run.state.opt_state)}
     assert {"int16", "int32", "float32"} <= dtypes
-    like = runs.fresh_state(run, seed=5)
+    like = shared_runs.fresh_state(run, seed=5)
     restored = checkpoint.restore(run.folder / run_folder.CHECKPOINTS, like)
-    runs.assert_bit_equal(restored, run.state)
+    shared_runs.assert_bit_equal(restored, run.state)
 
 
 def test_missing_and_empty_folder(tmp_path):
@@ -82,7 +82,9 @@ def test_damage_to_any_file(tmp_path, damage, capfd):
         before = (folder / name).read_bytes()
         damage(folder / name)
         if (folder / name).exists() and (folder / name).read_bytes() == before:
-            runs.assert_bit_equal(checkpoint.restore(folder, _state(0)), _state(1))
+            shared_runs.assert_bit_equal(
+                checkpoint.restore(folder, _state(0)), _state(1)
+            )
         else:
             with pytest.raises(ValueError, match="1 is a damaged checkpoint") as caught:
                 checkpoint.restore(folder, _state(0))

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 
 import sgdat_jax as sj
+import shared_runs
 from sgdat_jax.training import checkpoint, config, loop, registry, run_folder, state
 
 _TIMES = {"seconds", "images_per_second"}
@@ -16,14 +16,14 @@ _TIMES = {"seconds", "images_per_second"}
 
 @pytest.fixture(scope="module")
 def run():
-    return runs.finished()
+    return shared_runs.finished()
 
 
 def test_same_seed_gives_the_same_bits_in_another_process(run):
-    folder, _ = runs.by_command()
+    folder, _ = shared_runs.by_command()
     other = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
-    runs.assert_bit_equal(other, run.state)
-    runs.assert_bit_equal(
+    shared_runs.assert_bit_equal(other, run.state)
+    shared_runs.assert_bit_equal(
         sj.latent_weights(other.opt_state), sj.latent_weights(run.state.opt_state)
     )
     assert any(leaf.any() for leaf in jax.tree.leaves(sj.flip_counts(other.opt_state)))
@@ -32,15 +32,15 @@ def test_same_seed_gives_the_same_bits_in_another_process(run):
         for lines in map(run_folder.read_metrics, (folder, run.folder))
     ]
     assert lines[0] == lines[1]
-    assert len(lines[0]) == runs.EPOCHS
+    assert len(lines[0]) == shared_runs.EPOCHS
 
 
 def test_another_seed_gives_other_weights_orders_and_shifts(run):
     other = dataclasses.replace(run.config, seed=1)
     init = state.create(run.config, run.dataset, run.steps_per_epoch)[1]
     start, same = init(1), init(0)
-    again = runs.fresh_state(run)
-    runs.assert_bit_equal(same, again)
+    again = shared_runs.fresh_state(run)
+    shared_runs.assert_bit_equal(same, again)
     for a, b in zip(
         jax.tree.leaves(sj.select_binary(start.params, start.params)),
         jax.tree.leaves(sj.select_binary(same.params, same.params)),
@@ -72,7 +72,7 @@ def test_images_left_out_of_an_epoch_differ(run):
         - set(np.asarray(loop._epoch_order(run, epoch)).ravel().tolist())
         for epoch in range(3)
     ]
-    assert [len(numbers) for numbers in left] == 3 * [1437 % runs.BATCH]
+    assert [len(numbers) for numbers in left] == 3 * [1437 % shared_runs.BATCH]
     assert left[0] != left[1] != left[2]
 
 
@@ -102,7 +102,7 @@ def test_evaluate_does_not_depend_on_the_batches(run, monkeypatch):
 
 def test_restore_gives_the_same_state_and_metrics(run):
     restored = loop.restore(run.folder)
-    runs.assert_bit_equal(restored.state, run.state)
+    shared_runs.assert_bit_equal(restored.state, run.state)
     assert restored.config == run.config
     last = run_folder.read_metrics(run.folder)[-1]
     assert loop.evaluate(restored).items() <= last.items()

@@ -2,17 +2,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import runs
 from flax import nnx
 
 import sgdat_jax as sj
+import shared_runs
 from sgdat_jax.data import augment
 from sgdat_jax.training import loop, step
 
 
 @pytest.fixture(scope="module")
 def run():
-    return runs.finished()
+    return shared_runs.finished()
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def data(run):
 
 def _train_step(run, state, data, start=0):
     """A step of the shared run's compiled program on one batch."""
-    indices = jnp.arange(start, start + runs.BATCH)
-    return loop._train_step(run.task, runs.copy(state), data, indices)
+    indices = jnp.arange(start, start + shared_runs.BATCH)
+    return loop._train_step(run.task, shared_runs.copy(state), data, indices)
 
 
 def _numpy_metrics(logits, labels):
@@ -38,7 +38,7 @@ def _numpy_metrics(logits, labels):
 
 
 def test_train_step_moves_everything_and_keeps_binary_weights_binary(run, data):
-    state = runs.fresh_state(run)
+    state = shared_runs.fresh_state(run)
     after, _, flips = _train_step(run, state, data)
     assert int(after.step) == 1
     for (path, old), new in zip(
@@ -71,9 +71,9 @@ def test_train_step_moves_everything_and_keeps_binary_weights_binary(run, data):
 
 
 def test_train_metrics_are_those_before_the_step(run, data):
-    state = runs.fresh_state(run, seed=3)
+    state = shared_runs.fresh_state(run, seed=3)
     _, metrics, _ = _train_step(run, state, data)
-    images, labels = (array[: runs.BATCH] for array in data)
+    images, labels = (array[: shared_runs.BATCH] for array in data)
     key = jax.random.fold_in(jax.random.key(3), 0)
     images = augment.random_crop(key, images, run.task.crop_padding)
     images = augment.normalize(images, run.task.mean, run.task.std)
@@ -83,7 +83,7 @@ def test_train_metrics_are_those_before_the_step(run, data):
     )
     # Loose: a product of signs may flip where rounding moves a value across zero.
     np.testing.assert_allclose(metrics, expected, rtol=2e-2)
-    assert float(metrics.examples) == runs.BATCH
+    assert float(metrics.examples) == shared_runs.BATCH
 
 
 def _evaluate(run, state, images, labels, weights):
@@ -101,7 +101,7 @@ def test_eval_metrics_against_numpy(run):
     expected = _numpy_metrics(logits, labels)
     np.testing.assert_allclose(metrics, expected, rtol=1e-2)
     assert 300 < expected[2] <= expected[3] <= 360
-    runs.assert_bit_equal(stats, run.state.stats)
+    shared_runs.assert_bit_equal(stats, run.state.stats)
 
 
 def test_weights_mask_padding(run):
@@ -111,7 +111,7 @@ def test_weights_mask_padding(run):
     junk_images, junk_labels = images.copy(), labels.copy()
     junk_images[300:], junk_labels[300:] = 255, 3
     padded = _evaluate(run, run.state, junk_images, junk_labels, weights)
-    runs.assert_bit_equal(whole, padded)
+    shared_runs.assert_bit_equal(whole, padded)
     rest = _evaluate(run, run.state, images, labels, ~weights)
     both = _evaluate(run, run.state, images, labels, np.ones(360))
     for a, b, total in zip(whole, rest, both, strict=True):
@@ -132,7 +132,7 @@ def test_nan_logits_score_no_better_than_chance(run):
 
 
 def test_step_compiles_once(run, data):
-    state = runs.fresh_state(run)
+    state = shared_runs.fresh_state(run)
     state, *_ = _train_step(run, state, data)
     compiled = loop._train_step._cache_size()
     for start in (64, 128, 192):

@@ -45,12 +45,12 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a process of its own, with the devices of the machine."""
+    """Runs Python in a process of its own."""
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        env=os.environ | {"XLA_FLAGS": ""} | variables,
+        env=os.environ | variables,
     )
 
 
