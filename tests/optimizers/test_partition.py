@@ -107,7 +107,11 @@ def assert_equal(actual, expected):
 FORMS = {
     "split state": lambda model: nnx.split(model, nnx.Param, ...)[1],
     "state": lambda model: nnx.state(model, nnx.Param),
-    "pure state": lambda model: nnx.as_pure(nnx.state(model, nnx.Param)),
+    "pure state": lambda model: jax.tree.map(
+        lambda variable: variable.get_value(),
+        nnx.state(model, nnx.Param),
+        is_leaf=lambda node: isinstance(node, nnx.Variable),
+    ),
     "dictionary": lambda model: nnx.to_pure_dict(nnx.state(model, nnx.Param)),
 }
 
