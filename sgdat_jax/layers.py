@@ -38,6 +38,8 @@ Quantizer = Callable[[jax.Array], jax.Array]
 Padding = str | int | Sequence[int | tuple[int, int]]
 Pads = Sequence[tuple[int, int]]  # (low, high) for each spatial axis
 
+LINEN_COLLECTION = "binary_params"  # of binary weights under nnx.bridge
+
 _PAD_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}
 _PADDINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", *_PAD_MODES)
 _OUTPUT_SCALES = ("xnor",)
@@ -72,7 +74,7 @@ class BinaryParam(nnx.Param):
 
 
 # `overwrite`, for a reloaded module defines the class anew under the same name.
-nnx.register_variable_name("binary_params", BinaryParam, overwrite=True)
+nnx.register_variable_name(LINEN_COLLECTION, BinaryParam, overwrite=True)
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from flax import nnx
 from sgdat_jax import layers
 from sgdat_jax.optimizers import binary as binary_rules
 
-LINEN_COLLECTION = "binary_params"
 _Path = tuple[str, ...]
 
 
@@ -65,7 +64,8 @@ def partition_binary(
     if not paths:
         raise ValueError(
             "`model` must have binary weights (of type BinaryParam, or in the "
-            f"collection {LINEN_COLLECTION!r}), got none in {type(model).__name__}."
+            f"collection {layers.LINEN_COLLECTION!r}), got none in "
+            f"{type(model).__name__}."
         )
 
     def labels(params: Any) -> Any:
@@ -118,7 +118,7 @@ def _binary_paths(model: Any) -> set[_Path]:
     return {
         path
         for path, leaf in _leaves_with_path(tree)
-        if isinstance(leaf, layers.BinaryParam) or LINEN_COLLECTION in path
+        if isinstance(leaf, layers.BinaryParam) or layers.LINEN_COLLECTION in path
     }
 
 
