@@ -21,6 +21,7 @@ from sgdat_jax.optimizers import bop as bop
 from sgdat_jax.optimizers import bop2nd_order as bop2nd_order
 from sgdat_jax.optimizers import diode as diode
 from sgdat_jax.optimizers import flip_counts as flip_counts
+from sgdat_jax.optimizers import flip_histogram as flip_histogram
 from sgdat_jax.optimizers import flip_ratio as flip_ratio
 from sgdat_jax.optimizers import latent as latent
 from sgdat_jax.optimizers import latent_weights as latent_weights

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -12,9 +14,12 @@ import tyro
 from rich import console as rich_console
 
 from sgdat_jax import report
+from sgdat_jax.data import sources
+from sgdat_jax.training import compare as compare_lib
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, progress, run_folder
 from sgdat_jax.training import state as state_lib
+from sgdat_jax.training import sweep as sweep_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +28,20 @@ class EvaluateConfig:
 
     run_dir: tyro.conf.Positional[str]
     """Folder of the run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Compares recorded runs: a table, and plots of all that they recorded.
+
+    Damaged and unfinished runs are named and left out.
+    """
+
+    run_dirs: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of runs, or folders that hold such folders at any depth."""
+
+    out: str = "report"
+    """Folder of the table and the plots."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,16 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         # Errors of the user are found here; whatever comes later is one of ours.
         config = _parse(arguments)
-        if isinstance(config, EvaluateConfig):
-            run = _finished_run(pathlib.Path(config.run_dir))
-            command = evaluate
-        else:
-            run = loop.set_up(config)
-            command = train
+        _, set_up, command = next(
+            entry for entry in _COMMANDS.values() if type(config) is entry[0]
+        )
+        work = set_up(config)
     except (ValueError, OSError) as error:
         _fail(str(error), 2)
     try:
-        command(run, terminal)
+        command(work, terminal)
     except FloatingPointError as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
@@ -57,12 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(run: loop.Run, terminal: rich_console.Console) -> None:
     """Shows, trains and reports a run that is set up."""
-    terminal.print(
-        f"{run.config.model} on {run.dataset.name}: "
-        f"{len(run.dataset.train_images):,} images to train, "
-        f"{len(run.dataset.test_images):,} to test"
-    )
-    terminal.print(report.summary_table(state_lib.summarize(run.config, run.dataset)))
+    _print_task(run.config, run.dataset, terminal)
     with progress.ProgressBar(run, terminal) as bar:
         run, result = loop.train(run, bar)
     lines = run_folder.read_metrics(run.folder)
@@ -73,9 +85,67 @@ def train(run: loop.Run, terminal: rich_console.Console) -> None:
         f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}",
         soft_wrap=True,
     )
-    terminal.print(
-        f"results and plots in {run.folder}", markup=False, emoji=False, soft_wrap=True
-    )
+    _print_path("results and plots in", run.folder, terminal)
+
+
+def compare(comparison: compare_lib.Comparison, terminal: rich_console.Console) -> None:
+    """Trains what is still to do of a comparison, and reports all of it."""
+    config = comparison.config
+    _print_task(config, comparison.dataset, terminal)
+    done = comparison.total - sum(map(len, comparison.todo))
+    terminal.print(f"{comparison.total} runs, {done} of them finished before")
+    watch = functools.partial(progress.ProgressBar, terminal=terminal, lines=False)
+    for outcome in compare_lib.train_all(comparison, watch):
+        done += 1
+        result = outcome.result
+        measured = "diverged"
+        if result:
+            measured = f"{result['test_accuracy']:.2%}, {result['seconds']:.1f} s"
+        terminal.print(
+            f"{done}/{comparison.total}  {outcome.config.run_dir}: {measured}",
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
+    folders = [
+        config.folder / name / f"seed{seed}"
+        for name in dict.fromkeys(config.optimizers)
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
+    runs, _ = report.read_runs(folders)
+    if not runs:
+        raise FloatingPointError("all runs diverged")
+    _report(report.group_runs(runs), config.folder, terminal)
+
+
+def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
+    """Trains what is still to do of a sweep, and reports all of it."""
+    config = prepared.config
+    _print_task(config, prepared.plan.dataset, terminal)
+    done = prepared.total - len(prepared.todo)
+    terminal.print(f"{prepared.total} models, {done} of them finished before")
+    for lines in sweep_lib.train_all(prepared):
+        for line in lines:
+            done += 1
+            values = line["hyperparameters"].items()
+            terminal.print(
+                f"{done}/{prepared.total}  "
+                + "  ".join(f"{name} {value:g}" for name, value in values)
+                + f"  seed {line['seed']}: {line['test_accuracy']:.2%}, "
+                f"{line['seconds']:.1f} s",
+                soft_wrap=True,
+            )
+    trials = sweep_lib.read(config.folder)
+    terminal.print(report.settings_table(report.rank_settings(trials)))
+    report.write_sweep(config.folder, trials)
+    _print_path("table, raw numbers and heat map in", config.folder, terminal)
+
+
+def report_runs(
+    work: tuple[list[report.Group], pathlib.Path], terminal: rich_console.Console
+) -> None:
+    """Reports recorded runs."""
+    _report(*work, terminal)
 
 
 def evaluate(run: loop.Run, terminal: rich_console.Console) -> None:
@@ -88,14 +158,52 @@ def evaluate(run: loop.Run, terminal: rich_console.Console) -> None:
     )
 
 
-def _finished_run(folder: pathlib.Path) -> loop.Run:
+def _report(
+    groups: list[report.Group], folder: pathlib.Path, terminal: rich_console.Console
+) -> None:
+    rows = report.compare_runs(groups)
+    terminal.print(report.comparison_table(rows))
+    report.write_comparison(folder, groups)
+    _print_path("table and plots in", folder, terminal)
+
+
+def _print_task(
+    config: config_lib.BaseConfig,
+    dataset: sources.Dataset,
+    terminal: rich_console.Console,
+) -> None:
+    terminal.print(
+        f"{config.model} on {dataset.name}: "
+        f"{len(dataset.train_images):,} images to train, "
+        f"{len(dataset.test_images):,} to test"
+    )
+    terminal.print(report.summary_table(state_lib.summarize(config, dataset)))
+
+
+def _print_path(text: str, path: pathlib.Path, terminal: rich_console.Console) -> None:
+    terminal.print(f"{text} {path}", markup=False, emoji=False, soft_wrap=True)
+
+
+def _read_groups(config: ReportConfig) -> tuple[list[report.Group], pathlib.Path]:
+    runs, skipped = report.read_runs(config.run_dirs)
+    for message in skipped:
+        print(f"sgdat-jax: skipped: {message}", file=sys.stderr)
+    return report.group_runs(runs), pathlib.Path(config.out)
+
+
+def _finished_run(config: EvaluateConfig) -> loop.Run:
+    folder = pathlib.Path(config.run_dir)
     run_folder.read_result(folder)
     return loop.restore(folder)
 
 
-_COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": config_lib.TrainConfig,
-    "evaluate": EvaluateConfig,
+# Name: its options, what sets it up (and finds errors of the user), and what does it.
+_COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
+    "train": (config_lib.TrainConfig, loop.set_up, train),
+    "compare": (config_lib.CompareConfig, compare_lib.set_up, compare),
+    "sweep": (config_lib.SweepConfig, sweep_lib.set_up, sweep),
+    "evaluate": (EvaluateConfig, _finished_run, evaluate),
+    "report": (ReportConfig, _read_groups, report_runs),
 }
 
 
@@ -105,7 +213,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(
-                _COMMANDS,
+                {name: options for name, (options, *_) in _COMMANDS.items()},
                 prog="sgdat-jax",
                 description="Trains binary neural networks.",
                 args=arguments,
@@ -114,7 +222,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
         if exit_.code:
             message = _first_lines(errors.getvalue())
             raise ValueError(
-                message.removeprefix("Error parsing TrainConfig: ")
+                re.sub("^Error parsing [A-Z][A-Za-z]*: ", "", message)
             ) from None
         raise
 

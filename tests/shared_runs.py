@@ -26,7 +26,9 @@ def scratch() -> tempfile.TemporaryDirectory:
 def finished() -> loop.Run:
     """A run of two epochs with seed 0 in this process."""
     folder = pathlib.Path(scratch().name, "finished")
-    run = loop.set_up(config.TrainConfig(epochs=EPOCHS, run_dir=str(folder)))
+    run = loop.set_up(
+        config.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
+    )
     return loop.train(run, loop.Watcher())[0]
 
 
@@ -34,7 +36,8 @@ def finished() -> loop.Run:
 def by_command() -> tuple[pathlib.Path, str]:
     """The same run by the command in a process of its own: its folder and output."""
     folder = pathlib.Path(scratch().name, "run of :smile: command")
-    done = command("train", "--epochs", str(EPOCHS), "--run-dir", str(folder))
+    options = ("--epochs", str(EPOCHS), "--diagnostics", "--run-dir", str(folder))
+    done = command("train", *options)
     assert (done.returncode, done.stderr) == (0, "")
     return folder, done.stdout
 

@@ -22,6 +22,13 @@ _LINE = {
     "flip_ratio_per_layer",
     "seconds",
     "images_per_second",
+    "gradient_per_layer",
+    "flip_histogram",
+    "flip_histogram_per_layer",
+    "epoch_flip_histogram",
+    "epoch_flip_histogram_per_layer",
+    "threshold_histogram",
+    "margin_histogram",
 }
 
 
@@ -39,10 +46,11 @@ def _refused(arguments, capfd):
     output = capfd.readouterr()
     assert caught.value.code == 2
     assert output.out == ""
-    assert output.err.count("\n") == 1
-    assert output.err.startswith("sgdat-jax: error: ")
+    *skipped, error = output.err.splitlines()
+    assert all(line.startswith("sgdat-jax: skipped: ") for line in skipped)
+    assert error.startswith("sgdat-jax: error: ")
     assert not set("─│╭╰") & set(output.err)
-    return output.err
+    return error
 
 
 def test_train_fills_the_folder():
@@ -114,7 +122,7 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("", "train, evaluate"),
+        ("", "train, compare, sweep, evaluate, report"),
         ("tran", "tran"),
         ("--version", "--version"),
         ("evaluate", "Folder of the run"),
@@ -141,6 +149,23 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("train --real-learning-rate inf", "real_learning_rate must be in [0, inf)"),
         ("train --seed -1", "seed must be in [0, 2**32), got -1"),
         ("train --seed 4294967296", "seed must be in [0, 2**32), got 4294967296"),
+        ("compare --seeds 0", "seeds must be at least 1, got 0"),
+        ("compare --optimizers sgdatt", "the nearest is 'sgdat'"),
+        ("compare --optimizers", "optimizers must have at least one name, got none"),
+        ("compare --seed 4294967295 --seeds 2", "got 4294967296"),
+        ("compare --crop-padding 9", "crop_padding must be less than the 8"),
+        ("sweep --optimizer bopp", "the nearest is 'bop'"),
+        ("sweep --gamma 1e-3 1e-4", "sgdat has no `gamma`, got gamma=0.001"),
+        ("sweep --threshold", "threshold must have at least one value"),
+        ("sweep --threshold 1e-7", "must have several values, got none"),
+        (
+            "sweep --threshold 1e-7 1e-7",
+            "at least one value, and each once",
+        ),
+        ("sweep --threshold 1 -1", "`threshold` must be in [0, inf), got -1"),
+        ("sweep --threshold 0 1 --models-at-once 0", "models_at_once must be at least"),
+        ("report", "There must be at least one finished run"),
+        ("report missing", "There must be at least one finished run"),
         ("evaluate missing", "missing is not the folder of a finished run"),
         ("evaluate " + 300 * "x", "is not the folder of a finished run"),
         ("train --run-dir new/" + 300 * "x", "run_dir must be a folder that can"),
@@ -234,24 +259,25 @@ def test_damaged_run(tmp_path, capfd, damage, named):
     assert _files(tmp_path) == before
 
 
-@pytest.mark.parametrize("arguments", ["--help", "train --help", "evaluate --help"])
-def test_help(arguments, capfd):
+@pytest.mark.parametrize(
+    "name", ["", "train", "compare", "sweep", "evaluate", "report"]
+)
+def test_help(name, capfd):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments.split())
+        cli.main([*name.split(), "--help"])
     output = capfd.readouterr()
     assert not caught.value.code
     assert output.err == ""
-    if arguments == "train --help":
-        text = " ".join(output.out.replace("│", " ").split())
-        for field in dataclasses.fields(config.TrainConfig):
-            _, found, after = text.partition(f"--{field.name.replace('_', '-')} ")
-            explained = found or f"--{field.name.replace('_', '-')}, " in text
-            assert explained, field.name
-            if found:
-                assert len(after.partition("(default:")[0].split()) > 3, field.name
-    if arguments == "--help":
-        assert "train" in output.out
-        assert "evaluate" in output.out
+    text = " ".join(output.out.replace("│", " ").split())
+    if not name:
+        assert all(command in text for command in cli._COMMANDS)
+        return
+    for field in dataclasses.fields(cli._COMMANDS[name][0]):
+        _, found, after = text.partition(f"--{field.name.replace('_', '-')} ")
+        explained = found or f"--{field.name.replace('_', '-')}, " in text
+        assert explained or field.name in ("run_dir", "run_dirs"), field.name
+        if found:
+            assert len(after.partition("(default:")[0].split()) > 1, field.name
 
 
 def test_refusal_in_a_process_of_its_own():

@@ -10,7 +10,9 @@ from sgdat_jax.optimizers.bop import bop as bop
 from sgdat_jax.optimizers.bop import bop2nd_order as bop2nd_order
 from sgdat_jax.optimizers.diode import DiodeState as DiodeState
 from sgdat_jax.optimizers.diode import diode as diode
+from sgdat_jax.optimizers.flips import FLIP_BINS as FLIP_BINS
 from sgdat_jax.optimizers.flips import FlipRatio as FlipRatio
+from sgdat_jax.optimizers.flips import flip_histogram as flip_histogram
 from sgdat_jax.optimizers.flips import flip_ratio as flip_ratio
 from sgdat_jax.optimizers.flips import oscillating_ratio as oscillating_ratio
 from sgdat_jax.optimizers.flips import silent_ratio as silent_ratio

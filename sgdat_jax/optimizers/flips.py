@@ -14,10 +14,13 @@ from sgdat_jax.optimizers import binary
 
 
 class FlipRatio(NamedTuple):
-    """Shares of binary weights that flip, each in [0, 1]."""
+    """Shares of binary weights that flip, each in [0, 1].
 
-    total: jax.Array  # shape (), float32
-    per_leaf: Any  # shaped like the binary parameters, with leaves of shape ()
+    Of shape () each, or with an entry per bin of a histogram.
+    """
+
+    total: jax.Array  # float32
+    per_leaf: Any  # shaped like the binary parameters, with leaves of that shape
 
 
 def flip_ratio(updates: optax.Updates) -> FlipRatio:
@@ -94,6 +97,38 @@ def oscillating_ratio(before: Any, after: Any, *, more_than: int) -> FlipRatio:
     return _share(growth, lambda n: n > more_than)
 
 
+# Lower ends of the bins of `flip_histogram`.
+FLIP_BINS = (0, *(2**k for k in range(15)))
+
+
+def flip_histogram(flip_counts: Any) -> FlipRatio:
+    """Returns the shares of binary weights by how often they flipped.
+
+    Args:
+      flip_counts: what `flip_counts` returns, or the difference of two such trees.
+
+    Returns:
+      The shares of all weights, and those of each leaf, of shape ``(16,)`` each: with
+      0, 1, 2 to 3, 4 to 7, ... flips, the last with 16,384 or more.
+
+    Raises:
+      ValueError: if ``flip_counts`` has no leaves.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> print(sj.flip_histogram(jnp.array([0, 3, 0, 1])).total[:4])
+      [0.5  0.25 0.25 0.  ]
+    """
+
+    def in_bins(counts: jax.Array) -> jax.Array:
+        bits = 32 - jax.lax.clz(counts.astype(jnp.int32))  # 0, 1, 2, 2, 3, ...
+        last = len(FLIP_BINS) - 1
+        return jax.nn.one_hot(jnp.minimum(bits, last), last + 1, dtype=jnp.bool_)
+
+    return _share(flip_counts, in_bins)
+
+
 def threshold_margins(opt_state: optax.OptState) -> Any:
     """Returns each latent weight's distance to its threshold, ``|latent| / threshold``.
 
@@ -128,11 +163,22 @@ def threshold_margins(opt_state: optax.OptState) -> Any:
 
 
 def _share(tree: Any, holds: Any) -> FlipRatio:
-    hits = jax.tree.map(lambda leaf: jnp.sum(holds(leaf), dtype=jnp.float32), tree)
+    """Returns the share of weights for which something holds.
+
+    Args:
+      tree: of the binary weights.
+      holds: from a leaf to a boolean array of its shape, or of one with a last
+        dimension more.
+    """
     sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(tree)]
     if not sizes:
         raise ValueError(f"The tree must hold binary weights, got {tree!r}.")
+
+    def hits(leaf: jax.Array) -> jax.Array:
+        return jnp.sum(holds(leaf), axis=range(jnp.ndim(leaf)), dtype=jnp.float32)
+
+    counts = jax.tree.map(hits, tree)
     return FlipRatio(
-        total=jnp.stack(jax.tree.leaves(hits)).sum() / sum(sizes),
-        per_leaf=jax.tree.map(lambda n, leaf: n / jnp.size(leaf), hits, tree),
+        total=jnp.stack(jax.tree.leaves(counts)).sum(0) / sum(sizes),
+        per_leaf=jax.tree.map(lambda n, leaf: n / jnp.size(leaf), counts, tree),
     )

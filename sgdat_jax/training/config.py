@@ -1,18 +1,24 @@
-"""The typed description of a run."""
+"""The typed descriptions of what the training program does."""
 
 import dataclasses
 import math
+import pathlib
+import types
+import typing
 from typing import Any
 
-from sgdat_jax.training import registry
+from sgdat_jax.training import methods, registry
+
+_HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Trains a binary network and leaves a folder with its results.
+class BaseConfig:
+    """What all commands that train have in common: the task, and who learns the rest.
 
-    Binary weights are trained by the binary optimizer, all others by Adam. Without any
-    option a small network learns scikit-learn's handwritten digits.
+    Raises:
+      TypeError: if a value is of another type than its field.
+      ValueError: if a name is unknown or a number out of its range.
     """
 
     dataset: str = "digits"
@@ -21,18 +27,75 @@ class TrainConfig:
     model: str = "DigitsNet"
     """Network: DigitsNet (for 8x8 images)."""
 
+    real_optimizer: str = "adam"
+    """Optimizer of the real-valued parameters: adam or sgd."""
+
+    real_learning_rate: float = 1e-3
+    """Its learning rate."""
+
+    real_momentum: float | None = None
+    """Its momentum if it is sgd, from 0 up to but not including 1; None: no
+    momentum."""
+
+    real_schedule: str = "cosine"
+    """How its learning rate goes on: constant, or cosine (down to 0 at the end)."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+
+    batch_size: int = 64
+    """Images per training step."""
+
+    crop_padding: int = 1
+    """Pixels by which a training image is shifted at most, each time by chance; 0: not
+    at all."""
+
+    diagnostics: bool = False
+    """Whether each epoch also records gradients, flip counts, thresholds and margins of
+    every layer."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        kinds = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            _check_type(field.name, kinds[field.name], getattr(self, field.name))
+        registry.look_up("dataset", registry.DATASETS, self.dataset)
+        registry.look_up("model", registry.MODELS, self.model)
+        registry.look_up("schedule", registry.SCHEDULES, self.real_schedule)
+        for name in ("epochs", "batch_size"):
+            check_at_least(name, getattr(self, name), 1)
+        check_at_least("crop_padding", self.crop_padding, 0)
+        if not 0 <= self.real_learning_rate < math.inf:
+            raise ValueError(
+                "real_learning_rate must be in [0, inf), got "
+                f"{self.real_learning_rate}."
+            )
+        registry.real_optimizer(
+            self.real_optimizer, self.real_learning_rate, self.real_momentum
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(BaseConfig):
+    """Trains a binary network and leaves a folder with its results.
+
+    Binary weights are trained by the binary optimizer, all others by Adam. Without any
+    option a small network learns scikit-learn's handwritten digits.
+    """
+
     optimizer: str = "sgdat"
-    """Optimizer of the binary weights: sgdat, sgdt, sgd and adam (both on latent
-    weights), bop, bop2nd_order, boat, prob_bop or diode."""
+    """Optimizer of the binary weights: sgdat, sgdt, sgd, adam and lion (these three on
+    latent weights), adam_adaptive and lion_adaptive (with the thresholds of sgdat),
+    bop, bop2nd_order, boat, prob_bop or diode."""
 
     learning_rate: float | None = None
-    """Step size of sgdat, sgdt, sgd, adam and diode; None: the optimizer's own default,
-    for sgdat 1e-4."""
+    """Step size of sgdat, sgdt, diode and the optimizers on latent weights; None: the
+    optimizer's own default, for sgdat 1e-4."""
 
     threshold: float | None = None
-    """For sgdat the growth of a weight's flip threshold with each flip, for sgdt, bop,
-    bop2nd_order and prob_bop the threshold; None: the optimizer's own default, for
-    sgdat 1e-7."""
+    """For sgdat, adam_adaptive and lion_adaptive the growth of a weight's flip
+    threshold with each flip, for sgdt, bop, bop2nd_order and prob_bop the threshold;
+    None: the optimizer's own default, for sgdat 1e-7."""
 
     momentum: float | None = None
     """Momentum of sgdat, sgdt and sgd, from 0 up to but not including 1; None: no
@@ -52,22 +115,6 @@ class TrainConfig:
     """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
     in the published training script."""
 
-    real_learning_rate: float = 1e-3
-    """Learning rate of Adam, which trains the real-valued parameters."""
-
-    real_schedule: str = "cosine"
-    """How that learning rate goes on: constant, or cosine (down to 0 at the end)."""
-
-    epochs: int = 20
-    """Passes over the training images."""
-
-    batch_size: int = 64
-    """Images per training step."""
-
-    crop_padding: int = 1
-    """Pixels by which a training image is shifted at most, each time by chance; 0: not
-    at all."""
-
     seed: int = 0
     """Seed of the initial weights and of the order of images; the same seed gives the
     same result on the same machine."""
@@ -78,28 +125,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
-        for field in dataclasses.fields(self):
-            _check_type(field, getattr(self, field.name))
-        registry.look_up("dataset", registry.DATASETS, self.dataset)
-        registry.look_up("model", registry.MODELS, self.model)
+        super().__post_init__()
         registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
-        registry.look_up("schedule", registry.SCHEDULES, self.real_schedule)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}."
-                )
-        if self.crop_padding < 0:
-            raise ValueError(
-                f"crop_padding must be at least 0, got {self.crop_padding}."
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}.")
-        if not 0 <= self.real_learning_rate < math.inf:
-            raise ValueError(
-                "real_learning_rate must be in [0, inf), got "
-                f"{self.real_learning_rate}."
-            )
+        check_seeds(self.seed)
         hyperparameters = self.hyperparameters()
         if self.reset_flips_every_epoch:
             hyperparameters["reset_flips_every"] = 1
@@ -107,18 +135,173 @@ class TrainConfig:
 
     def hyperparameters(self) -> dict[str, float | None]:
         """Returns the binary optimizer's hyperparameters that have an option here."""
-        names = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _HYPERPARAMETERS}
 
 
-def _check_type(field: dataclasses.Field, value: object) -> None:
+@dataclasses.dataclass(frozen=True)
+class CompareConfig(BaseConfig):
+    """Trains the same network with several optimizers and seeds, and compares them.
+
+    Can be interrupted and started again: finished runs are not repeated.
+    """
+
+    optimizers: tuple[str, ...] = tuple(methods.PAPER)
+    """Rows of the comparison: those of the paper's table by default, or any of
+    sgd_star, sgdm_star and adam_star (where the same optimizer trains all parameters),
+    sgd, sgdm, bop, bop2nd_order, sgdt, sgdat, sgdat_momentum, sgdat_restart (whose flip
+    counts start again at every epoch), adam_adaptive, lion, lion_adaptive, boat,
+    prob_bop and diode."""
+
+    seeds: int = 5
+    """Runs of each optimizer, with seeds that follow each other."""
+
+    seed: int = 0
+    """The first of them."""
+
+    run_dir: str | None = None
+    """Folder of all runs; None: one under runs/, named after data set and model."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        super().__post_init__()
+        check_seeds(self.seed, self.seeds)
+        if not self.optimizers:
+            raise ValueError("optimizers must have at least one name, got none.")
+        for name in self.optimizers:
+            registry.look_up("optimizer", methods.METHODS, name)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Folder of all runs."""
+        return pathlib.Path(self.run_dir or f"runs/compare-{self.dataset}-{self.model}")
+
+    def run(self, method: str, seed: int) -> TrainConfig:
+        """Returns the config of one run."""
+        folder = self.folder / method / f"seed{seed}"
+        settings = _shared(self) | dict(methods.METHODS[method].settings)
+        return TrainConfig(**settings, seed=seed, run_dir=str(folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig(BaseConfig):
+    """Trains one model for each combination of hyperparameters and each seed.
+
+    Up to two hyperparameters have several values. Can be interrupted and started
+    again: finished models are not repeated.
+    """
+
+    optimizer: str = "sgdat"
+    """Optimizer of the binary weights, as in train. Without any values below, its
+    learning rate (or gamma, or eta) and threshold go over a tenth of, once and ten
+    times their defaults."""
+
+    learning_rate: tuple[float, ...] | None = None
+    """Values of the hyperparameter, as in train; none: the default."""
+
+    threshold: tuple[float, ...] | None = None
+    """Likewise."""
+
+    momentum: tuple[float, ...] | None = None
+    """Likewise."""
+
+    gamma: tuple[float, ...] | None = None
+    """Likewise."""
+
+    sigma: tuple[float, ...] | None = None
+    """Likewise."""
+
+    eta: tuple[float, ...] | None = None
+    """Likewise."""
+
+    seeds: int = 3
+    """Models of each combination, with seeds that follow each other."""
+
+    seed: int = 0
+    """The first of them."""
+
+    models_at_once: int | None = None
+    """Models trained in one compiled program; None: 16, or 1 on a CPU, where more are
+    slower."""
+
+    run_dir: str | None = None
+    """Folder of the results; None: one under runs/, named after data set, model and
+    optimizer."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        super().__post_init__()
+        registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
+        check_seeds(self.seed, self.seeds)
+        if self.models_at_once is not None:
+            check_at_least("models_at_once", self.models_at_once, 1)
+        grid = self.grid()
+        for name, values in grid.items():
+            for value in values:
+                registry.binary_optimizer(self.optimizer, {name: value})
+            if not values or len(set(values)) < len(values):
+                raise ValueError(
+                    f"{name} must have at least one value, and each once, got {values}."
+                )
+        several = [name for name, values in grid.items() if len(values) > 1]
+        if not 1 <= len(several) <= 2:
+            raise ValueError(
+                "One or two hyperparameters must have several values, got "
+                f"{', '.join(several) or 'none'}."
+            )
+
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """Returns the values of each hyperparameter that has any."""
+        given = {name: getattr(self, name) for name in _HYPERPARAMETERS}
+        grid = {name: tuple(v) for name, v in given.items() if v is not None}
+        return grid or {
+            name: tuple(float(f"{default * factor:g}") for factor in (0.1, 1.0, 10.0))
+            for name, default in registry.defaults(self.optimizer).items()
+        }
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """Folder of the results."""
+        default = f"runs/sweep-{self.dataset}-{self.model}-{self.optimizer}"
+        return pathlib.Path(self.run_dir or default)
+
+    def run(self) -> TrainConfig:
+        """Returns the config that all models share."""
+        return TrainConfig(optimizer=self.optimizer, **_shared(self))
+
+
+def _shared(config: BaseConfig) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(BaseConfig)}
+
+
+def check_at_least(name: str, value: int, bound: int) -> None:
+    """Raises ValueError if a number is below its bound."""
+    if value < bound:
+        raise ValueError(f"{name} must be at least {bound}, got {value}.")
+
+
+def check_seeds(first: int, count: int = 1) -> None:
+    """Raises ValueError if seeds that follow each other do not fit into 32 bits."""
+    check_at_least("seeds", count, 1)
+    for seed in (first, first + count - 1):
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
+
+
+def _check_type(name: str, kind: Any, value: object) -> None:
     """Raises TypeError if a value is not of its field's type; an int is a float too."""
-    kind: Any = field.type
-    is_float = isinstance(value, int) and isinstance(0.0, kind)
-    if isinstance(value, bool) and kind is not bool:
-        fits = False
-    else:
-        fits = is_float or isinstance(value, kind)
-    if not fits:
-        name = getattr(kind, "__name__", None) or str(kind)
-        raise TypeError(f"{field.name} must be of type {name}, got {value!r}.")
+    if not _fits(kind, value):
+        kind_name = kind.__name__ if isinstance(kind, type) else str(kind)
+        raise TypeError(f"{name} must be of type {kind_name}, got {value!r}.")
+
+
+def _fits(kind: Any, value: object) -> bool:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(argument, value) for argument in arguments)
+    if origin is tuple:
+        return isinstance(value, tuple | list) and all(
+            _fits(arguments[0], item) for item in value
+        )
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)

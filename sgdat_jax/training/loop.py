@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdat_jax import __version__, optimizers
 from sgdat_jax.data import sources
-from sgdat_jax.training import checkpoint, registry, run_folder
+from sgdat_jax.training import checkpoint, diagnostics, registry, run_folder
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
@@ -35,11 +35,21 @@ class Run(NamedTuple):
     steps_per_epoch: int
 
 
+class Plan(NamedTuple):
+    """What the runs of a config with any seed have in common."""
+
+    config: config_lib.TrainConfig
+    dataset: sources.Dataset
+    task: state_lib.Task
+    init: state_lib.Init
+    steps_per_epoch: int
+
+
 class Watcher:
     """Is told how a run gets on, and ignores it; subclasses show it."""
 
-    def stepped(self, metrics: step_lib.Metrics, flips: optimizers.FlipRatio) -> None:
-        """Hears of a step; the arrays may still be in the making."""
+    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array) -> None:
+        """Hears of one step or more; the arrays have an entry for each."""
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Hears of an epoch, by its line of the metrics file."""
@@ -52,9 +62,52 @@ def set_up(config: config_lib.TrainConfig) -> Run:
       ValueError: if the config does not fit the images, or if the run folder holds
         something or cannot be written. Nothing is left on disk then.
     """
-    run, init = _build(config, pathlib.Path(config.run_dir or _default_folder(config)))
+    folder = config.run_dir or _default_folder(config)
+    return begin(plan(config, load(config)), config.seed, pathlib.Path(folder))
+
+
+def load(config: config_lib.BaseConfig) -> sources.Dataset:
+    """Loads the images.
+
+    Raises:
+      ValueError: if the config does not fit them.
+    """
+    dataset = registry.look_up("dataset", registry.DATASETS, config.dataset)()
+    num_images = len(dataset.train_images)
+    if config.batch_size > num_images:
+        raise ValueError(
+            f"batch_size must be at most the {num_images} training images, got "
+            f"{config.batch_size}."
+        )
+    side = min(dataset.input_shape[:2])
+    if config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding must be less than the {side} pixels of an image's side, got "
+            f"{config.crop_padding}."
+        )
+    return dataset
+
+
+def plan(config: config_lib.TrainConfig, dataset: sources.Dataset) -> Plan:
+    """Builds the network, in shapes alone, and what else the runs of any seed share.
+
+    Raises:
+      ValueError: if the network does not fit the images.
+    """
+    steps_per_epoch = len(dataset.train_images) // config.batch_size
+    task, init = state_lib.create(config, dataset, steps_per_epoch)
+    return Plan(config, dataset, task, init, steps_per_epoch)
+
+
+def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
+    """Makes the run folder and the first state; runs of one plan share their programs.
+
+    Raises:
+      ValueError: if the run folder holds something or cannot be written.
+    """
+    run = _run(plan, seed, folder)
     run_folder.create(run.folder, run.config)
-    return run._replace(state=init(config.seed))
+    return run._replace(state=plan.init(seed))
 
 
 def restore(folder: pathlib.Path) -> Run:
@@ -63,9 +116,22 @@ def restore(folder: pathlib.Path) -> Run:
     Raises:
       ValueError: if the folder holds no run, or a damaged one.
     """
-    run, _ = _build(run_folder.read_config(folder), folder)
+    config = run_folder.read_config(folder)
+    run = _run(plan(config, load(config)), config.seed, folder)
     state = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
     return run._replace(state=state)
+
+
+def _run(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
+    """Returns a run whose state is but shapes."""
+    return Run(
+        config=dataclasses.replace(plan.config, seed=seed, run_dir=str(folder)),
+        folder=folder,
+        dataset=plan.dataset,
+        task=plan.task,
+        state=jax.eval_shape(plan.init, seed),
+        steps_per_epoch=plan.steps_per_epoch,
+    )
 
 
 def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
@@ -94,7 +160,7 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
         run_folder.append_metrics(run.folder, line)
         watcher.epoch_ended(line)
     checkpoint.save(run.folder / run_folder.CHECKPOINTS, run.state)
-    result = _result(run.config, lines, time.perf_counter() - start)
+    result = _result(run, lines, time.perf_counter() - start)
     run_folder.write_result(run.folder, result)
     return run, result
 
@@ -103,33 +169,9 @@ def evaluate(run: Run) -> dict[str, float]:
     """Returns loss and accuracies on the whole test set, as in a line of metrics."""
     metrics = [
         _eval_step(run.task, run.state, batch, weights)
-        for batch, weights in _test_batches(run.dataset)
+        for batch, weights in test_batches(run.dataset)
     ]
-    return _means("test", metrics)
-
-
-def _build(
-    config: config_lib.TrainConfig, folder: pathlib.Path
-) -> tuple[Run, state_lib.Init]:
-    """Returns a run whose state is but shapes, and the function that makes it."""
-    dataset = registry.look_up("dataset", registry.DATASETS, config.dataset)()
-    num_images = len(dataset.train_images)
-    if config.batch_size > num_images:
-        raise ValueError(
-            f"batch_size must be at most the {num_images} training images, got "
-            f"{config.batch_size}."
-        )
-    side = min(dataset.input_shape[:2])
-    if config.crop_padding >= side:
-        raise ValueError(
-            f"crop_padding must be less than the {side} pixels of an image's side, got "
-            f"{config.crop_padding}."
-        )
-    steps_per_epoch = num_images // config.batch_size
-    task, init = state_lib.create(config, dataset, steps_per_epoch)
-    config = dataclasses.replace(config, run_dir=str(folder))
-    state = jax.eval_shape(init, config.seed)
-    return Run(config, folder, dataset, task, state, steps_per_epoch), init
+    return _means("test", jax.tree.map(lambda *sums: np.stack(sums), *metrics))
 
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
@@ -138,57 +180,78 @@ def _default_folder(config: config_lib.TrainConfig) -> str:
     return "-".join((f"runs/{parts[0]}", *parts[1:], moment))
 
 
-def _train_step(
-    task: state_lib.Task,
-    state: state_lib.TrainState,
-    data: step_lib.Batch,
-    indices: jax.Array,
-) -> tuple[state_lib.TrainState, step_lib.Metrics, optimizers.FlipRatio]:
-    batch = step_lib.Batch(data.images[indices], data.labels[indices])
-    return step_lib.train_step(task, state, batch)
-
-
-_train_step = jax.jit(_train_step, static_argnums=0, donate_argnums=1)
+_train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
 _eval_step = jax.jit(step_lib.eval_step, static_argnums=0)
+_flip_counts = jax.jit(optimizers.flip_counts)
+_diagnose = jax.jit(diagnostics.diagnose)
+_flip_histogram = jax.jit(optimizers.flip_histogram)
 
 
 def _train_epoch(
     run: Run, data: step_lib.Batch, epoch: int, watcher: Watcher
 ) -> tuple[Run, dict[str, Any]]:
-    # One call per step: a loop compiled by XLA is far slower on its CPU backend.
     start = time.perf_counter()
-    state, metrics, flips = run.state, [], []
-    for indices in _epoch_order(run, epoch):
-        state, step_metrics, step_flips = _train_step(run.task, state, data, indices)
-        metrics.append(step_metrics)
-        flips.append(step_flips)
-        watcher.stepped(step_metrics, step_flips)
+    order, size = epoch_order(run, run.config.seed, epoch), step_lib.steps_per_call()
+    state, records = run.state, []
+    counts_before = _flip_counts(state.opt_state) if run.task.diagnostics else None
+    for first in range(0, len(order), size):
+        indices = order[first : first + size]
+        state, record = _train_steps(run.task, state, data, indices)
+        records.append(record)
+        watcher.stepped(record[0], record[1].flips.total)
     jax.block_until_ready(state)
     seconds = time.perf_counter() - start
+    run = run._replace(state=state)
     images = run.steps_per_epoch * run.config.batch_size
-    flip_ratio: optimizers.FlipRatio = jax.tree.map(
-        lambda *ratios: float(np.mean(ratios)), *flips
-    )
+    metrics, weights = jax.tree.map(lambda *parts: np.concatenate(parts), *records)
+    means = jax.tree.map(lambda steps: np.mean(steps, dtype=np.float64), weights)
     line = {
         "epoch": epoch + 1,
         **_means("train", metrics),
-        "flip_ratio": flip_ratio.total,
-        "flip_ratio_per_layer": optimizers.layers_of(flip_ratio.per_leaf),
+        **_shares("flip_ratio", means.flips),
         "seconds": seconds,
         "images_per_second": images / seconds,
     }
-    return run._replace(state=state), line
+    if run.task.diagnostics:
+        line |= _diagnostics_line(run, counts_before, means.gradients)
+    return run, line
 
 
-def _epoch_order(run: Run, epoch: int) -> jax.Array:
-    """Returns the image numbers of each step, of shape (steps, batch)."""
-    key = jax.random.fold_in(jax.random.key(run.config.seed), epoch)
-    order = jax.random.permutation(key, len(run.dataset.train_images))
-    used = run.steps_per_epoch * run.config.batch_size
-    return order[:used].reshape(run.steps_per_epoch, run.config.batch_size)
+def _diagnostics_line(run: Run, counts_before: Any, gradients: Any) -> dict[str, Any]:
+    if run.config.reset_flips_every_epoch:
+        counts_before = jax.tree.map(jnp.zeros_like, counts_before)
+    found = _diagnose(run.state.opt_state, counts_before)
+    line: dict[str, Any] = {
+        "gradient_per_layer": {
+            name: float(mean) for name, mean in optimizers.layers_of(gradients).items()
+        }
+    }
+    for name, value in found._asdict().items():
+        if isinstance(value, optimizers.FlipRatio):
+            line |= _shares(name, value)
+        elif value is not None:
+            line[name] = value.tolist()
+    return line
 
 
-def _test_batches(
+def _shares(name: str, shares: optimizers.FlipRatio) -> dict[str, Any]:
+    """Returns shares of all weights and of each layer as entries of a line."""
+    per_layer = optimizers.layers_of(shares.per_leaf)
+    return {
+        name: shares.total.tolist(),
+        f"{name}_per_layer": {key: leaf.tolist() for key, leaf in per_layer.items()},
+    }
+
+
+def epoch_order(plan: Plan | Run, seed: int, epoch: int) -> jax.Array:
+    """Returns the image numbers of each step of an epoch, of shape (steps, batch)."""
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    order = jax.random.permutation(key, len(plan.dataset.train_images))
+    used = plan.steps_per_epoch * plan.config.batch_size
+    return order[:used].reshape(plan.steps_per_epoch, plan.config.batch_size)
+
+
+def test_batches(
     dataset: sources.Dataset,
 ) -> Iterator[tuple[step_lib.Batch, jax.Array]]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
@@ -206,8 +269,9 @@ def _test_batches(
         )
 
 
-def _means(prefix: str, metrics: Sequence[step_lib.Metrics]) -> dict[str, float]:
-    total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
+def _means(prefix: str, metrics: step_lib.Metrics) -> dict[str, float]:
+    """Returns means over all examples of metrics with an entry per step."""
+    total = jax.tree.map(lambda sums: float(np.sum(sums)), metrics)
     return {
         f"{prefix}_loss": total.loss / total.examples,
         f"{prefix}_accuracy": total.correct / total.examples,
@@ -216,9 +280,11 @@ def _means(prefix: str, metrics: Sequence[step_lib.Metrics]) -> dict[str, float]
 
 
 def _result(
-    config: config_lib.TrainConfig, lines: Sequence[dict[str, Any]], seconds: float
+    run: Run, lines: Sequence[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     best = max(lines, key=lambda line: line["test_accuracy"])
+    counts = _flip_counts(run.state.opt_state)
+    flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
     device = jax.devices()[0]
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
@@ -226,9 +292,11 @@ def _result(
         "best_epoch": best["epoch"],
         "selection": "test_accuracy: last epoch; best_test_accuracy: best epoch on "
         "the test set",
-        "epochs": config.epochs,
+        "epochs": run.config.epochs,
         "seconds": seconds,
-        "seed": config.seed,
+        "seed": run.config.seed,
+        "flips_per_weight": flips,
+        **_shares("flip_histogram", _flip_histogram(counts)),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "versions": {"python": platform.python_version(), "sgdat-jax": __version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import jax
 from rich import console, progress
 
-from sgdat_jax import optimizers
 from sgdat_jax.training import loop
 from sgdat_jax.training import step as step_lib
 
@@ -13,10 +13,16 @@ class ProgressBar(loop.Watcher):
     """Shows a run in a terminal, and a line per epoch where there is none.
 
     Use it as a context manager.
+
+    Args:
+      run: the run to show.
+      terminal: where to.
+      lines: whether to print the lines.
     """
 
-    def __init__(self, run: loop.Run, terminal: console.Console):
+    def __init__(self, run: loop.Run, terminal: console.Console, *, lines: bool = True):
         self._console = terminal
+        self._lines = lines and not terminal.is_terminal
         self._epochs = run.config.epochs
         self._epoch = 1
         self._bar = progress.Progress(
@@ -44,23 +50,24 @@ class ProgressBar(loop.Watcher):
         """Takes the bar away."""
         self._bar.stop()
 
-    def stepped(self, metrics: step_lib.Metrics, flips: optimizers.FlipRatio) -> None:
-        """Moves the bar by one step."""
-        self._bar.update(self._task, advance=1, epoch=f"{self._epoch}/{self._epochs}")
+    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array) -> None:
+        """Moves the bar on."""
+        epoch = f"{self._epoch}/{self._epochs}"
+        self._bar.update(self._task, advance=len(flip_ratio), epoch=epoch)
         # Reading the arrays waits for the step, so it is done for a visible bar alone.
         if self._console.is_terminal:
-            examples = float(metrics.examples)
+            examples = float(metrics.examples[-1])
             status = (
-                f"loss {float(metrics.loss) / examples:.3f}  "
-                f"accuracy {float(metrics.correct) / examples:6.1%}  "
-                f"flips {float(flips.total):.2e}"
+                f"loss {float(metrics.loss[-1]) / examples:.3f}  "
+                f"accuracy {float(metrics.correct[-1]) / examples:6.1%}  "
+                f"flips {float(flip_ratio[-1]):.2e}"
             )
             self._bar.update(self._task, status=status)
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Prints the epoch where there is no bar."""
         self._epoch = line["epoch"] + 1
-        if not self._console.is_terminal:
+        if self._lines:
             self._console.print(
                 f"epoch {line['epoch']}/{self._epochs}  "
                 f"loss {line['train_loss']:.3f}  "

@@ -16,8 +16,10 @@ CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 
 
-def create(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
-    """Makes a run folder with its config.
+def create(
+    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+) -> None:
+    """Makes a run folder with its config, in a file of the given name.
 
     Raises:
       ValueError: if the folder holds a run or anything else, or cannot be written;
@@ -31,13 +33,13 @@ def create(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
     made: list[pathlib.Path] = []
     try:
         if path.is_dir() and any(path.iterdir()):
-            held = "a run" if (path / CONFIG).exists() else "other files"
+            held = "a run" if (path / name).exists() else "other files"
             raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
         for folder in (*reversed(path.parents), path):
             if not folder.is_dir():
                 folder.mkdir()
                 made.append(folder)
-        _write_json(path / CONFIG, dataclasses.asdict(config))
+        _write_json(path / name, dataclasses.asdict(config))
     except OSError as error:
         for folder in reversed(made):
             folder.rmdir()
@@ -49,8 +51,13 @@ def create(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
 
 def append_metrics(path: pathlib.Path, metrics: Mapping[str, Any]) -> None:
     """Adds the line of one epoch."""
-    with (path / METRICS).open("a") as file:
-        file.write(json.dumps(metrics) + "\n")
+    append_line(path / METRICS, metrics)
+
+
+def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Adds a line to a file of JSON lines."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(values) + "\n")
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
@@ -64,7 +71,7 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
     Raises:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
-    values = _read_json(path, CONFIG)
+    values = read_json(path, CONFIG)
     try:
         return config_lib.TrainConfig(**values)
     except (TypeError, ValueError) as error:
@@ -78,7 +85,7 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: if there are none or a line is damaged.
     """
     file = path / METRICS
-    lines = [_parse_json(file, line) for line in _read_text(file).splitlines()]
+    lines = read_lines(file)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
     return lines
@@ -90,7 +97,29 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: if the run has not finished or its result is damaged.
     """
-    return _read_json(path, RESULT)
+    return read_json(path, RESULT)
+
+
+def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines.
+
+    Raises:
+      ValueError: if it cannot be read or a line is damaged.
+    """
+    return [_parse_json(file, line) for line in _read_text(file).splitlines()]
+
+
+def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
+    """Reads a file of a run folder.
+
+    Raises:
+      ValueError: if it is not there or damaged.
+    """
+    file = path / name
+    if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
+        kind = "finished run" if name == RESULT else "run"
+        raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
+    return _parse_json(file, _read_text(file))
 
 
 def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
@@ -101,14 +130,6 @@ def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
-    file = path / name
-    if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
-        kind = "finished run" if name == RESULT else "run"
-        raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
-    return _parse_json(file, _read_text(file))
 
 
 def _read_text(file: pathlib.Path) -> str:

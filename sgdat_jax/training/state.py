@@ -1,7 +1,7 @@
 """Everything that a run is, as one pytree, and what stays the same throughout it."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +33,14 @@ class Task(NamedTuple):
     mean: tuple[float, ...]  # of the training images in [0, 1], one per channel
     std: tuple[float, ...]
     crop_padding: int  # pixels
+    diagnostics: bool
 
 
 Init = Callable[[int | jax.Array], TrainState]  # of the seed
 
 
 def build_model(
-    config: config_lib.TrainConfig,
+    config: config_lib.BaseConfig,
     dataset: sources.Dataset,
     seed: int | jax.Array = 0,
 ) -> nnx.Module:
@@ -53,7 +54,7 @@ def build_model(
 
 
 def summarize(
-    config: config_lib.TrainConfig, dataset: sources.Dataset
+    config: config_lib.BaseConfig, dataset: sources.Dataset
 ) -> list[summary.LayerSummary]:
     """Returns a summary of the network of a run, without building it for real."""
     layers: list[summary.LayerSummary] = []
@@ -64,6 +65,38 @@ def summarize(
 
     jax.eval_shape(trace)
     return layers
+
+
+def create_optimizer(
+    config: config_lib.TrainConfig,
+    params: nnx.State,
+    steps_per_epoch: int,
+    hyperparameters: Mapping[str, Any],
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of all parameters.
+
+    Args:
+      config: description of the run.
+      params: the parameters, or their shapes.
+      steps_per_epoch: as in `create`.
+      hyperparameters: of the binary optimizer; numbers, or traced arrays where many
+        settings run in one program. Those that are None keep their default.
+    """
+    if config.reset_flips_every_epoch:
+        hyperparameters = {**hyperparameters, "reset_flips_every": steps_per_epoch}
+    schedule = registry.look_up("schedule", registry.SCHEDULES, config.real_schedule)
+    steps = config.epochs * steps_per_epoch
+    return optimizers.partition_binary(
+        params,
+        binary=registry.binary_optimizer(
+            config.optimizer, hyperparameters, steps_per_epoch
+        ),
+        real=registry.real_optimizer(
+            config.real_optimizer,
+            schedule(config.real_learning_rate, steps),
+            config.real_momentum,
+        ),
+    )
 
 
 def create(
@@ -84,17 +117,8 @@ def create(
       ValueError: if the model does not fit the images or has no binary weights.
     """
     model = nnx.eval_shape(lambda: build_model(config, dataset))
-    hyperparameters = config.hyperparameters()
-    if config.reset_flips_every_epoch:
-        hyperparameters["reset_flips_every"] = steps_per_epoch
-    schedule = registry.look_up("schedule", registry.SCHEDULES, config.real_schedule)
-    steps = config.epochs * steps_per_epoch
-    tx = optimizers.partition_binary(
-        model,
-        binary=registry.binary_optimizer(
-            config.optimizer, hyperparameters, steps_per_epoch
-        ),
-        real=optax.adam(schedule(config.real_learning_rate, steps)),
+    tx = create_optimizer(
+        config, nnx.state(model, nnx.Param), steps_per_epoch, config.hyperparameters()
     )
     model.eval()
     eval_graph = nnx.graphdef(model)
@@ -107,6 +131,7 @@ def create(
         mean=tuple(scaled.mean((0, 1, 2)).tolist()),
         std=tuple(scaled.std((0, 1, 2)).tolist()),
         crop_padding=config.crop_padding,
+        diagnostics=config.diagnostics,
     )
 
     def init(seed: int | jax.Array) -> TrainState:

@@ -1,6 +1,6 @@
 """One step of training and one of evaluation: pure functions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,8 @@ from flax import nnx
 from sgdat_jax import optimizers
 from sgdat_jax.data import augment
 from sgdat_jax.training import state as state_lib
+
+_STEPS_PER_CALL = 256
 
 
 class Batch(NamedTuple):
@@ -28,14 +30,21 @@ class Metrics(NamedTuple):
     correct_top5: jax.Array  # shape (), float32
 
 
+class WeightMetrics(NamedTuple):
+    """What a step does to the weights."""
+
+    flips: optimizers.FlipRatio
+    gradients: Any  # mean magnitude per parameter, shape () each; None if not asked for
+
+
 def train_step(
     task: state_lib.Task, state: state_lib.TrainState, batch: Batch
-) -> tuple[state_lib.TrainState, Metrics, optimizers.FlipRatio]:
+) -> tuple[state_lib.TrainState, Metrics, WeightMetrics]:
     """Takes one step of both optimizers.
 
     Returns:
-      The next state, the metrics of the batch before the step, and the share of binary
-      weights that the step flips.
+      The next state, the metrics of the batch before the step, and what the step does
+      to the weights.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     images = augment.random_crop(key, batch.images, task.crop_padding)
@@ -59,7 +68,46 @@ def train_step(
         stats=stats,
         opt_state=opt_state,
     )
-    return next_state, metrics, flips
+    magnitudes = None
+    if task.diagnostics:
+        magnitudes = jax.tree.map(lambda g: jnp.mean(jnp.abs(g)), gradients)
+    return next_state, metrics, WeightMetrics(flips, magnitudes)
+
+
+Record = tuple[Metrics, WeightMetrics]  # with an entry per step
+
+
+def train_steps(
+    task: state_lib.Task, state: state_lib.TrainState, data: Batch, indices: jax.Array
+) -> tuple[state_lib.TrainState, Record]:
+    """Takes several steps.
+
+    Args:
+      task: fixed part of the run.
+      state: state of the run.
+      data: all training images.
+      indices: shape (steps, batch): numbers of the images of each step.
+    """
+
+    def take(
+        state: state_lib.TrainState, numbers: jax.Array
+    ) -> tuple[state_lib.TrainState, Record]:
+        batch = Batch(data.images[numbers], data.labels[numbers])
+        state, metrics, weights = train_step(task, state, batch)
+        return state, (metrics, weights)
+
+    if len(indices) > 1:
+        return jax.lax.scan(take, state, indices)
+    state, record = take(state, indices[0])
+    return state, jax.tree.map(lambda leaf: leaf[jnp.newaxis], record)
+
+
+def steps_per_call() -> int:
+    """Returns how many steps to take in one program.
+
+    XLA's CPU backend runs a convolution's gradient far slower in a loop than alone.
+    """
+    return 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL
 
 
 def eval_step(

@@ -24,8 +24,10 @@ def data(run):
 
 def _train_step(run, state, data, start=0):
     """A step of the shared run's compiled program on one batch."""
-    indices = jnp.arange(start, start + shared_runs.BATCH)
-    return loop._train_step(run.task, shared_runs.copy(state), data, indices)
+    indices = jnp.arange(start, start + shared_runs.BATCH)[jnp.newaxis]
+    state, record = loop._train_steps(run.task, shared_runs.copy(state), data, indices)
+    metrics, weights = jax.tree.map(lambda leaf: leaf[0], record)
+    return state, metrics, weights
 
 
 def _numpy_metrics(logits, labels):
@@ -39,7 +41,7 @@ def _numpy_metrics(logits, labels):
 
 def test_train_step_moves_everything_and_keeps_binary_weights_binary(run, data):
     state = shared_runs.fresh_state(run)
-    after, _, flips = _train_step(run, state, data)
+    after, _, weight_metrics = _train_step(run, state, data)
     assert int(after.step) == 1
     for (path, old), new in zip(
         jax.tree.leaves_with_path(state.params),
@@ -61,13 +63,13 @@ def test_train_step_moves_everything_and_keeps_binary_weights_binary(run, data):
         name: float(np.mean(np.asarray(old[name]) != np.asarray(weights[name])))
         for name in weights
     }
-    ratios = sj.layers_of(flips.per_leaf)
+    ratios = sj.layers_of(weight_metrics.flips.per_leaf)
     for name, expected in flipped.items():
         assert 0 < expected < 1
         assert float(ratios[name]) == pytest.approx(expected, rel=1e-6)
     sizes = {name: leaf.size for name, leaf in weights.items()}
     total = sum(flipped[n] * sizes[n] for n in sizes) / sum(sizes.values())
-    assert float(flips.total) == pytest.approx(total, rel=1e-6)
+    assert float(weight_metrics.flips.total) == pytest.approx(total, rel=1e-6)
 
 
 def test_train_metrics_are_those_before_the_step(run, data):
@@ -134,8 +136,8 @@ def test_nan_logits_score_no_better_than_chance(run):
 def test_step_compiles_once(run, data):
     state = shared_runs.fresh_state(run)
     state, *_ = _train_step(run, state, data)
-    compiled = loop._train_step._cache_size()
+    compiled = loop._train_steps._cache_size()
     for start in (64, 128, 192):
         state, *_ = _train_step(run, state, data, start)
-    assert loop._train_step._cache_size() == compiled
+    assert loop._train_steps._cache_size() == compiled
     assert int(state.step) == 4

@@ -1,4 +1,4 @@
-"""Tables and plots of runs."""
+"""Plots of one run."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,43 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib import figure, ticker
-from rich import box, table
 
-from sgdat_jax import optimizers, summary
+from sgdat_jax import optimizers
+from sgdat_jax.report import figures
 
-_FIGURE_SIZE = (7.0, 4.2)  # inches
 _GREY = "0.45"
-
-
-def summary_table(layers: Sequence[summary.LayerSummary]) -> table.Table:
-    """Returns the table of a network: weights, memory and work by precision.
-
-    Args:
-      layers: what `sgdat_jax.summarize` returns.
-    """
-    result = table.Table(box=box.SIMPLE, show_footer=True, padding=(0, 1, 0, 0))
-    total = summary.total(list(layers))
-    columns = (
-        ("layer", "total", [layer.name for layer in layers]),
-        ("kind", "", [layer.kind for layer in layers]),
-        ("output", "", ["x".join(map(str, layer.output_shape)) for layer in layers]),
-        *(
-            (header, _short(getattr(total, field)), [_short(n) for n in values])
-            for header, field in (
-                ("1-bit\nweights", "binary_weights"),
-                ("32-bit\nweights", "real_weights"),
-                ("memory\nbytes", "memory_bytes"),
-                ("1-bit\nMACs", "binary_macs"),
-                ("32-bit\nMACs", "real_macs"),
-            )
-            if (values := [getattr(layer, field) for layer in layers])
-        ),
-    )
-    for index, (header, footer, _) in enumerate(columns):
-        result.add_column(header, footer, justify="left" if index < 2 else "right")
-    for row in zip(*(cells for *_, cells in columns), strict=True):
-        result.add_row(*row)
-    return result
 
 
 def plot_learning(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
@@ -52,9 +20,9 @@ def plot_learning(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
     Args:
       lines: the lines of a run's metrics file.
     """
-    fig, (loss, accuracy) = _axes(2)
+    fig, (loss, accuracy) = figures.panels(2)
     epochs = [line["epoch"] for line in lines]
-    marker = _marker(epochs)
+    marker = figures.marker(epochs)
     for part, color in (("train", _GREY), ("test", "C0")):
         style = {"color": color, "marker": marker}
         loss.plot(epochs, [line[f"{part}_loss"] for line in lines], **style, label=part)
@@ -62,10 +30,10 @@ def plot_learning(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
         accuracy.plot(epochs, percent, **style, label=part)
     last = lines[-1]
     accuracy.set_title(f"test accuracy {last['test_accuracy']:.2%}, last epoch")
-    loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title="loss")
-    accuracy.set(xlabel="epoch", ylabel="accuracy (%)")
+    loss.set(ylabel="cross-entropy (nats)", title="loss")
+    accuracy.set(ylabel="accuracy (%)")
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        figures.label_epochs(axes)
         axes.legend(frameon=False)
     return fig
 
@@ -76,29 +44,22 @@ def plot_flip_ratio(lines: Sequence[Mapping[str, Any]]) -> figure.Figure:
     Args:
       lines: the lines of a run's metrics file.
     """
-    fig, (axes,) = _axes(1)
+    fig, (axes,) = figures.panels(1)
     epochs = [line["epoch"] for line in lines]
     for name in lines[0]["flip_ratio_per_layer"]:
         ratios = [line["flip_ratio_per_layer"][name] for line in lines]
-        axes.plot(epochs, ratios, marker=_marker(epochs), label=name)
+        axes.plot(epochs, ratios, marker=figures.marker(epochs), label=name)
     axes.plot(
         epochs,
         [line["flip_ratio"] for line in lines],
         color="black",
         linestyle="--",
-        marker=_marker(epochs),
+        marker=figures.marker(epochs),
         label="all binary weights",
     )
-    # Zero has no place on a logarithmic axis; symlog shows it below the least ratio.
-    positive = [line["flip_ratio"] for line in lines if line["flip_ratio"] > 0]
-    axes.set_yscale("symlog", linthresh=min(positive, default=1e-6))
-    axes.set(
-        xlabel="epoch",
-        ylabel="share of weights flipped per step",
-        title="flip ratio",
-        ylim=(0, None),
-    )
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    figures.symlog(axes, [line["flip_ratio"] for line in lines])
+    axes.set(ylabel="share of weights flipped per step", title="flip ratio")
+    figures.label_epochs(axes)
     axes.legend(frameon=False)
     return fig
 
@@ -117,7 +78,7 @@ def plot_flip_counts(opt_state: Any) -> figure.Figure:
     flips = optimizers.flip_counts(opt_state)
     never = float(optimizers.silent_ratio(flips).total)
     margins = _margins(opt_state)
-    fig, axes = _axes(1 if margins is None else 2)
+    fig, axes = figures.panels(1 if margins is None else 2)
     for name, leaf in optimizers.layers_of(flips).items():
         values = np.asarray(leaf).ravel()
         shares = np.bincount(values) / values.size
@@ -173,30 +134,3 @@ def save_plots(
     for name, fig in figures.items():
         fig.savefig(folder / name, dpi=150)
     return [folder / name for name in figures]
-
-
-def _axes(columns: int) -> tuple[figure.Figure, Any]:
-    width, height = _FIGURE_SIZE
-    # Not through pyplot, which would keep every figure alive.
-    fig = figure.Figure(
-        (width * (1 + 0.5 * (columns - 1)), height), layout="constrained"
-    )
-    axes = fig.subplots(1, columns, squeeze=False)[0]
-    for ax in axes:
-        ax.grid(alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-    return fig, axes
-
-
-def _marker(epochs: Sequence[int]) -> str:
-    """Returns a dot for a single epoch, whose line would not be seen."""
-    return "." if len(epochs) == 1 else ""
-
-
-def _short(number: float) -> str:
-    """Returns a number with three digits and a unit, or a dash for nothing."""
-    if not number:
-        return "-"
-    exponent = int(f"{number:.2e}".partition("e")[2])  # after rounding to three digits
-    power = min(exponent // 3, 4)
-    return f"{number / 1000**power:.3g}{('', 'k', 'M', 'G', 'T')[power]}"

@@ -1,0 +1,47 @@
+"""The table of a network."""
+
+from collections.abc import Sequence
+
+from rich import box, table
+
+from sgdat_jax import summary
+
+
+def summary_table(layers: Sequence[summary.LayerSummary]) -> table.Table:
+    """Returns the table of a network: weights, memory and work by precision.
+
+    Args:
+      layers: what `sgdat_jax.summarize` returns.
+    """
+    result = table.Table(box=box.SIMPLE, show_footer=True, padding=(0, 1, 0, 0))
+    total = summary.total(list(layers))
+    columns = (
+        ("layer", "total", [layer.name for layer in layers]),
+        ("kind", "", [layer.kind for layer in layers]),
+        ("output", "", ["x".join(map(str, layer.output_shape)) for layer in layers]),
+        *(
+            (header, _short(getattr(total, field)), [_short(n) for n in values])
+            for header, field in (
+                ("1-bit\nweights", "binary_weights"),
+                ("32-bit\nweights", "real_weights"),
+                ("memory\nbytes", "memory_bytes"),
+                ("1-bit\nMACs", "binary_macs"),
+                ("32-bit\nMACs", "real_macs"),
+            )
+            if (values := [getattr(layer, field) for layer in layers])
+        ),
+    )
+    for index, (header, footer, _) in enumerate(columns):
+        result.add_column(header, footer, justify="left" if index < 2 else "right")
+    for row in zip(*(cells for *_, cells in columns), strict=True):
+        result.add_row(*row)
+    return result
+
+
+def _short(number: float) -> str:
+    """Returns a number with three digits and a unit, or a dash for nothing."""
+    if not number:
+        return "-"
+    exponent = int(f"{number:.2e}".partition("e")[2])  # after rounding to three digits
+    power = min(exponent // 3, 4)
+    return f"{number / 1000**power:.3g}{('', 'k', 'M', 'G', 'T')[power]}"

@@ -1,0 +1,173 @@
+"""Recorded runs, read from their folders and grouped by method."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import methods, run_folder
+
+
+class Run(NamedTuple):
+    """A finished run as its folder has it."""
+
+    folder: pathlib.Path
+    config: config_lib.TrainConfig
+    lines: list[dict[str, Any]]  # one per epoch
+    result: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """Runs that differ in nothing but the seed."""
+
+    label: str
+    runs: list[Run]
+
+    @property
+    def epochs(self) -> np.ndarray:
+        """Numbers of the epochs, shape (epochs,)."""
+        return np.array([line["epoch"] for line in self.runs[0].lines])
+
+    def values(self, key: str) -> np.ndarray:
+        """Returns an entry of all lines, shape ``(runs, epochs, ...)``, float64."""
+        lines = [[line[key] for line in run.lines] for run in self.runs]
+        return np.array(lines, np.float64)
+
+    def results(self, key: str) -> np.ndarray:
+        """Returns an entry of all runs' results, shape ``(runs, ...)``, float64."""
+        return np.array([run.result[key] for run in self.runs], np.float64)
+
+
+_LINE_KEYS = (
+    "epoch",
+    "test_accuracy",
+    "flip_ratio",
+    "flip_ratio_per_layer",
+    "seconds",
+)
+_RESULT_KEYS = (
+    "epochs",
+    "test_accuracy",
+    "best_test_accuracy",
+    "flips_per_weight",
+    "flip_histogram",
+    "device",
+)
+_NO_SETTINGS = ("seed", "run_dir", "diagnostics")
+
+
+def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]]:
+    """Reads finished runs.
+
+    Args:
+      paths: folders of runs, or folders that hold such folders at any depth.
+
+    Returns:
+      The runs in the order of their folders, and a line for each folder that was
+      skipped since it is damaged, unfinished, or repeats another.
+    """
+    runs: list[Run] = []
+    skipped = []
+    known: dict[tuple[Any, ...], pathlib.Path] = {}
+    for folder in _run_folders(paths):
+        try:
+            run = _read_run(folder)
+            key = (_settings(run.config), run.config.seed)
+            if key in known:
+                raise ValueError(f"{folder} repeats the run in {known[key]}.")
+        except ValueError as error:
+            skipped.append(str(error))
+        else:
+            known[key] = folder
+            runs.append(run)
+    return runs, skipped
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Groups runs by everything but the seed, in the order of their first runs.
+
+    Raises:
+      ValueError: if there are no runs, or runs of different data sets.
+    """
+    if not runs:
+        raise ValueError("There must be at least one finished run.")
+    other = next((r for r in runs if r.config.dataset != runs[0].config.dataset), None)
+    if other:
+        raise ValueError(
+            "The runs must have one data set, got "
+            f"{runs[0].config.dataset} in {runs[0].folder} and "
+            f"{other.config.dataset} in {other.folder}."
+        )
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(_settings(run.config), []).append(run)
+    groups = list(grouped.values())
+    labels = _labels([members[0].config for members in groups])
+    return [Group(*pair) for pair in zip(labels, groups, strict=True)]
+
+
+def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
+    folders: list[pathlib.Path] = []
+    for path in map(pathlib.Path, paths):
+        if (path / run_folder.CONFIG).exists():
+            folders.append(path)
+            continue
+        below = sorted(file.parent for file in path.rglob(run_folder.CONFIG))
+        folders.extend(below or [path])
+    return list(dict.fromkeys(folders))
+
+
+def _read_run(folder: pathlib.Path) -> Run:
+    config = run_folder.read_config(folder)
+    result = run_folder.read_result(folder)
+    lines = run_folder.read_metrics(folder)
+    for name, entries, keys in (
+        (run_folder.RESULT, [result], _RESULT_KEYS),
+        (run_folder.METRICS, lines, _LINE_KEYS),
+    ):
+        missing = next((k for k in keys for entry in entries if k not in entry), None)
+        if missing:
+            raise ValueError(f"{folder / name} has no {missing}.")
+    if len(lines) != result["epochs"]:
+        raise ValueError(
+            f"{folder / run_folder.METRICS} must have a line for each of the "
+            f"{result['epochs']} epochs, got {len(lines)}."
+        )
+    return Run(folder, config, lines, result)
+
+
+def _settings(config: config_lib.TrainConfig) -> tuple[Any, ...]:
+    fields = [f.name for f in dataclasses.fields(config) if f.name not in _NO_SETTINGS]
+    return tuple(getattr(config, name) for name in fields)
+
+
+def _labels(configs: Sequence[config_lib.TrainConfig]) -> list[str]:
+    """Returns a label per group: its method, and settings by which groups differ."""
+    defaults = dataclasses.asdict(config_lib.TrainConfig())
+    names = [methods.label_of(dataclasses.asdict(c), defaults) for c in configs]
+    return [
+        " ".join([name, *_differences(config, name, configs, names)])
+        for config, name in zip(configs, names, strict=True)
+    ]
+
+
+def _differences(
+    config: config_lib.TrainConfig,
+    name: str,
+    configs: Sequence[config_lib.TrainConfig],
+    names: Sequence[str],
+) -> list[str]:
+    same_method = [c for c, n in zip(configs, names, strict=True) if n == name]
+    differences = []
+    for field in dataclasses.fields(config):
+        if field.name in (*_NO_SETTINGS, *methods.FIELDS):
+            continue
+        # A method may have a learning rate of its own for the real-valued parameters.
+        others = same_method if field.name == "real_learning_rate" else configs
+        value = getattr(config, field.name)
+        if any(getattr(other, field.name) != value for other in others):
+            differences.append(f"{field.name}={value}")
+    return differences

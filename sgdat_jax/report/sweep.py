@@ -1,0 +1,160 @@
+"""Table and heat map of a sweep."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import figure
+from rich import box
+from rich import table as rich_table
+
+from sgdat_jax.report import comparison, figures
+
+_MEASURES = ("test_accuracy", "best_test_accuracy", "flips_per_weight")
+
+
+def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the settings of a sweep, best first by the last epoch's accuracy.
+
+    Args:
+      trials: lines of the sweep's file of trials.
+
+    Returns:
+      A dictionary per setting: ``hyperparameters``, ``runs``, ``diverged`` (their
+      number), and ``mean`` and ``std`` over seeds of each measure; ``std`` is None for
+      a single run.
+
+    Raises:
+      ValueError: if there are no trials.
+    """
+    if not trials:
+        raise ValueError("There must be at least one finished trial.")
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for trial in trials:
+        key = tuple(trial["hyperparameters"].items())
+        grouped.setdefault(key, []).append(trial)
+    rows = [
+        {
+            "hyperparameters": dict(key),
+            "runs": len(members),
+            "diverged": sum(trial["diverged"] for trial in members),
+            **{name: comparison.spread(members, name) for name in _MEASURES},
+        }
+        for key, members in grouped.items()
+    ]
+    return sorted(rows, key=lambda row: -row["test_accuracy"]["mean"])
+
+
+def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table.Table:
+    """Returns the table of a sweep's best settings for the terminal.
+
+    Args:
+      rows: what `rank_settings` returns.
+      best: number of settings to show.
+    """
+    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for header in _headers(rows):
+        table.add_column(header, justify="right")
+    for row in rows[:best]:
+        table.add_row(*_cells(row))
+    return table
+
+
+def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
+    """Draws accuracy over the one or two hyperparameters that have several values.
+
+    Args:
+      rows: what `rank_settings` returns.
+    """
+    values = {
+        name: sorted({row["hyperparameters"][name] for row in rows})
+        for name in rows[0]["hyperparameters"]
+    }
+    several = [name for name in values if len(values[name]) > 1]
+    across, down = several[0], several[1] if len(several) > 1 else None
+    rows_down = values[down] if down else [None]
+    shape = (len(rows_down), len(values[across]))
+    means, texts = np.full(shape, np.nan), np.full(shape, "", object)
+    for row in rows:
+        given = row["hyperparameters"]
+        place = (
+            rows_down.index(given[down] if down else None),
+            values[across].index(given[across]),
+        )
+        means[place] = 100 * row["test_accuracy"]["mean"]
+        texts[place] = _percent(row["test_accuracy"]).replace(" ± ", "\n± ")
+    fig, (axes,) = figures.panels(1)
+    axes.grid(visible=False)
+    image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
+    middle = (np.nanmin(means) + np.nanmax(means)) / 2
+    for (y, x), text in np.ndenumerate(texts):
+        color = "white" if means[y, x] < middle else "black"
+        axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small")
+    axes.set_xticks(range(shape[1]), [f"{value:g}" for value in values[across]])
+    axes.set_xlabel(across)
+    if down:
+        axes.set_yticks(range(shape[0]), [f"{value:g}" for value in rows_down])
+        axes.set_ylabel(down)
+    else:
+        axes.set_yticks([])
+    axes.set_title(f"test accuracy (%), last epoch, {rows[0]['runs']} seeds each")
+    fig.colorbar(image)
+    return fig
+
+
+def write_sweep(
+    folder: pathlib.Path, trials: Sequence[dict[str, Any]]
+) -> list[pathlib.Path]:
+    """Writes table, raw numbers and heat map of a sweep, and returns their paths.
+
+    Args:
+      folder: where they go.
+      trials: lines of the sweep's file of trials.
+    """
+    rows = rank_settings(trials)
+    markdown, table, raw, picture = (
+        folder / name
+        for name in ("settings.md", "trials.csv", "settings.json", "heat_map.png")
+    )
+    lines = [_headers(rows), ["---:" for _ in _headers(rows)], *map(_cells, rows)]
+    markdown.write_text(f"{comparison.markdown(lines)}\n{comparison.SELECTION}\n")
+    raw.write_text(json.dumps(rows, indent=2) + "\n")
+    with table.open("w", newline="") as file:
+        flat = [_flat(trial) for trial in trials]
+        writer = csv.DictWriter(file, flat[0])
+        writer.writeheader()
+        writer.writerows(flat)
+    plot_heat_map(rows).savefig(picture, dpi=150)
+    return [markdown, table, raw, picture]
+
+
+def _headers(rows: Sequence[dict[str, Any]]) -> list[str]:
+    measures = ["runs", "last epoch (%)", "best epoch (%)", "flips per weight"]
+    return [*rows[0]["hyperparameters"], *measures]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    return [
+        *(f"{value:g}" for value in row["hyperparameters"].values()),
+        f"{row['runs']}{diverged}",
+        _percent(row["test_accuracy"]),
+        _percent(row["best_test_accuracy"]),
+        comparison.format_spread(row["flips_per_weight"], ".2f"),
+    ]
+
+
+def _percent(spread: dict[str, float | None]) -> str:
+    return comparison.format_spread(spread, ".2f", 100)
+
+
+def _flat(trial: dict[str, Any]) -> dict[str, Any]:
+    rest = {
+        key: value
+        for key, value in trial.items()
+        if key not in ("hyperparameters", "test_accuracies")
+    }
+    return trial["hyperparameters"] | rest

@@ -1,0 +1,94 @@
+"""Many runs in one folder: several optimizers and seeds on the same task."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from sgdat_jax.data import sources
+from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import loop, run_folder
+
+
+class Comparison(NamedTuple):
+    """A comparison that is set up."""
+
+    config: config_lib.CompareConfig
+    dataset: sources.Dataset
+    todo: list[list[config_lib.TrainConfig]]  # unfinished runs, by method
+    total: int  # runs, finished ones included
+
+
+class Outcome(NamedTuple):
+    """How one run of a comparison ended."""
+
+    config: config_lib.TrainConfig
+    result: dict[str, Any] | None  # None if it diverged
+
+
+def set_up(config: config_lib.CompareConfig) -> Comparison:
+    """Loads the images and looks for finished runs.
+
+    Raises:
+      ValueError: if the config does not fit the images, or if the folder of a run holds
+        one with other settings, a damaged one, or anything else.
+    """
+    seeds = range(config.seed, config.seed + config.seeds)
+    runs = [
+        [config.run(method, seed) for seed in seeds]
+        for method in dict.fromkeys(config.optimizers)
+    ]
+    todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
+    return Comparison(
+        config,
+        loop.load(config),
+        todo=[of_method for of_method in todo if of_method],
+        total=sum(map(len, runs)),
+    )
+
+
+def train_all(
+    comparison: Comparison, watch: Callable[[loop.Run], Any]
+) -> Iterator[Outcome]:
+    """Trains what is still to do, and yields after each run.
+
+    A run that diverges is left unfinished, and the next one begins.
+
+    Args:
+      comparison: what `set_up` returns.
+      watch: gives a context manager of a `loop.Watcher` for each run.
+    """
+    for runs in comparison.todo:
+        # One compiled program for all seeds of a method.
+        plan = loop.plan(runs[0], comparison.dataset)
+        for config in runs:
+            folder = pathlib.Path(str(config.run_dir))
+            if folder.exists():
+                shutil.rmtree(folder)  # an unfinished run, as `set_up` has seen
+            run = loop.begin(plan, config.seed, folder)
+            try:
+                with watch(run) as watcher:
+                    result = loop.train(run, watcher)[1]
+            except FloatingPointError:
+                result = None
+            yield Outcome(config, result)
+
+
+def _is_finished(config: config_lib.TrainConfig) -> bool:
+    """Returns whether a run need not be done, if its folder is in order."""
+    folder = pathlib.Path(str(config.run_dir))
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    found = run_folder.read_config(folder)
+    for field in dataclasses.fields(config):
+        old, new = getattr(found, field.name), getattr(config, field.name)
+        if field.name != "run_dir" and old != new:
+            raise ValueError(
+                f"{folder} holds a run with {field.name}={old!r}, not {new!r}; choose "
+                "another run_dir."
+            )
+    if not (folder / run_folder.RESULT).exists():
+        return False
+    run_folder.read_result(folder)
+    return True

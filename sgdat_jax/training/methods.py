@@ -1,0 +1,83 @@
+"""The methods that a comparison has: who trains the binary weights and who the rest."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Method(NamedTuple):
+    """A row of a comparison."""
+
+    label: str
+    settings: Mapping[str, Any]  # fields of `TrainConfig` that are not at their default
+
+
+_SGD_FOR_ALL = {"real_optimizer": "sgd", "real_learning_rate": 1e-4}
+
+# Table 2 of Shan et al., Neurocomputing 555, 126431, 2023. A star means that one
+# optimizer trains binary and real-valued parameters; all others leave these to Adam.
+PAPER = {
+    "sgd_star": Method("SGD*", {"optimizer": "sgd", **_SGD_FOR_ALL}),
+    "sgdm_star": Method(
+        "SGDM*",
+        {"optimizer": "sgd", "momentum": 0.9, "real_momentum": 0.9, **_SGD_FOR_ALL},
+    ),
+    "adam_star": Method("Adam*", {"optimizer": "adam"}),
+    "sgd": Method("SGD", {"optimizer": "sgd"}),
+    "sgdm": Method("SGDM", {"optimizer": "sgd", "momentum": 0.9}),
+    "bop": Method("Bop", {"optimizer": "bop"}),
+    "bop2nd_order": Method("Bop2ndOrder", {"optimizer": "bop2nd_order"}),
+    "sgdt": Method("SGDT", {"optimizer": "sgdt"}),
+    "sgdat": Method("SGDAT", {"optimizer": "sgdat"}),
+    "sgdat_momentum": Method(
+        "SGDAT with momentum", {"optimizer": "sgdat", "momentum": 0.9}
+    ),
+}
+
+METHODS = PAPER | {
+    "sgdat_restart": Method(
+        "SGDAT, restarted every epoch",
+        {"optimizer": "sgdat", "reset_flips_every_epoch": True},
+    ),
+    "adam_adaptive": Method("Adam, adaptive", {"optimizer": "adam_adaptive"}),
+    "lion": Method("Lion", {"optimizer": "lion"}),
+    "lion_adaptive": Method("Lion, adaptive", {"optimizer": "lion_adaptive"}),
+    "boat": Method("BOAT", {"optimizer": "boat"}),
+    "prob_bop": Method("ProbBop", {"optimizer": "prob_bop"}),
+    "diode": Method("Diode", {"optimizer": "diode"}),
+}
+
+# What makes a method; a method may set the learning rate of the rest as well.
+FIELDS = (
+    "optimizer",
+    "learning_rate",
+    "threshold",
+    "momentum",
+    "gamma",
+    "sigma",
+    "eta",
+    "reset_flips_every_epoch",
+    "real_optimizer",
+    "real_momentum",
+)
+
+
+def label_of(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Returns what to call the method of a run.
+
+    Args:
+      settings: fields of its `TrainConfig`.
+      defaults: those of ``TrainConfig()``.
+
+    Returns:
+      The label of `METHODS`, or else the optimizer with all settings of the method that
+      are not at their default.
+    """
+    given = {
+        name: settings[name] for name in FIELDS if settings[name] != defaults[name]
+    }
+    given["optimizer"] = settings["optimizer"]
+    for method in METHODS.values():
+        if given == {k: v for k, v in method.settings.items() if k in FIELDS}:
+            return method.label
+    name = given.pop("optimizer")
+    return " ".join([name, *(f"{key}={value}" for key, value in given.items())])

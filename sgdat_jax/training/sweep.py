@@ -1,0 +1,253 @@
+"""Many models with other hyperparameters, at once in one compiled program."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import state as state_lib
+from sgdat_jax.training import step as step_lib
+
+CONFIG = "sweep.json"
+TRIALS = "trials.jsonl"
+# In tens of models a GPU finds work enough; on a CPU one model after another is faster.
+_MODELS_AT_ONCE = 16
+
+
+class Trial(NamedTuple):
+    """One model of a sweep."""
+
+    hyperparameters: dict[str, float]
+    seed: int
+
+
+class Sweep(NamedTuple):
+    """A sweep that is set up."""
+
+    config: config_lib.SweepConfig
+    plan: loop.Plan
+    todo: list[Trial]
+    total: int  # trials, finished ones included
+
+
+def set_up(config: config_lib.SweepConfig) -> Sweep:
+    """Loads the images, builds the network and makes the folder of a sweep.
+
+    Raises:
+      ValueError: if the config does not fit the images, or if the folder holds a sweep
+        with other settings, a damaged one, or anything else, or cannot be written.
+    """
+    plan = loop.plan(config.run(), loop.load(config))
+    folder = config.folder
+    known = []
+    if (folder / CONFIG).exists():
+        _check_same(config)
+        known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]
+    else:
+        run_folder.create(folder, config, CONFIG)
+    all_trials = trials(config)
+    todo = [trial for trial in all_trials if tuple(trial) not in known]
+    return Sweep(config, plan, todo, len(all_trials))
+
+
+def trials(config: config_lib.SweepConfig) -> list[Trial]:
+    """Returns all trials: every combination of hyperparameters with every seed."""
+    grid = config.grid()
+    return [
+        Trial(dict(zip(grid, values, strict=True)), seed)
+        for values in itertools.product(*grid.values())
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
+
+
+def models_at_once(config: config_lib.SweepConfig) -> int:
+    """Returns how many models one program trains."""
+    if config.models_at_once is not None:
+        return config.models_at_once
+    return 1 if jax.default_backend() == "cpu" else _MODELS_AT_ONCE
+
+
+def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
+    """Trains the models of all trials, and yields lines of the folder as they come."""
+    config, plan, todo, _ = sweep
+    size = models_at_once(config)
+    for first in range(0, len(todo), size):
+        start = time.perf_counter()
+        chunk = todo[first : first + size]
+        measured = _train_chunk(plan, chunk)
+        seconds = (time.perf_counter() - start) / len(chunk)
+        lines = [
+            {**trial._asdict(), **values, "seconds": seconds, "models_at_once": size}
+            for trial, values in zip(chunk, measured, strict=True)
+        ]
+        for line in lines:
+            run_folder.append_line(config.folder / TRIALS, line)
+        yield lines
+
+
+def read(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the lines of all finished trials, in no particular order.
+
+    Raises:
+      ValueError: if a line is damaged.
+    """
+    if not (folder / TRIALS).exists():
+        return []
+    return run_folder.read_lines(folder / TRIALS)
+
+
+def _check_same(config: config_lib.SweepConfig) -> None:
+    found = run_folder.read_json(config.folder, CONFIG)
+    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    for name in wanted.keys() - {"run_dir", "models_at_once"}:
+        if found.get(name) != wanted[name]:
+            raise ValueError(
+                f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "
+                f"{wanted[name]!r}; choose another run_dir."
+            )
+
+
+def _train_chunk(plan: loop.Plan, chunk: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Trains models side by side and returns what is measured of each."""
+    hyperparameters = {
+        name: jnp.array([trial.hyperparameters[name] for trial in chunk], jnp.float32)
+        for name in chunk[0].hyperparameters
+    }
+    seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
+    data = step_lib.Batch(
+        jnp.asarray(plan.dataset.train_images), jnp.asarray(plan.dataset.train_labels)
+    )
+    fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
+    states = _init(plan.init, fixed, hyperparameters, seeds)
+    accuracies, flips, finite = [], np.zeros(len(chunk)), np.ones(len(chunk), bool)
+    for epoch in range(plan.config.epochs):
+        orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
+        losses = []
+        for first in range(0, plan.steps_per_epoch, step_lib.steps_per_call()):
+            indices = orders[:, first : first + step_lib.steps_per_call()]
+            states, (metrics, weights) = _train_steps(
+                fixed, hyperparameters, states, data, indices
+            )
+            losses.append(metrics.loss)
+            flips += np.sum(weights.flips.total, axis=1)
+        finite &= np.isfinite(np.concatenate(losses, axis=1)).all(1)
+        accuracies.append(_test_accuracies(plan, states))
+    per_model = np.stack(accuracies, axis=1)  # (models, epochs)
+    return [
+        {
+            "test_accuracy": float(curve[-1]),
+            "best_test_accuracy": float(curve.max()),
+            "test_accuracies": curve.tolist(),
+            "flips_per_weight": float(flips[model]),
+            "diverged": not finite[model],
+        }
+        for model, curve in enumerate(per_model)
+    ]
+
+
+class _Fixed(NamedTuple):
+    """Static arguments of the programs."""
+
+    task: state_lib.Task
+    config: config_lib.TrainConfig
+    steps_per_epoch: int
+
+
+def _over_models(function: Any, in_axes: Any, models: int) -> Any:
+    """Maps a function over models; without vmap for one, which is faster on a CPU."""
+    if models > 1:
+        return jax.vmap(function, in_axes)
+
+    def of_one(*arguments: Any) -> Any:
+        taken = [
+            argument if axis is None else jax.tree.map(lambda leaf: leaf[0], argument)
+            for argument, axis in zip(arguments, in_axes, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[jnp.newaxis], function(*taken))
+
+    return of_one
+
+
+def _with_hyperparameters(
+    fixed: _Fixed, hyperparameters: dict[str, jax.Array], params: Any
+) -> state_lib.Task:
+    tx = state_lib.create_optimizer(
+        fixed.config, params, fixed.steps_per_epoch, hyperparameters
+    )
+    return fixed.task._replace(tx=tx)
+
+
+def _init(
+    init: state_lib.Init,
+    fixed: _Fixed,
+    hyperparameters: dict[str, jax.Array],
+    seeds: jax.Array,
+) -> state_lib.TrainState:
+    def of_model(
+        hyperparameters: dict[str, jax.Array], seed: jax.Array
+    ) -> state_lib.TrainState:
+        state = init(seed)
+        task = _with_hyperparameters(fixed, hyperparameters, state.params)
+        return state._replace(opt_state=task.tx.init(state.params))
+
+    return _over_models(of_model, (0, 0), len(seeds))(hyperparameters, seeds)
+
+
+def _train_steps(
+    fixed: _Fixed,
+    hyperparameters: dict[str, jax.Array],
+    states: state_lib.TrainState,
+    data: step_lib.Batch,
+    indices: jax.Array,
+) -> tuple[state_lib.TrainState, step_lib.Record]:
+    def of_model(
+        hyperparameters: dict[str, jax.Array],
+        state: state_lib.TrainState,
+        data: step_lib.Batch,
+        indices: jax.Array,
+    ) -> tuple[state_lib.TrainState, step_lib.Record]:
+        task = _with_hyperparameters(fixed, hyperparameters, state.params)
+        return step_lib.train_steps(task, state, data, indices)
+
+    mapped = _over_models(of_model, (0, 0, None, 0), len(indices))
+    return mapped(hyperparameters, states, data, indices)
+
+
+def _eval_step(
+    task: state_lib.Task,
+    states: state_lib.TrainState,
+    batch: step_lib.Batch,
+    weights: jax.Array,
+) -> jax.Array:
+    """Returns the number of correct predictions of each model."""
+
+    def of_model(
+        state: state_lib.TrainState, batch: step_lib.Batch, weights: jax.Array
+    ) -> jax.Array:
+        return step_lib.eval_step(task, state, batch, weights).correct
+
+    models = len(states.step)
+    return _over_models(of_model, (0, None, None), models)(states, batch, weights)
+
+
+_init = jax.jit(_init, static_argnums=(0, 1))
+_train_steps = jax.jit(_train_steps, static_argnums=0, donate_argnums=2)
+_eval_step = jax.jit(_eval_step, static_argnums=0)
+
+
+def _test_accuracies(plan: loop.Plan, states: state_lib.TrainState) -> np.ndarray:
+    """Returns the accuracy of each model, shape (models,)."""
+    correct = [
+        np.asarray(_eval_step(plan.task, states, batch, weights))
+        for batch, weights in loop.test_batches(plan.dataset)
+    ]
+    return np.sum(correct, axis=0) / len(plan.dataset.test_labels)

@@ -1,0 +1,103 @@
+import csv
+import io
+import json
+import warnings
+
+import numpy as np
+import pytest
+from matplotlib import figure
+from rich import console
+
+from sgdat_jax import report
+
+
+def test_rows_hold_mean_and_sample_deviation(groups):
+    first, second = report.compare_runs(groups)
+    assert (first["label"], first["runs"], first["seeds"]) == ("SGDAT", 2, [0, 1])
+    assert first["test_accuracy"]["mean"] == pytest.approx(0.6)
+    assert first["test_accuracy"]["std"] == pytest.approx(0.2 / np.sqrt(2))
+    assert first["best_test_accuracy"]["mean"] == pytest.approx(0.7)
+    assert second["test_accuracy"] == {"mean": 0.4, "std": None}
+    seconds = np.median(groups[1].values("seconds"))
+    assert second["seconds_per_epoch"]["mean"] == pytest.approx(seconds)
+
+
+def test_files_agree(groups, tmp_path):
+    folder = tmp_path / "new" / "report"
+    paths = report.write_comparison(folder, groups)
+    assert sorted(paths) == sorted(folder.iterdir())
+    data = json.loads((folder / "comparison.json").read_text())
+    assert data["rows"] == report.compare_runs(groups)
+    assert (data["dataset"], data["devices"]) == ("digits", ["cpu"])
+    with (folder / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["SGDAT", "Bop"]
+    assert float(rows[0]["test_accuracy_mean"]) == pytest.approx(0.6)
+    assert (rows[0]["seeds"], rows[1]["test_accuracy_std"]) == ("0 1", "")
+    text = (folder / "comparison.md").read_text()
+    assert "| SGDAT | 2 | 2 | 60.00 ± 14.14 | 70.00 ± 14.14 |" in text
+    assert "| Bop | 1 | 2 | 40.00 | 50.00 |" in text
+    assert "chosen on the test set" in text
+
+
+def test_table_of_the_terminal(groups):
+    terminal = console.Console(width=100, file=io.StringIO(), color_system=None)
+    terminal.print(report.comparison_table(report.compare_runs(groups)))
+    assert "60.00 ± 14.14" in terminal.file.getvalue()
+
+
+def _lines(axes):
+    return {line.get_label(): line.get_ydata() for line in axes.get_lines()}
+
+
+def test_accuracies_and_bands(groups):
+    curves, last = report.plot_accuracy(groups).axes
+    np.testing.assert_allclose(_lines(curves)["SGDAT"], [70, 60])
+    np.testing.assert_allclose(_lines(curves)["Bop"], [50, 40])
+    band = curves.collections[0].get_paths()[0].vertices[:, 1]
+    spread = 20 / np.sqrt(2)
+    assert band.min() == pytest.approx(60 - spread)
+    assert band.max() == pytest.approx(70 + spread)
+    shown = [line.get_xdata() for line in last.get_lines()[::2]]
+    np.testing.assert_allclose(shown[0], [50, 70])
+    assert [text.get_text() for text in last.get_yticklabels()] == ["SGDAT", "Bop"]
+
+
+def test_flip_histograms_are_those_of_the_results(groups):
+    (axes,) = report.plot_flip_histograms(groups).axes
+    drawn = _lines(axes)["SGDAT"]
+    expected = groups[0].runs[0].result["flip_histogram"]
+    np.testing.assert_allclose(np.nan_to_num(drawn), expected, rtol=1e-6)
+    assert [text.get_text() for text in axes.get_xticklabels()][:3] == ["0", "1", "2-3"]
+
+
+def test_oscillation_counts_the_bins_above(groups):
+    silent, oscillating = report.plot_oscillation(groups[:1], more_than=1).axes
+    line = groups[0].runs[0].lines
+    never = [100 * entry["flip_histogram"][0] for entry in line]
+    often = [100 * sum(entry["epoch_flip_histogram"][2:]) for entry in line]
+    np.testing.assert_allclose(_lines(silent)["SGDAT"], never)
+    np.testing.assert_allclose(_lines(oscillating)["SGDAT"], often)
+    assert often[0] > 0
+    with pytest.raises(ValueError, match=r"more_than.*power of two, got 2"):
+        report.plot_oscillation(groups, more_than=2)
+
+
+def test_all_plots_are_drawn_of_what_was_recorded(groups):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots = report.plot_comparison(groups)
+        for fig in plots.values():
+            assert isinstance(fig, figure.Figure)
+            fig.savefig(io.BytesIO(), dpi=30)
+    assert {"accuracy", "flip_ratio", "margins", "gradients"} < set(plots)
+    assert len(plots["flip_ratio_per_layer"].axes) == 3
+    assert [axes.get_title() for axes in plots["gradients"].axes] == ["SGDAT"]
+    gradients = _lines(plots["gradients"].axes[0])
+    assert set(gradients) == {
+        "conv1 (real)",
+        "conv2 (binary)",
+        "conv3 (binary)",
+        "dense4 (binary)",
+        "dense5 (real)",
+    }

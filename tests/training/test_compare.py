@@ -1,0 +1,128 @@
+import contextlib
+import json
+import pathlib
+import shutil
+
+import pytest
+
+import shared_runs
+from sgdat_jax import cli
+from sgdat_jax.training import compare, config, loop, methods, registry, run_folder
+
+
+def test_methods_are_the_papers_and_can_be_trained():
+    labels = [method.label for method in methods.PAPER.values()]
+    assert labels == [
+        "SGD*",
+        "SGDM*",
+        "Adam*",
+        "SGD",
+        "SGDM",
+        "Bop",
+        "Bop2ndOrder",
+        "SGDT",
+        "SGDAT",
+        "SGDAT with momentum",
+    ]
+    comparison = config.CompareConfig(optimizers=tuple(methods.METHODS))
+    runs = {name: comparison.run(name, 0) for name in methods.METHODS}
+    assert {run.optimizer for run in runs.values()} == set(registry.OPTIMIZERS)
+    assert len({run.run_dir for run in runs.values()}) == len(runs)
+    for name in ("sgd_star", "sgdm_star"):
+        assert runs[name].real_optimizer == "sgd"
+        assert runs[name].real_learning_rate == 1e-4
+    assert runs["sgdm_star"].real_momentum == runs["sgdm_star"].momentum == 0.9
+    assert runs["sgd"].real_optimizer == "adam"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A comparison of which one run has been done and one was interrupted."""
+    folder = tmp_path / "comparison"
+    finished = shared_runs.finished()
+    for seed in (0, 1):
+        target = folder / "sgdat" / f"seed{seed}"
+        shutil.copytree(finished.folder, target)
+        file = target / "config.json"
+        settings = json.loads(file.read_text()) | {"seed": seed}
+        file.write_text(json.dumps(settings))
+    (folder / "sgdat" / "seed1" / "result.json").unlink()
+    return folder
+
+
+def _config(folder, **settings):
+    defaults = {"epochs": shared_runs.EPOCHS, "diagnostics": True, "seeds": 2}
+    optimizers = ("sgdat",)
+    return config.CompareConfig(
+        **{"optimizers": optimizers, "run_dir": str(folder)} | defaults | settings
+    )
+
+
+def test_finished_runs_are_not_repeated(folder):
+    before = (folder / "sgdat" / "seed0" / "metrics.jsonl").read_bytes()
+    comparison = compare.set_up(_config(folder))
+    assert [[run.seed for run in runs] for runs in comparison.todo] == [[1]]
+    outcomes = list(
+        compare.train_all(
+            comparison, lambda run: contextlib.nullcontext(loop.Watcher())
+        )
+    )
+    assert [outcome.config.seed for outcome in outcomes] == [1]
+    result = run_folder.read_result(folder / "sgdat" / "seed1")
+    assert outcomes[0].result == result
+    assert (result["seed"], result["epochs"]) == (1, shared_runs.EPOCHS)
+    assert (folder / "sgdat" / "seed0" / "metrics.jsonl").read_bytes() == before
+    assert compare.set_up(_config(folder)).todo == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"batch_size": 32}, "seed0 holds a run with batch_size=64, not 32"),
+        ({"epochs": 3}, "epochs=2, not 3"),
+    ],
+)
+def test_runs_of_other_settings_are_refused(folder, settings, named):
+    with pytest.raises(ValueError, match=named):
+        compare.set_up(_config(folder, **settings))
+
+
+def test_a_folder_of_other_files_is_left_alone(folder):
+    other = folder / "sgdat" / "seed2"
+    other.mkdir()
+    (other / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="seed2 is not the folder of a run"):
+        compare.set_up(_config(folder, seeds=3))
+    assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
+    arguments = ["compare", "--epochs", "2", "--diagnostics", "--seeds", "1"]
+    arguments += ["--optimizers", "sgdat", "--run-dir", str(folder)]
+    cli.main(arguments)
+    output = capsys.readouterr().out
+    assert "1 runs, 1 of them finished before" in output
+    assert f"table and plots in {folder}" in output
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert {"comparison.md", "comparison.csv", "comparison.json"} < names
+    assert {"accuracy.png", "flip_ratio.png", "flip_histogram.png"} < names
+    report = folder / "report"
+    cli.main(["report", str(folder), "--out", str(report)])
+    printed = capsys.readouterr()
+    # The run that was interrupted is named, the rest shown.
+    assert f"skipped: {folder / 'sgdat' / 'seed1'} is not" in printed.err
+    assert (report / "comparison.md").read_text() == (
+        folder / "comparison.md"
+    ).read_text()
+
+
+def test_divergence_leaves_a_run_unfinished(tmp_path, capsys):
+    arguments = ["compare", "--epochs", "2", "--batch-size", "1437", "--seeds", "1"]
+    arguments += ["--optimizers", "sgdat", "--real-learning-rate", "1e30"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--run-dir", str(tmp_path)])
+    assert caught.value.code == 1
+    printed = capsys.readouterr()
+    assert "seed0: diverged" in printed.out
+    assert printed.err == "sgdat-jax: error: all runs diverged\n"
+    assert not list(pathlib.Path(tmp_path).rglob("result.json"))

@@ -1,0 +1,144 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from sgdat_jax import cli, report
+from sgdat_jax.training import config, loop, sweep
+
+# Three steps of one epoch: enough to tell settings apart.
+_SHORT = {"epochs": 1, "batch_size": 479, "seeds": 2, "threshold": (0.0, 1e-6)}
+
+
+def test_grid():
+    assert config.SweepConfig().grid() == {
+        "learning_rate": (1e-5, 1e-4, 1e-3),
+        "threshold": (1e-8, 1e-7, 1e-6),
+    }
+    assert config.SweepConfig(optimizer="boat").grid() == {"eta": (0.01, 0.1, 1.0)}
+    bop = config.SweepConfig(optimizer="bop", gamma=(1e-3, 1e-4), threshold=(1e-8,))
+    assert bop.grid() == {"threshold": (1e-8,), "gamma": (1e-3, 1e-4)}
+    trials = sweep.trials(config.SweepConfig(seeds=2, seed=3, threshold=(0, 1e-7)))
+    assert trials == [
+        ({"threshold": 0}, 3),
+        ({"threshold": 0}, 4),
+        ({"threshold": 1e-7}, 3),
+        ({"threshold": 1e-7}, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": (1e-7,)}, "several values, got none"),
+        (
+            {"learning_rate": (1, 2), "threshold": (1, 2), "momentum": (0.1, 0.2)},
+            "several values, got learning_rate, threshold, momentum",
+        ),
+        ({"gamma": (1e-3, 1e-4)}, "sgdat has no `gamma`"),
+        (
+            {"threshold": (1.0, 1.0)},
+            "at least one value, and each once",
+        ),
+        ({"threshold": (1.0, float("nan"))}, "`threshold` must be in"),
+        ({"models_at_once": 0}, "models_at_once must be at least 1, got 0"),
+    ],
+)
+def test_grids_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config.SweepConfig(**settings)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    settings = config.SweepConfig(**_SHORT, run_dir=str(folder))
+    prepared = sweep.set_up(settings)
+    assert prepared.total == len(prepared.todo) == 4
+    # Interrupted after the first model, and started again.
+    next(sweep.train_all(prepared))
+    prepared = sweep.set_up(settings)
+    assert (prepared.total, len(prepared.todo)) == (4, 3)
+    assert [len(lines) for lines in sweep.train_all(prepared)] == [1, 1, 1]
+    return folder
+
+
+def test_every_trial_is_recorded_once(finished):
+    lines = sweep.read(finished)
+    keys = [(line["hyperparameters"]["threshold"], line["seed"]) for line in lines]
+    assert keys == [(0.0, 0), (0.0, 1), (1e-6, 0), (1e-6, 1)]
+    for line in lines:
+        assert line["test_accuracy"] == line["test_accuracies"][-1]
+        assert 0 < line["test_accuracy"] <= line["best_test_accuracy"] <= 1
+        assert not line["diverged"]
+    # A threshold stops the flips back.
+    assert lines[0]["flips_per_weight"] > lines[2]["flips_per_weight"] > 0.1
+
+
+def test_trial_is_the_run_of_train(finished, tmp_path):
+    settings = {name: _SHORT[name] for name in ("epochs", "batch_size")}
+    run = loop.set_up(
+        config.TrainConfig(**settings, threshold=1e-6, run_dir=str(tmp_path / "run"))
+    )
+    _, result = loop.train(run, loop.Watcher())
+    line = sweep.read(finished)[2]
+    assert line["flips_per_weight"] == pytest.approx(
+        result["flips_per_weight"], rel=1e-3
+    )
+    # Loose: rounding may move a few images of 360 after three steps.
+    assert abs(line["test_accuracy"] - result["test_accuracy"]) < 0.03
+
+
+@pytest.mark.slow
+def test_models_at_once_are_the_models_one_by_one(finished, tmp_path):
+    settings = config.SweepConfig(**_SHORT, run_dir=str(tmp_path), models_at_once=3)
+    prepared = sweep.set_up(settings)
+    assert [len(lines) for lines in sweep.train_all(prepared)] == [3, 1]
+    for together, alone in zip(sweep.read(tmp_path), sweep.read(finished), strict=True):
+        assert together["hyperparameters"] == alone["hyperparameters"]
+        assert together["flips_per_weight"] == pytest.approx(
+            alone["flips_per_weight"], rel=1e-2
+        )
+
+
+def test_command_reports_a_finished_sweep(finished, capsys):
+    arguments = ["sweep", "--epochs", "1", "--batch-size", "479", "--seeds", "2"]
+    arguments += ["--threshold", "0", "1e-6", "--run-dir", str(finished)]
+    cli.main(arguments)
+    output = capsys.readouterr().out
+    assert "4 models, 4 of them finished before" in output
+    rows = json.loads((finished / "settings.json").read_text())
+    assert rows == report.rank_settings(sweep.read(finished))
+    means = [row["test_accuracy"]["mean"] for row in rows]
+    assert means == sorted(means, reverse=True)
+    with (finished / "trials.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4
+    assert (finished / "heat_map.png").stat().st_size > 1000
+    with pytest.raises(SystemExit):
+        cli.main([*arguments, "--epochs", "2"])
+    assert "holds a sweep with epochs=1, not 2" in capsys.readouterr().err
+
+
+def test_heat_map_places_each_setting():
+    trials = [
+        {
+            "hyperparameters": {"gamma": gamma, "threshold": threshold},
+            "seed": seed,
+            "test_accuracy": gamma + threshold + 0.01 * seed,
+            "best_test_accuracy": 0.9,
+            "flips_per_weight": 1.0,
+            "diverged": False,
+        }
+        for gamma in (0.2, 0.1)
+        for threshold in (0.3, 0.4, 0.5)
+        for seed in (0, 1)
+    ]
+    fig = report.plot_heat_map(report.rank_settings(trials))
+    axes = fig.axes[0]
+    (image,) = axes.get_images()
+    expected = 100 * np.add.outer([0.3, 0.4, 0.5], [0.1, 0.2]) + 0.5
+    np.testing.assert_allclose(image.get_array(), expected)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("gamma", "threshold")
+    with pytest.raises(ValueError, match="at least one finished trial"):
+        report.rank_settings([])
