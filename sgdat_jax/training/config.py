@@ -19,7 +19,8 @@ class TrainConfig:
     """Images to learn: digits (scikit-learn's, 8x8)."""
 
     model: str = "DigitsNet"
-    """Network: DigitsNet (for 8x8 images)."""
+    """Network: DigitsNet (for 8x8 images), BinaryNet, SgdatResNet18 (the paper's, of
+    three stages) or BiRealResNet18 (of four stages)."""
 
     optimizer: str = "sgdat"
     """Optimizer of the binary weights: sgdat, sgdt, sgd and adam (both on latent

@@ -28,7 +28,12 @@ def _latent_adam(
 
 
 DATASETS = {"digits": sources.digits}
-MODELS = {"DigitsNet": models.DigitsNet}
+MODELS = {
+    "DigitsNet": models.DigitsNet,
+    "BinaryNet": models.BinaryNet,
+    "SgdatResNet18": models.SgdatResNet18,
+    "BiRealResNet18": models.BiRealResNet18,
+}
 OPTIMIZERS = {
     "sgdat": optimizers.sgdat,
     "sgdt": optimizers.sgdt,
