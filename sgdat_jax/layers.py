@@ -293,8 +293,8 @@ class BinaryLinear(_BinaryLayer):
         precision: Precision of the product, see `jax.lax.Precision`.
         preferred_element_type: Dtype that the product is summed and returned in; None
             is the compute dtype. With `dtype` bfloat16 and float32 here, binary
-            products are exact at the speed of bfloat16. The gradient's two products
-            take the incoming gradient rounded to `dtype`.
+            products are exact. The two products of the gradient take the incoming
+            gradient rounded to `dtype`.
         kernel_init: Initializer of the kernel, used as it is. None is the sign of
             `lecun_normal`, or `lecun_normal` itself without a `kernel_quantizer`.
         bias_init: Initializer of the bias.

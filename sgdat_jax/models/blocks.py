@@ -119,7 +119,7 @@ class Builder:
         strides: int = 1,
     ) -> nnx.Module:
         """Returns a square convolution of a name, binary unless chosen otherwise."""
-        if not self._is_binary(name):
+        if not self._decide(name):
             return self.real_conv(in_features, out_features, kernel_size, strides)
         return layers.BinaryConv(
             in_features,
@@ -133,7 +133,7 @@ class Builder:
 
     def dense(self, name: str, in_features: int, out_features: int) -> nnx.Module:
         """Returns a dense layer of a name, binary unless chosen otherwise."""
-        if not self._is_binary(name):
+        if not self._decide(name):
             return nnx.Linear(
                 in_features,
                 out_features,
@@ -206,7 +206,8 @@ class Builder:
             dtype=None if self.dtype is None else jnp.dtype(self.dtype).name,
         )
 
-    def _is_binary(self, name: str) -> bool:
+    def _decide(self, name: str) -> bool:
+        """Returns whether the layer of a name is binary, and puts it on record."""
         chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
         self.names[name] = not chosen
         return not chosen

@@ -34,9 +34,9 @@ class DigitsNet(nnx.Module):
       >>> from flax import nnx
       >>> import jax.numpy as jnp
       >>> import sgdat_jax as sj
-      >>> build = nnx.jit(sj.models.DigitsNet)  # one program instead of one a layer
+      >>> build = nnx.jit(sj.models.DigitsNet)  # one program, not many for each layer
       >>> model = build(rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 8, 8, 1))).shape
+      >>> nnx.jit(lambda model, x: model(x))(model, jnp.zeros((2, 8, 8, 1))).shape
       (2, 10)
 
     References:

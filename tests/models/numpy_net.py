@@ -12,11 +12,16 @@ import sgdat_jax as sj
 # What float32 may be off by, relative to the largest of its kind: a normalization
 # loses some 2**-24 per addend of its sums. Before a sign, nothing may be nearer to 0.
 ERROR = 1e-5
+# Without signs between them, normalizations of few examples each enlarge the error.
+REAL_ERROR = 3e-4
 UNOPTIMIZED = {"xla_backend_optimization_level": 0}
 
 
-def random_network(build, seed=0):
-    """A network of random variables: nothing in it is 0, 1 or equal by design."""
+def random_network(build, seed):
+    """A network of random variables: nothing in it is 0, 1 or equal by design.
+
+    The seed is one with which no sign is in doubt; `assert_equals_reference` checks.
+    """
     rng = np.random.default_rng(seed)
 
     def fill(path, variable):
@@ -114,7 +119,7 @@ class NumpyNet:
         return x * variables.get("scale", 1.0) + variables.get("bias", 0.0)
 
 
-def assert_equals_reference(model, images, reference):
+def assert_equals_reference(model, images, reference, error=ERROR):
     """Compares a network with ``reference(net, images)``, in both of its modes."""
     evaluated, trained, averages = both_modes(model, images)
     for logits, training in ((evaluated, False), (trained, True)):
@@ -122,15 +127,15 @@ def assert_equals_reference(model, images, reference):
         expected = reference(net, np.asarray(images, np.float64))
         # Else a sign could differ by rounding, and with it everything behind it.
         assert net.margin > ERROR
-        assert_close(logits, expected)
+        assert_close(logits, expected, error)
     for name, expected in net.averages.items():
         for key, value in expected.items():
-            assert_close(look_up(averages, name)[key], value)
+            assert_close(look_up(averages, name)[key], value, error)
     assert len(net.averages) == len(jax.tree.leaves(averages)) / 2
 
 
-def assert_close(actual, expected):
+def assert_close(actual, expected, error):
     assert actual.dtype == jnp.float32
     np.testing.assert_allclose(
-        actual, expected, rtol=0, atol=ERROR * np.abs(expected).max()
+        actual, expected, rtol=0, atol=error * np.abs(expected).max()
     )

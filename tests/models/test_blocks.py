@@ -121,7 +121,7 @@ def test_refused_choices(arguments, error, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", ["BinaryNet", "SgdatResNet18", "BiRealResNet18"])
 def test_every_network_learns_a_few_images_by_heart(name):
     net = getattr(sj.models, name)
     options = {"input_shape": (16, 16, 3), "width": 0.25, "dtype": jnp.bfloat16}
