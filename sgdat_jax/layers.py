@@ -19,6 +19,7 @@ form the collection ``"binary_params"`` and all other parameters stay in ``"para
 """
 
 import difflib
+import functools
 import math
 import operator
 import string
@@ -48,7 +49,12 @@ _lecun_normal = nnx.initializers.lecun_normal()
 _zeros = nnx.initializers.zeros_init()
 
 
-def _kernel_sign(kernel: jax.Array) -> jax.Array:
+def kernel_sign(kernel: jax.Array) -> jax.Array:
+    """Returns `ste_sign` with the gradient of the identity, the default for kernels.
+
+    >>> jax.grad(lambda x: kernel_sign(x).sum())(jnp.array([-3.0, 0.5]))
+    Array([1., 1.], dtype=float32)
+    """
     # Not a partial: those compare by identity, and a copied or unpickled model would
     # not share the compiled programs of its original.
     return signs.ste_sign(kernel, clip_value=None)
@@ -140,6 +146,28 @@ def _canonical_pad_value(pad_value: float, padding: Padding) -> float:
     return pad_value
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _widening(
+    product: Callable[..., jax.Array], dtype: Dtype, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """Returns ``product(x, kernel)`` in a dtype wider than that of its operands."""
+    return product(x, kernel, preferred_element_type=dtype)
+
+
+def _widening_fwd(product, dtype, x, kernel):
+    return _widening(product, dtype, x, kernel), (x, kernel)
+
+
+def _widening_bwd(product, dtype, operands, cotangent):
+    # JAX's own rule widens the operands instead: two of three products of a training
+    # step would run at the speed of the wide dtype.
+    _, pull_back = jax.vjp(product, *operands)
+    return pull_back(cotangent.astype(operands[0].dtype))
+
+
+_widening.defvjp(_widening_fwd, _widening_bwd)
+
+
 class _BinaryLayer(nnx.Module):
     """What the layers share: their weights, and all but the product itself."""
 
@@ -157,6 +185,7 @@ class _BinaryLayer(nnx.Module):
         dtype: Dtype | None,
         param_dtype: Dtype,
         precision: PrecisionLike,
+        preferred_element_type: Dtype | None,
         kernel_init: Initializer | None,
         bias_init: Initializer,
         rngs: nnx.Rngs,
@@ -190,6 +219,7 @@ class _BinaryLayer(nnx.Module):
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
+        self.preferred_element_type = preferred_element_type
 
     def _operands(self, inputs: jax.Array) -> tuple[jax.Array, ...]:
         """Quantized inputs and kernel, and the bias, all in the compute dtype."""
@@ -207,6 +237,15 @@ class _BinaryLayer(nnx.Module):
         if self.kernel_quantizer is not None:
             kernel = self.kernel_quantizer(kernel)
         return dtypes.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
+
+    def _multiply(
+        self, product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
+    ) -> jax.Array:
+        product = functools.partial(product, precision=self.precision)
+        wide = self.preferred_element_type
+        if wide is None or x.dtype == wide:
+            return product(x, kernel)
+        return _widening(product, wide, x, kernel)
 
     def _scale_and_shift(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
         if self.output_scale == "xnor":
@@ -228,7 +267,7 @@ class BinaryLinear(_BinaryLayer):
     :math:`\\alpha = 1` unless `output_scale` says otherwise. Inputs have shape
     ``(*batch, in_features)``, outputs ``(*batch, out_features)``. Products of signs are
     exact in every float dtype; their sums are exact up to 256 in bfloat16, 2048 in
-    float16 and 2**24 in float32.
+    float16 and 2**24 in float32: `preferred_element_type` is the dtype of the sums.
 
     >>> layer = BinaryLinear(3, 2, rngs=nnx.Rngs(0))
     >>> layer.kernel[...] = jnp.array([[1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
@@ -252,6 +291,10 @@ class BinaryLinear(_BinaryLayer):
             Quantizers come before it, in the precision of what they are given.
         param_dtype: Dtype of the parameters.
         precision: Precision of the product, see `jax.lax.Precision`.
+        preferred_element_type: Dtype that the product is summed and returned in; None
+            is the compute dtype. With `dtype` bfloat16 and float32 here, binary
+            products are exact. The two products of the gradient take the incoming
+            gradient rounded to `dtype`.
         kernel_init: Initializer of the kernel, used as it is. None is the sign of
             `lecun_normal`, or `lecun_normal` itself without a `kernel_quantizer`.
         bias_init: Initializer of the bias.
@@ -275,12 +318,13 @@ class BinaryLinear(_BinaryLayer):
         out_features: int,
         *,
         input_quantizer: Quantizer | None = signs.ste_sign,
-        kernel_quantizer: Quantizer | None = _kernel_sign,
+        kernel_quantizer: Quantizer | None = kernel_sign,
         use_bias: bool = False,
         output_scale: str | None = None,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
+        preferred_element_type: Dtype | None = None,
         kernel_init: Initializer | None = None,
         bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
@@ -295,6 +339,7 @@ class BinaryLinear(_BinaryLayer):
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
+            preferred_element_type=preferred_element_type,
             kernel_init=kernel_init,
             bias_init=bias_init,
             rngs=rngs,
@@ -304,8 +349,10 @@ class BinaryLinear(_BinaryLayer):
         """Maps ``(*batch, in_features)`` to ``(*batch, out_features)``."""
         x, kernel, bias = self._operands(inputs)
         contract_features = (((x.ndim - 1,), (0,)), ((), ()))
-        y = lax.dot_general(x, kernel, contract_features, precision=self.precision)
-        return self._scale_and_shift(y, bias)
+        product = functools.partial(
+            lax.dot_general, dimension_numbers=contract_features
+        )
+        return self._scale_and_shift(self._multiply(product, x, kernel), bias)
 
 
 class BinaryConv(_BinaryLayer):
@@ -337,7 +384,8 @@ class BinaryConv(_BinaryLayer):
             one integer for all.
         feature_group_count: Number of groups that the channels are divided into.
         input_quantizer, kernel_quantizer, use_bias, output_scale, dtype, param_dtype,
-            precision, kernel_init, bias_init, rngs: See `BinaryLinear`.
+            precision, preferred_element_type, kernel_init, bias_init, rngs: See
+            `BinaryLinear`.
 
     Raises:
         TypeError: If a quantizer is not callable or a size not an integer.
@@ -358,12 +406,13 @@ class BinaryConv(_BinaryLayer):
         kernel_dilation: int | Sequence[int] = 1,
         feature_group_count: int = 1,
         input_quantizer: Quantizer | None = signs.ste_sign,
-        kernel_quantizer: Quantizer | None = _kernel_sign,
+        kernel_quantizer: Quantizer | None = kernel_sign,
         use_bias: bool = False,
         output_scale: str | None = None,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
+        preferred_element_type: Dtype | None = None,
         kernel_init: Initializer | None = None,
         bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
@@ -387,6 +436,7 @@ class BinaryConv(_BinaryLayer):
             dtype=dtype,
             param_dtype=param_dtype,
             precision=precision,
+            preferred_element_type=preferred_element_type,
             kernel_init=kernel_init,
             bias_init=bias_init,
             rngs=rngs,
@@ -406,17 +456,15 @@ class BinaryConv(_BinaryLayer):
         x = jnp.reshape(x, (math.prod(batch), *x.shape[len(batch) :]))
         x, pads = self._pad(x)
         axes = string.ascii_lowercase[:rank]
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            self.strides,
-            pads,
+        product = functools.partial(
+            lax.conv_general_dilated,
+            window_strides=self.strides,
+            padding=pads,
             rhs_dilation=self.kernel_dilation,
             dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
             feature_group_count=self.feature_group_count,
-            precision=self.precision,
         )
-        y = self._scale_and_shift(y, bias)
+        y = self._scale_and_shift(self._multiply(product, x, kernel), bias)
         return jnp.reshape(y, (*batch, *y.shape[1:]))
 
     def _pad(self, x: jax.Array) -> tuple[jax.Array, Pads]:

@@ -232,6 +232,35 @@ def test_bfloat16_sums_below_256_are_exact():
         np.testing.assert_array_equal(np.asarray(y, np.float32), module(inputs))
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs_dtype"), [("linear", jnp.bfloat16), ("conv", jnp.float32)]
+)
+def test_wide_sums_of_bfloat16_products_are_exact(kind, inputs_dtype):
+    # Mostly +1, so that sums exceed 256, where bfloat16 has not all integers.
+    biased = abs(normal(4, 6, 6, 96)) - 0.2
+    options = {"rngs": nnx.Rngs(0), "kernel_init": nnx.initializers.ones_init()}
+    if kind == "conv":
+        layer = BinaryConv(96, 8, (3, 3), strides=2, pad_value=1, **options)
+        x = jnp.asarray(biased, inputs_dtype)
+    else:
+        layer = BinaryLinear(96 * 36, 8, **options)
+        x = jnp.asarray(biased.reshape(4, -1), inputs_dtype)
+    y, (grads, x_grad) = value_and_grads(layer, x)
+    layer.dtype, layer.preferred_element_type = jnp.bfloat16, jnp.float32
+    wide_y, (wide_grads, wide_x_grad) = value_and_grads(layer, x)
+
+    assert np.abs(y).max() > 256
+    assert np.any(y != y.astype(jnp.bfloat16).astype(jnp.float32))
+    assert_same(wide_y, y.astype(jnp.float32))
+    pairs = ((x_grad, wide_x_grad), (grads.kernel[...], wide_grads.kernel[...]))
+    for exact, rounded in pairs:
+        assert rounded.dtype == exact.dtype
+        exact, rounded = np.asarray(exact, np.float32), np.asarray(rounded, np.float32)
+        # The incoming gradient and the outgoing one are rounded, each by 2**-9.
+        assert np.abs(rounded - exact).max() <= 2**-8 * np.abs(exact).max()
+        assert np.abs(exact).max() > 0
+
+
 def test_quantizers_see_the_precision_of_parameters_and_inputs():
     # 1.001 is outside the clip window and would be 1.0, inside, in bfloat16.
     layer = BinaryLinear(

@@ -1,9 +1,13 @@
 """A small binary convolutional network, for scikit-learn's 8x8 digits."""
 
+from collections.abc import Sequence
+
 import jax
 from flax import nnx
+from flax.typing import Dtype
 
-from sgdat_jax import layers
+from sgdat_jax import layers, signs
+from sgdat_jax.models import blocks
 
 
 class DigitsNet(nnx.Module):
@@ -12,24 +16,27 @@ class DigitsNet(nnx.Module):
     BinaryNet in miniature: a real-valued 3x3 convolution of 64 channels; binary 3x3
     convolutions of 64 and 128 channels, each with max-pooling; a binary dense layer of
     256; a real-valued dense layer and a normalization without scale and offset. Batch
-    normalization stands before every sign. Inputs of binary layers go through
-    `ste_sign`, whose gradient window is the Hardtanh that the original has there.
+    normalization stands before every sign.
 
     Args:
       num_classes: number of logits.
       input_shape: height, width and channels of an image; height and width divisible
         by 4.
+      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype: see
+        `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
-      ValueError: if a size is below 1 or height or width are not divisible by 4.
+      TypeError: see `BinaryNet`.
+      ValueError: see `BinaryNet`.
 
     Example:
       >>> from flax import nnx
       >>> import jax.numpy as jnp
       >>> import sgdat_jax as sj
-      >>> model = sj.models.DigitsNet(rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 8, 8, 1))).shape
+      >>> build = nnx.jit(sj.models.DigitsNet)  # one program, not many for each layer
+      >>> model = build(rngs=nnx.Rngs(0))
+      >>> nnx.jit(lambda model, x: model(x))(model, jnp.zeros((2, 8, 8, 1))).shape
       (2, 10)
 
     References:
@@ -42,49 +49,43 @@ class DigitsNet(nnx.Module):
         num_classes: int = 10,
         *,
         input_shape: tuple[int, int, int] = (8, 8, 1),
+        width: float = 1.0,
+        full_precision: str | Sequence[str] = (),
+        pad_value: float = 0.0,
+        input_quantizer: layers.Quantizer | None = signs.ste_sign,
+        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
+        dtype: Dtype | None = None,
         rngs: nnx.Rngs,
     ):
-        height, width, channels = input_shape
-        if num_classes < 1 or min(input_shape) < 1:
-            raise ValueError(
-                f"Sizes must be at least 1, got {num_classes=} and {input_shape=}."
-            )
-        if height % 4 or width % 4:
-            raise ValueError(
-                "`input_shape` must have a height and width divisible by 4, got "
-                f"{input_shape=}."
-            )
-        flat = height // 4 * (width // 4) * 128
-        self.conv1 = nnx.Conv(channels, 64, (3, 3), rngs=rngs)
-        self.norm1 = _batch_norm(64, rngs)
-        self.conv2 = layers.BinaryConv(64, 64, (3, 3), rngs=rngs)
-        self.norm2 = _batch_norm(64, rngs)
-        self.conv3 = layers.BinaryConv(64, 128, (3, 3), rngs=rngs)
-        self.norm3 = _batch_norm(128, rngs)
-        self.dense4 = layers.BinaryLinear(flat, 256, rngs=rngs)
-        self.norm4 = _batch_norm(256, rngs)
-        self.dense5 = nnx.Linear(256, num_classes, rngs=rngs)
-        self.norm5 = _batch_norm(num_classes, rngs, affine=False)
+        blocks.check_sizes(num_classes, input_shape, 4)
+        build = blocks.Builder(
+            width=width,
+            full_precision=full_precision,
+            pad_value=pad_value,
+            input_quantizer=input_quantizer,
+            kernel_quantizer=kernel_quantizer,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        c1, c2, hidden = map(build.channels, (64, 128, 256))
+        flat = input_shape[0] // 4 * (input_shape[1] // 4) * c2
+        self.conv1 = build.real_conv(input_shape[2], c1, use_bias=True)
+        self.norm1 = build.batch_norm(c1)
+        self.conv2 = build.conv("conv2", c1, c1)
+        self.norm2 = build.batch_norm(c1)
+        self.conv3 = build.conv("conv3", c1, c2)
+        self.norm3 = build.batch_norm(c2)
+        self.dense4 = build.dense("dense4", flat, hidden)
+        self.norm4 = build.batch_norm(hidden)
+        self.dense5 = build.head(hidden, num_classes)
+        self.norm5 = build.batch_norm(num_classes, affine=False)
+        self.choices = build.choices()
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits ``(batch, classes)`` of images ``(batch, h, w, channels)``."""
+        activate, max_pool = blocks.activate, blocks.max_pool
         x = self.norm1(self.conv1(images))
-        x = self.norm2(_max_pool(self.conv2(x)))
-        x = self.norm3(_max_pool(self.conv3(x)))
-        x = self.norm4(self.dense4(x.reshape(x.shape[0], -1)))
-        return self.norm5(self.dense5(nnx.hard_tanh(x)))
-
-
-def _batch_norm(features: int, rngs: nnx.Rngs, *, affine: bool = True) -> nnx.BatchNorm:
-    return nnx.BatchNorm(
-        features,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_scale=affine,
-        use_bias=affine,
-        rngs=rngs,
-    )
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = self.norm2(max_pool(activate(self.conv2, x)))
+        x = self.norm3(max_pool(activate(self.conv3, x)))
+        x = self.norm4(activate(self.dense4, blocks.flatten(x)))
+        return self.norm5(activate(self.dense5, x))

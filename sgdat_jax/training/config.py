@@ -25,7 +25,8 @@ class BaseConfig:
     """Images to learn: digits (scikit-learn's, 8x8)."""
 
     model: str = "DigitsNet"
-    """Network: DigitsNet (for 8x8 images)."""
+    """Network: DigitsNet (for 8x8 images), BinaryNet, SgdatResNet18 (the paper's, of
+    three stages) or BiRealResNet18 (of four stages)."""
 
     real_optimizer: str = "adam"
     """Optimizer of the real-valued parameters: adam or sgd."""

@@ -54,7 +54,12 @@ def _checked(learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
 
 
 DATASETS = {"digits": sources.digits}
-MODELS = {"DigitsNet": models.DigitsNet}
+MODELS = {
+    "DigitsNet": models.DigitsNet,
+    "BinaryNet": models.BinaryNet,
+    "SgdatResNet18": models.SgdatResNet18,
+    "BiRealResNet18": models.BiRealResNet18,
+}
 OPTIMIZERS = {
     "sgdat": optimizers.sgdat,
     "sgdt": optimizers.sgdt,

@@ -44,7 +44,8 @@ def test_refused_sizes(arguments, message):
 
 
 def test_modes_and_seeds():
-    model = sj.models.DigitsNet(rngs=nnx.Rngs(0))
+    build = nnx.jit(sj.models.DigitsNet)
+    model = build(rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
     binary = jax.tree.leaves(nnx.state(model, sj.BinaryParam))
     assert len(binary) == 3
@@ -72,5 +73,5 @@ def test_modes_and_seeds():
     ):
         assert (np.asarray(after) != before).any()
 
-    other = sj.models.DigitsNet(rngs=nnx.Rngs(1))
+    other = build(rngs=nnx.Rngs(1))
     assert (other.conv2.kernel[...] != model.conv2.kernel[...]).any()

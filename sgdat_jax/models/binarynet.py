@@ -1,0 +1,127 @@
+"""BinaryNet, the VGG-like network of the first binary-network papers."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+from flax.typing import Dtype
+
+from sgdat_jax import layers, signs
+from sgdat_jax.models import blocks
+
+
+class BinaryNet(nnx.Module):
+    """BinaryNet, also called VGG-small: 14,008,320 binary weights at 32x32.
+
+    A real-valued 3x3 convolution with bias; five binary ones, so that the widths are
+    128-128-256-256-512-512, with max-pooling after the 2nd, 4th and 6th; two binary
+    dense layers of 1024; a real-valued dense layer and a normalization without scale
+    and offset. Batch normalization stands after every layer, behind the pooling. At
+    64x64 the first dense layer is four times as large: 39,174,144 binary weights.
+
+    The network has a Hardtanh before every sign. It is not computed: the sign of a
+    Hardtanh is the sign, and the default `input_quantizer` has its gradient window.
+
+    `choices` is the record of how the network was built, fit for JSON by
+    `dataclasses.asdict`; print it with every result.
+
+    Args:
+      num_classes: number of logits.
+      input_shape: height, width and channels of an image; height and width divisible
+        by 8.
+      width: factor of all channels and hidden features, which are rounded to multiples
+        of 8 and are at least 8.
+      full_precision: names of layers, or shell patterns of them, that are real-valued
+        instead of binary; ``"*"`` is the same network without binary layers. Names are
+        those of `sgdat_jax.summarize`. Such a layer takes the Hardtanh of its input.
+      pad_value: what binary convolutions pad their quantized inputs with: 0 as
+        published, or +1 or -1, with which the product stays binary.
+      input_quantizer: function of the inputs of binary layers; None: the Hardtanh
+        alone, for binary weights and real-valued activations.
+      kernel_quantizer: function of the kernels of binary layers, or None. Give both as
+        named functions: another lambda or partial makes another compiled program.
+      dtype: dtype of the computation; None is that of inputs and parameters. With
+        bfloat16, sums of binary products, batch normalization and the last layer stay
+        in float32. Parameters are float32 always.
+      rngs: source of the initial weights, the stream ``params``.
+
+    Raises:
+      TypeError: if `full_precision` holds anything but strings.
+      ValueError: if a size is below 1, height or width are not divisible, `width` is
+        not above 0, `pad_value` is none of 0, 1, -1, or an entry of `full_precision`
+        fits no layer.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> import sgdat_jax as sj
+      >>> model = nnx.eval_shape(
+      ...     lambda: sj.models.BinaryNet(full_precision="dense*", rngs=nnx.Rngs(0))
+      ... )
+      >>> sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, sj.BinaryParam)))
+      4571136
+      >>> model.choices.binary_layers
+      ('conv2', 'conv3', 'conv4', 'conv5', 'conv6')
+
+    References:
+      Courbariaux et al., Binarized neural networks, 2016,
+      https://arxiv.org/abs/1602.02830
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        *,
+        input_shape: tuple[int, int, int] = (32, 32, 3),
+        width: float = 1.0,
+        full_precision: str | Sequence[str] = (),
+        pad_value: float = 0.0,
+        input_quantizer: layers.Quantizer | None = signs.ste_sign,
+        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
+        dtype: Dtype | None = None,
+        rngs: nnx.Rngs,
+    ):
+        blocks.check_sizes(num_classes, input_shape, 8)
+        build = blocks.Builder(
+            width=width,
+            full_precision=full_precision,
+            pad_value=pad_value,
+            input_quantizer=input_quantizer,
+            kernel_quantizer=kernel_quantizer,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        c1, c2, c3, hidden = map(build.channels, (128, 256, 512, 1024))
+        flat = input_shape[0] // 8 * (input_shape[1] // 8) * c3
+        self.conv1 = build.real_conv(input_shape[2], c1, use_bias=True)
+        self.norm1 = build.batch_norm(c1)
+        self.conv2 = build.conv("conv2", c1, c1)
+        self.norm2 = build.batch_norm(c1)
+        self.conv3 = build.conv("conv3", c1, c2)
+        self.norm3 = build.batch_norm(c2)
+        self.conv4 = build.conv("conv4", c2, c2)
+        self.norm4 = build.batch_norm(c2)
+        self.conv5 = build.conv("conv5", c2, c3)
+        self.norm5 = build.batch_norm(c3)
+        self.conv6 = build.conv("conv6", c3, c3)
+        self.norm6 = build.batch_norm(c3)
+        self.dense7 = build.dense("dense7", flat, hidden)
+        self.norm7 = build.batch_norm(hidden)
+        self.dense8 = build.dense("dense8", hidden, hidden)
+        self.norm8 = build.batch_norm(hidden)
+        self.dense9 = build.head(hidden, num_classes)
+        self.norm9 = build.batch_norm(num_classes, affine=False)
+        self.choices = build.choices()
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits ``(batch, classes)`` of images ``(batch, h, w, channels)``."""
+        activate, max_pool = blocks.activate, blocks.max_pool
+        x = self.norm1(self.conv1(images))
+        x = self.norm2(max_pool(activate(self.conv2, x)))
+        x = self.norm3(activate(self.conv3, x))
+        x = self.norm4(max_pool(activate(self.conv4, x)))
+        x = self.norm5(activate(self.conv5, x))
+        x = self.norm6(max_pool(activate(self.conv6, x)))
+        x = self.norm7(activate(self.dense7, blocks.flatten(x)))
+        x = self.norm8(activate(self.dense8, x))
+        return self.norm9(activate(self.dense9, x))
