@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from sgdat_jax.data import sources
 from sgdat_jax.training import registry
 
 
@@ -16,7 +17,13 @@ class TrainConfig:
     """
 
     dataset: str = "digits"
-    """Images to learn: digits (scikit-learn's, 8x8)."""
+    """Images to learn: digits (scikit-learn's, 8x8); cifar10, cifar100, mnist,
+    tiny_imagenet or tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has prepared
+    them; or a folder of arrays, with a slash in its path."""
+
+    data_dir: str | None = None
+    """Folder of prepared data sets; None: that of tensorflow-datasets. For
+    tiny_imagenet also its published zip or folder."""
 
     model: str = "DigitsNet"
     """Network: DigitsNet (for 8x8 images)."""
@@ -80,7 +87,7 @@ class TrainConfig:
         """Checks what can be checked without loading anything."""
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
-        registry.look_up("dataset", registry.DATASETS, self.dataset)
+        sources.check_name(self.dataset)
         registry.look_up("model", registry.MODELS, self.model)
         registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
         registry.look_up("schedule", registry.SCHEDULES, self.real_schedule)

@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import pathlib
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 
 from sgdat_jax import __version__, optimizers
 from sgdat_jax.data import sources
-from sgdat_jax.training import checkpoint, registry, run_folder
+from sgdat_jax.training import checkpoint, run_folder
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
@@ -112,7 +113,7 @@ def _build(
     config: config_lib.TrainConfig, folder: pathlib.Path
 ) -> tuple[Run, state_lib.Init]:
     """Returns a run whose state is but shapes, and the function that makes it."""
-    dataset = registry.look_up("dataset", registry.DATASETS, config.dataset)()
+    dataset = sources.load(config.dataset, config.data_dir)
     num_images = len(dataset.train_images)
     if config.batch_size > num_images:
         raise ValueError(
@@ -134,7 +135,8 @@ def _build(
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
     moment = time.strftime("%Y%m%d-%H%M%S")
-    parts = (config.dataset, config.model, config.optimizer, f"seed{config.seed}")
+    name = re.sub(r"[^\w.]+", "-", pathlib.PurePath(config.dataset).name)
+    parts = (name, config.model, config.optimizer, f"seed{config.seed}")
     return "-".join((f"runs/{parts[0]}", *parts[1:], moment))
 
 

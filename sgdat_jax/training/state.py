@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 from sgdat_jax import optimizers, summary
+from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import registry
@@ -99,13 +100,13 @@ def create(
     model.eval()
     eval_graph = nnx.graphdef(model)
     model.train()
-    scaled = dataset.train_images / 255
+    mean, std = dataset_lib.channel_statistics(dataset.train_images)
     task = Task(
         train_graph=nnx.graphdef(model),
         eval_graph=eval_graph,
         tx=tx,
-        mean=tuple(scaled.mean((0, 1, 2)).tolist()),
-        std=tuple(scaled.std((0, 1, 2)).tolist()),
+        mean=mean,
+        std=std,
         crop_padding=config.crop_padding,
     )
 
