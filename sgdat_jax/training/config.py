@@ -75,6 +75,14 @@ class TrainConfig:
     """Pixels by which a training image is shifted at most, each time by chance; 0: not
     at all."""
 
+    flip: bool = False
+    """Whether half of the training images, each time others, are mirrored left to
+    right."""
+
+    resized_crop: bool = False
+    """Whether of each training image, each time by chance, only a part of 8 to 100
+    percent of its area is shown, in the size of the whole."""
+
     seed: int = 0
     """Seed of the initial weights and of the order of images; the same seed gives the
     same result on the same machine."""

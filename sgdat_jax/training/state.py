@@ -9,8 +9,8 @@ import optax
 from flax import nnx
 
 from sgdat_jax import optimizers, summary
+from sgdat_jax.data import augment, sources
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import registry
 
@@ -33,7 +33,7 @@ class Task(NamedTuple):
     tx: optax.GradientTransformationExtraArgs
     mean: tuple[float, ...]  # of the training images in [0, 1], one per channel
     std: tuple[float, ...]
-    crop_padding: int  # pixels
+    augmentation: augment.Augmentation
 
 
 Init = Callable[[int | jax.Array], TrainState]  # of the seed
@@ -107,7 +107,9 @@ def create(
         tx=tx,
         mean=mean,
         std=std,
-        crop_padding=config.crop_padding,
+        augmentation=augment.Augmentation(
+            config.crop_padding, config.flip, config.resized_crop
+        ),
     )
 
     def init(seed: int | jax.Array) -> TrainState:
