@@ -12,6 +12,7 @@ import tyro
 from rich import console as rich_console
 
 from sgdat_jax import report
+from sgdat_jax.data import commands as data_commands
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, progress, run_folder
 from sgdat_jax.training import state as state_lib
@@ -36,12 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with 1 if training diverges, with 130 if it is interrupted from the keyboard.
     """
     terminal = rich_console.Console(highlight=False)
+    run: Any
+    command: Callable[..., None]
     try:
         # Errors of the user are found here; whatever comes later is one of ours.
         config = _parse(arguments)
         if isinstance(config, EvaluateConfig):
             run = _finished_run(pathlib.Path(config.run_dir))
             command = evaluate
+        elif isinstance(config, data_commands.DataConfig):
+            run = data_commands.run(config)
+            command = show
         else:
             run = loop.set_up(config)
             command = train
@@ -88,6 +94,11 @@ def evaluate(run: loop.Run, terminal: rich_console.Console) -> None:
     )
 
 
+def show(result: Any, terminal: rich_console.Console) -> None:
+    """Prints what a command of ``data`` returned."""
+    terminal.print(result, markup=False, emoji=False, soft_wrap=True)
+
+
 def _finished_run(folder: pathlib.Path) -> loop.Run:
     run_folder.read_result(folder)
     return loop.restore(folder)
@@ -96,6 +107,7 @@ def _finished_run(folder: pathlib.Path) -> loop.Run:
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "train": config_lib.TrainConfig,
     "evaluate": EvaluateConfig,
+    "data": data_commands.DataConfig,
 }
 
 

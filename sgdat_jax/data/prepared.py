@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import logging
 import os
 import pathlib
@@ -127,7 +128,7 @@ def _download_and_prepare(builder: Any, manual_dir: str | pathlib.Path | None) -
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir)
-    with _quiet():
+    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
             file_format="array_record", download_config=settings
         )
