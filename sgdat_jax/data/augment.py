@@ -130,7 +130,7 @@ def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
       >>> from sgdat_jax.data import augment
       >>> images = jnp.tile(jnp.array([0, 255], jnp.uint8), 4).reshape(4, 1, 2, 1)
       >>> print(augment.random_flip(jax.random.key(0), images)[:, 0, 0, 0])
-      [255   0 255   0]
+      [  0   0 255 255]
     """
     flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
@@ -167,7 +167,8 @@ def random_resized_crop(
       >>> import jax.numpy as jnp
       >>> from sgdat_jax.data import augment
       >>> images = jnp.full((2, 8, 8, 1), 7, jnp.uint8)
-      >>> crops = augment.random_resized_crop(jax.random.key(0), images, (4, 4))
+      >>> crop = jax.jit(augment.random_resized_crop, static_argnums=2)
+      >>> crops = crop(jax.random.key(0), images, (4, 4))
       >>> crops.shape, int(crops.min()), int(crops.max())
       ((2, 4, 4, 1), 7, 7)
 

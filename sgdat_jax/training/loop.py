@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax import __version__, optimizers
-from sgdat_jax.data import sources
+from sgdat_jax.data import sources, stream
 from sgdat_jax.training import checkpoint, run_folder
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
@@ -184,10 +184,9 @@ def _train_epoch(
 
 def _epoch_order(run: Run, epoch: int) -> jax.Array:
     """Returns the image numbers of each step, of shape (steps, batch)."""
-    key = jax.random.fold_in(jax.random.key(run.config.seed), epoch)
-    order = jax.random.permutation(key, len(run.dataset.train_images))
-    used = run.steps_per_epoch * run.config.batch_size
-    return order[:used].reshape(run.steps_per_epoch, run.config.batch_size)
+    return stream.epoch_order(
+        run.config.seed, epoch, len(run.dataset.train_images), run.config.batch_size
+    )
 
 
 def _test_batches(
