@@ -124,7 +124,8 @@ def show(data: dataset.Dataset, path: pathlib.Path) -> str:
     """Writes a contact sheet as a PNG file and returns what it shows."""
     half = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        contact_sheet(data).savefig(half, format="png", dpi=150)
+        with half.open("wb") as file:
+            contact_sheet(data).savefig(file, format="png", dpi=150)
         half.replace(path)
     except OSError as error:
         half.unlink(missing_ok=True)

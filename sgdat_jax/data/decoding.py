@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
+
 
 class Example(NamedTuple):
     """A labelled image as its source keeps it."""
@@ -20,7 +22,7 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
 
     Args:
       content: the bytes of a file that Pillow knows.
-      channels: 1 turns colours into grey, 3 turns grey into RGB.
+      channels: 1, 3 or 4; 1 turns colours into grey, 3 turns grey into RGB.
 
     Raises:
       OSError: if the content is no image or a damaged one.
@@ -37,10 +39,9 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
     """
     from PIL import Image
 
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
     try:
         with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert(mode))
+            pixels = np.asarray(image.convert(MODES[channels]))
     except Image.UnidentifiedImageError:
         raise OSError("its format is unknown") from None
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:

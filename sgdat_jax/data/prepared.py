@@ -197,11 +197,12 @@ def _keys(builder: Any) -> tuple[str, str]:
     if not (
         isinstance(image, tfds.features.Image)
         and np.dtype(image.np_dtype) == np.uint8
+        and image.shape[-1] in decoding.MODES
         and isinstance(label, tfds.features.ClassLabel)
     ):
         raise ValueError(
-            f"{builder.data_path} must have uint8 images with a class each, got the "
-            f"features {', '.join(features)}."
+            f"{builder.data_path} must have grey or coloured uint8 images with a class "
+            f"each, got the features {', '.join(features)}."
         )
     return keys[0], keys[1]
 

@@ -132,14 +132,8 @@ def test_resized_crop_is_that_of_pillow(images):
         assert np.abs(np.asarray(mine, int) - theirs).max() <= 1
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        augment.Augmentation(2, True, True),
-        augment.Augmentation(flip=True),
-    ],
-)
-def test_augmentation_is_reproducible_by_key(images, recipe):
+def test_augmentation_is_reproducible_by_key(images):
+    recipe = augment.Augmentation(2, True, True)
     apply = jax.jit(augment.augment, static_argnums=2)
     batch = jnp.asarray(images)
     first, again, other = (
