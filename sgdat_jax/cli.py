@@ -14,6 +14,7 @@ import tyro
 from rich import console as rich_console
 
 from sgdat_jax import report
+from sgdat_jax.data import commands as data_commands
 from sgdat_jax.data import sources
 from sgdat_jax.training import compare as compare_lib
 from sgdat_jax.training import config as config_lib
@@ -158,6 +159,11 @@ def evaluate(run: loop.Run, terminal: rich_console.Console) -> None:
     )
 
 
+def show(result: Any, terminal: rich_console.Console) -> None:
+    """Prints what a command of ``data`` returned."""
+    terminal.print(result, markup=False, emoji=False, soft_wrap=True)
+
+
 def _report(
     groups: list[report.Group], folder: pathlib.Path, terminal: rich_console.Console
 ) -> None:
@@ -204,6 +210,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
     "sweep": (config_lib.SweepConfig, sweep_lib.set_up, sweep),
     "evaluate": (EvaluateConfig, _finished_run, evaluate),
     "report": (ReportConfig, _read_groups, report_runs),
+    "data": (data_commands.DataConfig, data_commands.run, show),
 }
 
 

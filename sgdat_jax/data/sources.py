@@ -1,30 +1,57 @@
 """Where images come from."""
 
-from typing import NamedTuple
+import pathlib
 
 import numpy as np
 
+from sgdat_jax import names
+from sgdat_jax.data import arrays, dataset, prepared, tiny_imagenet
 
-class Dataset(NamedTuple):
-    """A labelled set of images, split into a training and a test part."""
+Dataset = dataset.Dataset
 
-    name: str
-    train_images: np.ndarray  # (n, height, width, channels), uint8
-    train_labels: np.ndarray  # (n,), int32
-    test_images: np.ndarray  # (m, height, width, channels), uint8
-    test_labels: np.ndarray  # (m,), int32
-    class_names: tuple[str, ...]
+_NAMES = dict.fromkeys(("digits", "cifar10", "cifar100", "mnist", tiny_imagenet.NAME))
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of an image."""
-        height, width, channels = self.train_images.shape[1:]
-        return height, width, channels
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+def load(name: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
+    """Returns a data set by its name.
+
+    Args:
+      name: ``digits``; ``cifar10``, ``cifar100``, ``mnist``, ``tiny_imagenet`` or
+        ``tfds:<name>[:<config>]``, prepared by tensorflow-datasets; or the path of a
+        folder of arrays, with a slash in it, as for `arrays.load`.
+      data_dir: folder of sets that tensorflow-datasets prepared; None: its own. For
+        ``tiny_imagenet`` it may be the published zip or folder itself.
+
+    Raises:
+      ValueError: if there is no such set, or if it is not prepared, damaged or not
+        one of labelled images of one size.
+
+    Example:
+      >>> from sgdat_jax.data import sources
+      >>> sources.load("digits").input_shape
+      (8, 8, 1)
+    """
+    check_name(name)
+    if name == "digits":
+        return digits()
+    if "/" in name:
+        return arrays.load(name)
+    if name == tiny_imagenet.NAME and data_dir and tiny_imagenet.is_raw(data_dir):
+        return tiny_imagenet.load(data_dir)
+    return prepared.load(name, data_dir)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError if a name can be none of a data set; nothing is loaded."""
+    if "/" in name or name.startswith(prepared.PREFIX):
+        return
+    try:
+        names.look_up("dataset", _NAMES, name)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error)[:-2]}, {prepared.PREFIX}NAME[:CONFIG], or a folder with a "
+            "slash in its path)."
+        ) from None
 
 
 def digits() -> Dataset:

@@ -7,6 +7,7 @@ import types
 import typing
 from typing import Any
 
+from sgdat_jax.data import sources
 from sgdat_jax.training import methods, registry
 
 _HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
@@ -22,7 +23,13 @@ class BaseConfig:
     """
 
     dataset: str = "digits"
-    """Images to learn: digits (scikit-learn's, 8x8)."""
+    """Images to learn: digits (scikit-learn's, 8x8); cifar10, cifar100, mnist,
+    tiny_imagenet or tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has prepared
+    them; or a folder of arrays, with a slash in its path."""
+
+    data_dir: str | None = None
+    """Folder of prepared data sets; None: that of tensorflow-datasets. For
+    tiny_imagenet also its published zip or folder."""
 
     model: str = "DigitsNet"
     """Network: DigitsNet (for 8x8 images), BinaryNet, SgdatResNet18 (the paper's, of
@@ -51,6 +58,14 @@ class BaseConfig:
     """Pixels by which a training image is shifted at most, each time by chance; 0: not
     at all."""
 
+    flip: bool = False
+    """Whether half of the training images, each time others, are mirrored left to
+    right."""
+
+    resized_crop: bool = False
+    """Whether of each training image, each time by chance, only a part of 8 to 100
+    percent of its area is shown, in the size of the whole."""
+
     diagnostics: bool = False
     """Whether each epoch also records gradients, flip counts, thresholds and margins of
     every layer."""
@@ -60,7 +75,7 @@ class BaseConfig:
         kinds = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             _check_type(field.name, kinds[field.name], getattr(self, field.name))
-        registry.look_up("dataset", registry.DATASETS, self.dataset)
+        sources.check_name(self.dataset)
         registry.look_up("model", registry.MODELS, self.model)
         registry.look_up("schedule", registry.SCHEDULES, self.real_schedule)
         for name in ("epochs", "batch_size"):

@@ -5,6 +5,7 @@ import importlib.metadata
 import math
 import pathlib
 import platform
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax import __version__, optimizers
-from sgdat_jax.data import sources
-from sgdat_jax.training import checkpoint, diagnostics, registry, run_folder
+from sgdat_jax.data import sources, stream
+from sgdat_jax.training import checkpoint, diagnostics, run_folder
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
@@ -72,7 +73,7 @@ def load(config: config_lib.BaseConfig) -> sources.Dataset:
     Raises:
       ValueError: if the config does not fit them.
     """
-    dataset = registry.look_up("dataset", registry.DATASETS, config.dataset)()
+    dataset = sources.load(config.dataset, config.data_dir)
     num_images = len(dataset.train_images)
     if config.batch_size > num_images:
         raise ValueError(
@@ -176,7 +177,8 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
     moment = time.strftime("%Y%m%d-%H%M%S")
-    parts = (config.dataset, config.model, config.optimizer, f"seed{config.seed}")
+    name = re.sub(r"[^\w.]+", "-", pathlib.PurePath(config.dataset).name)
+    parts = (name, config.model, config.optimizer, f"seed{config.seed}")
     return "-".join((f"runs/{parts[0]}", *parts[1:], moment))
 
 
@@ -245,10 +247,8 @@ def _shares(name: str, shares: optimizers.FlipRatio) -> dict[str, Any]:
 
 def epoch_order(plan: Plan | Run, seed: int, epoch: int) -> jax.Array:
     """Returns the image numbers of each step of an epoch, of shape (steps, batch)."""
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
-    order = jax.random.permutation(key, len(plan.dataset.train_images))
-    used = plan.steps_per_epoch * plan.config.batch_size
-    return order[:used].reshape(plan.steps_per_epoch, plan.config.batch_size)
+    num_images = len(plan.dataset.train_images)
+    return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
 def test_batches(

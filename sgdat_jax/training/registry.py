@@ -1,14 +1,12 @@
-"""The names that a run is described with: data sets, models and optimizers."""
+"""The names that a run is described with: models, optimizers and schedules."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import optax
 
-from sgdat_jax import models, optimizers
-from sgdat_jax.data import sources
+from sgdat_jax import models, names, optimizers
 from sgdat_jax.optimizers import checks
 
 
@@ -53,7 +51,8 @@ def _checked(learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
     return learning_rate
 
 
-DATASETS = {"digits": sources.digits}
+look_up = names.look_up
+
 MODELS = {
     "DigitsNet": models.DigitsNet,
     "BinaryNet": models.BinaryNet,
@@ -79,21 +78,6 @@ SCHEDULES = {
     "constant": lambda value, steps: optax.constant_schedule(value),
     "cosine": optax.cosine_decay_schedule,
 }
-
-
-def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
-    """Returns the entry of a name.
-
-    Raises:
-      ValueError: if there is none; the message has the nearest name and all names.
-    """
-    if name in table:
-        return table[name]
-    nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
-    raise ValueError(
-        f"unknown {kind} {name!r}; the nearest is {nearest!r} "
-        f"(known: {', '.join(sorted(table))})."
-    )
 
 
 def binary_optimizer(

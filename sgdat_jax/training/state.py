@@ -9,7 +9,8 @@ import optax
 from flax import nnx
 
 from sgdat_jax import optimizers, summary
-from sgdat_jax.data import sources
+from sgdat_jax.data import augment, sources
+from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import registry
 
@@ -32,7 +33,7 @@ class Task(NamedTuple):
     tx: optax.GradientTransformationExtraArgs
     mean: tuple[float, ...]  # of the training images in [0, 1], one per channel
     std: tuple[float, ...]
-    crop_padding: int  # pixels
+    augmentation: augment.Augmentation
     diagnostics: bool
 
 
@@ -123,14 +124,16 @@ def create(
     model.eval()
     eval_graph = nnx.graphdef(model)
     model.train()
-    scaled = dataset.train_images / 255
+    mean, std = dataset_lib.channel_statistics(dataset.train_images)
     task = Task(
         train_graph=nnx.graphdef(model),
         eval_graph=eval_graph,
         tx=tx,
-        mean=tuple(scaled.mean((0, 1, 2)).tolist()),
-        std=tuple(scaled.std((0, 1, 2)).tolist()),
-        crop_padding=config.crop_padding,
+        mean=mean,
+        std=std,
+        augmentation=augment.Augmentation(
+            config.crop_padding, config.flip, config.resized_crop
+        ),
         diagnostics=config.diagnostics,
     )
 

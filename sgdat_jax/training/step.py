@@ -47,7 +47,7 @@ def train_step(
       to the weights.
     """
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    images = augment.random_crop(key, batch.images, task.crop_padding)
+    images = augment.augment(key, batch.images, task.augmentation)
     images = augment.normalize(images, task.mean, task.std)
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:

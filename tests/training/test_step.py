@@ -77,7 +77,7 @@ def test_train_metrics_are_those_before_the_step(run, data):
     _, metrics, _ = _train_step(run, state, data)
     images, labels = (array[: shared_runs.BATCH] for array in data)
     key = jax.random.fold_in(jax.random.key(3), 0)
-    images = augment.random_crop(key, images, run.task.crop_padding)
+    images = augment.random_crop(key, images, run.config.crop_padding)
     images = augment.normalize(images, run.task.mean, run.task.std)
     model = nnx.merge(run.task.train_graph, state.params, state.stats, copy=True)
     expected = _numpy_metrics(

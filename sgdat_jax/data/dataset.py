@@ -1,0 +1,144 @@
+"""What a data set is, and what it must fulfil."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+_PIXELS_AT_ONCE = 2**24  # bounds the memory of sums over images on disk
+
+
+class Dataset(NamedTuple):
+    """A labelled set of images, split into a training and a test part.
+
+    The images may be memory-mapped files.
+    """
+
+    name: str
+    train_images: np.ndarray  # (n, height, width, channels), uint8
+    train_labels: np.ndarray  # (n,), int32
+    test_images: np.ndarray  # (m, height, width, channels), uint8
+    test_labels: np.ndarray  # (m,), int32
+    class_names: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        height, width, channels = self.train_images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
+    """Returns a data set of any source, if it is sound, with its labels as int32.
+
+    Args:
+      data: labels may be integers of any dtype.
+      place: from the name of a field, such as ``"train_images"``, to the file that
+        errors about it shall name.
+
+    Raises:
+      ValueError: if images are not uint8 of one shape, labels are not integers that
+        number the classes, lengths differ, or a class has no training image.
+
+    Example:
+      >>> import numpy as np
+      >>> from sgdat_jax.data import dataset
+      >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1])
+      >>> data = dataset.Dataset("my", images, labels, images, labels, ("cat", "dog"))
+      >>> dataset.checked(data, lambda field: f"my/{field}.npy").train_labels.dtype
+      dtype('int32')
+      >>> data = data._replace(test_labels=np.array([0, 2]))
+      >>> dataset.checked(data, lambda field: f"my/{field}.npy")
+      Traceback (most recent call last):
+      ...
+      ValueError: my/test_labels.npy: labels must be in [0, 2), got 2 at index 1.
+    """
+    for part in ("train", "test"):
+        images, labels = f"{part}_images", f"{part}_labels"
+        _check_images(place(images), getattr(data, images))
+        _check_labels(place(labels), getattr(data, labels), data.num_classes)
+        counts = len(getattr(data, images)), len(getattr(data, labels))
+        if counts[0] != counts[1]:
+            raise ValueError(
+                f"{place(labels)}: must have a label for each image, got {counts[1]} "
+                f"labels for {counts[0]} images."
+            )
+    if data.test_images.shape[1:] != data.train_images.shape[1:]:
+        raise ValueError(
+            f"{place('test_images')}: images must have the shape of the training "
+            f"images, {data.train_images.shape[1:]}, got {data.test_images.shape[1:]}."
+        )
+    present = np.isin(np.arange(data.num_classes), data.train_labels)
+    if not present.all():
+        empty = int(np.argmin(present))
+        raise ValueError(
+            f"{place('train_labels')}: every class must have a training image, got "
+            f"none of class {empty} ({data.class_names[empty]})."
+        )
+    return data._replace(
+        train_labels=np.asarray(data.train_labels, np.int32),
+        test_labels=np.asarray(data.test_labels, np.int32),
+    )
+
+
+def channel_statistics(
+    images: np.ndarray,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel, of images in [0, 1].
+
+    Sums are of integers, hence exact, and go over a few images at a time.
+
+    Args:
+      images: shape (n, height, width, channels), uint8.
+
+    Example:
+      >>> import numpy as np
+      >>> from sgdat_jax.data import dataset
+      >>> dataset.channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+      ((0.5,), (0.5,))
+    """
+    size, channels = images[0].size, images.shape[-1]
+    sums, squares = np.zeros((2, size), np.uint64)
+    step = max(1, _PIXELS_AT_ONCE // size)
+    for start in range(0, len(images), step):
+        flat = images[start : start + step].reshape(-1, size)
+        sums += flat.sum(0, dtype=np.uint64)
+        squares += np.square(flat, dtype=np.uint16).sum(0, dtype=np.uint64)
+    means, stds = [], []
+    count = len(images) * size // channels
+    for channel in range(channels):
+        total = int(sums[channel::channels].sum())
+        square = int(squares[channel::channels].sum())
+        means.append(total / (255 * count))
+        stds.append((count * square - total**2) ** 0.5 / (255 * count))
+    return tuple(means), tuple(stds)
+
+
+def _check_images(place: str, images: np.ndarray) -> None:
+    if images.dtype != np.uint8:
+        raise ValueError(f"{place}: images must be uint8, got {images.dtype}.")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"{place}: must have the shape (n, height, width, channels) without a 0, "
+            f"got {images.shape}."
+        )
+
+
+def _check_labels(place: str, labels: np.ndarray, num_classes: int) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{place}: labels must be integers of shape (n,), got {labels.dtype} of "
+            f"shape {labels.shape}."
+        )
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+        first = int(np.argmax(outside))
+        raise ValueError(
+            f"{place}: labels must be in [0, {num_classes}), got {labels[first]} at "
+            f"index {first}."
+        )
