@@ -33,7 +33,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer, PrecisionLike
 from jax import lax
 
-from sgdat_jax import signs
+from sgdat_jax import products, signs
 
 Quantizer = Callable[[jax.Array], jax.Array]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -146,28 +146,6 @@ def _canonical_pad_value(pad_value: float, padding: Padding) -> float:
     return pad_value
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _widening(
-    product: Callable[..., jax.Array], dtype: Dtype, x: jax.Array, kernel: jax.Array
-) -> jax.Array:
-    """Returns ``product(x, kernel)`` in a dtype wider than that of its operands."""
-    return product(x, kernel, preferred_element_type=dtype)
-
-
-def _widening_fwd(product, dtype, x, kernel):
-    return _widening(product, dtype, x, kernel), (x, kernel)
-
-
-def _widening_bwd(product, dtype, operands, cotangent):
-    # JAX's own rule widens the operands instead: two of three products of a training
-    # step would run at the speed of the wide dtype.
-    _, pull_back = jax.vjp(product, *operands)
-    return pull_back(cotangent.astype(operands[0].dtype))
-
-
-_widening.defvjp(_widening_fwd, _widening_bwd)
-
-
 class _BinaryLayer(nnx.Module):
     """What the layers share: their weights, and all but the product itself."""
 
@@ -245,7 +223,7 @@ class _BinaryLayer(nnx.Module):
         wide = self.preferred_element_type
         if wide is None or x.dtype == wide:
             return product(x, kernel)
-        return _widening(product, wide, x, kernel)
+        return products.widening(product, wide, x, kernel)
 
     def _scale_and_shift(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
         if self.output_scale == "xnor":
@@ -386,6 +364,9 @@ class BinaryConv(_BinaryLayer):
         input_quantizer, kernel_quantizer, use_bias, output_scale, dtype, param_dtype,
             precision, preferred_element_type, kernel_init, bias_init, rngs: See
             `BinaryLinear`.
+        conv_general_dilated: Convolves, with the arguments of
+            `jax.lax.conv_general_dilated`; the default differs from that one in the
+            order of the sums of the kernel's gradient on CPUs.
 
     Raises:
         TypeError: If a quantizer is not callable or a size not an integer.
@@ -413,6 +394,7 @@ class BinaryConv(_BinaryLayer):
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
         preferred_element_type: Dtype | None = None,
+        conv_general_dilated: Callable[..., jax.Array] = products.conv_general_dilated,
         kernel_init: Initializer | None = None,
         bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
@@ -424,6 +406,7 @@ class BinaryConv(_BinaryLayer):
         self.pad_value = _canonical_pad_value(pad_value, padding)
         self.kernel_dilation = _per_axis("kernel_dilation", kernel_dilation, rank)
         self.feature_group_count = feature_group_count
+        self.conv_general_dilated = conv_general_dilated
         super().__init__(
             in_features,
             out_features,
@@ -457,7 +440,7 @@ class BinaryConv(_BinaryLayer):
         x, pads = self._pad(x)
         axes = string.ascii_lowercase[:rank]
         product = functools.partial(
-            lax.conv_general_dilated,
+            self.conv_general_dilated,
             window_strides=self.strides,
             padding=pads,
             rhs_dilation=self.kernel_dilation,

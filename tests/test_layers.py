@@ -133,7 +133,13 @@ def test_conv_without_quantizers_equals_nnx(case):
     if case not in INITS:
         options["kernel_init"] = normal_init
     x = normal(*shape)
-    binary = BinaryConv(*sizes, rngs=nnx.Rngs(0), **PLAIN, **options)
+    binary = BinaryConv(
+        *sizes,
+        conv_general_dilated=jax.lax.conv_general_dilated,
+        rngs=nnx.Rngs(0),
+        **PLAIN,
+        **options,
+    )
     plain = nnx.Conv(*sizes, rngs=nnx.Rngs(0), **options)
     assert_equal_layers(binary, plain, x)
 
