@@ -252,8 +252,21 @@ def check_sizes(num_classes: int, input_shape: Sequence[int], divisor: int) -> N
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """Returns the maxima of 2x2 squares of images ``(batch, h, w, channels)``."""
-    return nnx.max_pool(x, (2, 2), strides=(2, 2))
+    """Returns the maxima of 2x2 squares of images ``(batch, h, w, channels)``.
+
+    Equal to `flax.nnx.max_pool` to the bit, whose gradient goes to the first of equal
+    entries as well, but takes XLA's CPU backend five to thirty times as long.
+    """
+    height, width = (size // 2 * 2 for size in x.shape[1:3])
+    upper, lower = x[:, 0:height:2], x[:, 1:height:2]
+    left = [row[:, :, 0:width:2] for row in (upper, lower)]
+    right = [row[:, :, 1:width:2] for row in (upper, lower)]
+    return _first_maximum(*map(_first_maximum, left, right))
+
+
+def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Returns the maximum or NaN, whose gradient goes to `a` where both are equal."""
+    return jnp.where((b > a) | jnp.isnan(b), b, a)
 
 
 def flatten(x: jax.Array) -> jax.Array:

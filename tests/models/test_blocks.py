@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import sgdat_jax as sj
+from sgdat_jax.models import blocks
 
 NETS = {
     "DigitsNet": 3,  # binary layers
@@ -147,3 +148,31 @@ def test_every_network_learns_a_few_images_by_heart(name):
     assert losses[-1] < 0.5 * losses[0]
     for leaf in jax.tree.leaves(nnx.state(model, sj.BinaryParam)):
         assert set(np.unique(leaf)) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 3), (2, 5, 7, 1)])
+def test_max_pool_is_flax_max_pool(shape):
+    # Small integers make many equal maxima, of which the gradient goes to the first.
+    x = jax.random.randint(jax.random.key(0), shape, -1, 2).astype(jnp.float32)
+
+    @jax.jit
+    def run(x):
+        ours, plain = (
+            jax.vjp(pool, x)
+            for pool in (
+                blocks.max_pool,
+                lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)),
+            )
+        )
+        weights = jnp.arange(1.0, 1 + ours[0].size).reshape(ours[0].shape)
+        return [(value, pull_back(weights)[0]) for value, pull_back in (ours, plain)]
+
+    (value, gradient), (expected, expected_gradient) = run(x)
+    np.testing.assert_array_equal(value, expected)
+    np.testing.assert_array_equal(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_max_pool_passes_nan_on(place):
+    x = jnp.zeros((1, 2, 2, 1)).at[0, *place, 0].set(jnp.nan)
+    assert jnp.isnan(blocks.max_pool(x)).all()
