@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import io
+import os
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import jax
 import tyro
 from rich import console as rich_console
 
@@ -56,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with 1 if training diverges, with 130 if it is interrupted from the keyboard.
     """
     terminal = rich_console.Console(highlight=False)
+    _keep_compiled_programs()
     try:
         # Errors of the user are found here; whatever comes later is one of ours.
         config = _parse(arguments)
@@ -212,6 +215,14 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
     "report": (ReportConfig, _read_groups, report_runs),
     "data": (data_commands.DataConfig, data_commands.run, show),
 }
+
+
+def _keep_compiled_programs() -> None:
+    """Keeps compiled programs for later runs, unless the user's own settings do."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(caches, "sgdat_jax", "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def _parse(arguments: Sequence[str] | None) -> Any:

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import jax
 import pytest
 
 import shared_runs
@@ -314,3 +315,17 @@ def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
     assert error.startswith("sgdat-jax: error: the training loss is nan in epoch 1")
     assert error.count("\n") == 1
     assert not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("own", [None, "/own/folder"])
+def test_compiled_programs_are_kept(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name = "jax_compilation_cache_dir"
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update(name, own)
+        cli._keep_compiled_programs()
+        expected = own or str(tmp_path / "sgdat_jax" / "compiled")
+        assert jax.config.jax_compilation_cache_dir == expected
+    finally:
+        jax.config.update(name, before)
