@@ -33,8 +33,9 @@ def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
 
     Returns:
       A dictionary per group: ``label``, ``runs``, ``seeds``, ``epochs``, and ``mean``
-      and ``std`` of each measure; ``std`` is None for a single run. The seconds are
-      those of training, in the median epoch, so that compiling does not count.
+      and ``std`` of each measure; ``std`` is None for a single run, both are None for
+      flips where nothing is binary. The seconds are those of training, in the median
+      epoch, so that compiling does not count.
     """
     rows = []
     for group in groups:
@@ -111,7 +112,12 @@ def write_comparison(
 
 
 def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None]:
-    """Returns mean and standard deviation of an entry; the latter None for one."""
+    """Returns mean and standard deviation of an entry; the latter None for one.
+
+    Both are None where a result has no such entry, or there is no result.
+    """
+    if not results or any(key not in result for result in results):
+        return {"mean": None, "std": None}
     values = np.array([result[key] for result in results], np.float64)
     std = float(values.std(ddof=1)) if len(values) > 1 else None
     return {"mean": float(values.mean()), "std": std}
@@ -120,9 +126,10 @@ def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | 
 def format_spread(
     values: Mapping[str, float | None], form: str, scale: float = 1.0
 ) -> str:
-    """Returns what `spread` returns as text."""
+    """Returns what `spread` returns as text, empty without a mean."""
     mean, std = values["mean"], values["std"]
-    assert mean is not None
+    if mean is None:
+        return ""
     plus_minus = "" if std is None else f" ± {scale * std:{form}}"
     return f"{scale * mean:{form}}{plus_minus}"
 

@@ -180,7 +180,7 @@ def plot_gradients(groups: _Groups) -> figure.Figure:
         for name in line["gradient_per_layer"]:
             if name.endswith(("/bias", "/scale")):
                 continue
-            binary = name in line["flip_ratio_per_layer"]
+            binary = name in line.get("flip_ratio_per_layer", ())
             axes.plot(
                 group.epochs,
                 _of_layer(group, "gradient_per_layer", name).mean(0),

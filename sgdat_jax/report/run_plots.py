@@ -120,17 +120,18 @@ def save_plots(
 ) -> list[pathlib.Path]:
     """Draws all plots of a run as PNG files and returns their paths.
 
+    Without binary weights there are none of flips.
+
     Args:
       folder: where they go; made if it is not there.
       lines: the lines of the run's metrics file.
       opt_state: its last optimizer state.
     """
     folder.mkdir(exist_ok=True)
-    figures = {
-        "learning.png": plot_learning(lines),
-        "flip_ratio.png": plot_flip_ratio(lines),
-        "flip_counts.png": plot_flip_counts(opt_state),
-    }
+    figures = {"learning.png": plot_learning(lines)}
+    if "flip_ratio" in lines[0]:
+        figures["flip_ratio.png"] = plot_flip_ratio(lines)
+        figures["flip_counts.png"] = plot_flip_counts(opt_state)
     for name, fig in figures.items():
         fig.savefig(folder / name, dpi=150)
     return [folder / name for name in figures]

@@ -35,6 +35,29 @@ class BaseConfig:
     """Network: DigitsNet (for 8x8 images), BinaryNet, SgdatResNet18 (the paper's, of
     three stages) or BiRealResNet18 (of four stages)."""
 
+    width: float = 1.0
+    """Factor of the network's channels and hidden features."""
+
+    full_precision: tuple[str, ...] = ()
+    """Layers that are real-valued instead of binary, by name or pattern, such as conv2
+    or 'dense*'; '*' is the same network without binary layers, which the optimizer of
+    the real-valued parameters trains alone."""
+
+    pad_value: float = 0.0
+    """What binary convolutions pad their inputs with: 0 as published, 1 or -1."""
+
+    input_sign: str = "ste_sign"
+    """Gradient of the sign of activations: ste_sign as published, approx_sign or
+    swish_sign."""
+
+    compute_dtype: str = "float32"
+    """Type of the network's products: float32 or bfloat16. Parameters, sums and batch
+    normalization are float32 always."""
+
+    normalization: str = "dataset"
+    """Mean and standard deviation that images are normalized with: those of the data
+    set's training images, or the published constants imagenet or tiny_imagenet."""
+
     real_optimizer: str = "adam"
     """Optimizer of the real-valued parameters: adam or sgd."""
 
@@ -47,6 +70,25 @@ class BaseConfig:
 
     real_schedule: str = "cosine"
     """How its learning rate goes on: constant, or cosine (down to 0 at the end)."""
+
+    real_warmup_epochs: int = 0
+    """Epochs in which it first rises from 0 in a straight line."""
+
+    restart_real_every_epoch: bool = False
+    """Whether the moments of Adam, or the momentum of sgd, start again at every epoch,
+    as in the published training script; the schedule goes on."""
+
+    binary_schedule: str = "constant"
+    """How the binary optimizer's learning rate, or gamma, goes on: constant, or cosine
+    (down to 0 at the end)."""
+
+    clip_norm: float | None = None
+    """Greatest norm of all gradients together, to which larger ones are scaled down;
+    None: any."""
+
+    label_smoothing: float = 0.0
+    """Share of a training label that is spread evenly over all classes, from 0 up to
+    but not including 1."""
 
     epochs: int = 20
     """Passes over the training images."""
@@ -77,15 +119,22 @@ class BaseConfig:
             _check_type(field.name, kinds[field.name], getattr(self, field.name))
         sources.check_name(self.dataset)
         registry.look_up("model", registry.MODELS, self.model)
-        registry.look_up("schedule", registry.SCHEDULES, self.real_schedule)
+        for kind, table, name in (
+            ("sign", registry.SIGNS, self.input_sign),
+            ("compute dtype", registry.DTYPES, self.compute_dtype),
+            ("normalization", registry.NORMALIZATIONS, self.normalization),
+            ("schedule", registry.SCHEDULES, self.real_schedule),
+            ("schedule", registry.SCHEDULES, self.binary_schedule),
+        ):
+            registry.look_up(kind, table, name)
         for name in ("epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("crop_padding", self.crop_padding, 0)
-        if not 0 <= self.real_learning_rate < math.inf:
-            raise ValueError(
-                "real_learning_rate must be in [0, inf), got "
-                f"{self.real_learning_rate}."
-            )
+        check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
+        check_in("real_learning_rate", self.real_learning_rate, math.inf)
+        check_in("label_smoothing", self.label_smoothing, 1)
+        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
+            raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
         registry.real_optimizer(
             self.real_optimizer, self.real_learning_rate, self.real_momentum
         )
@@ -147,7 +196,9 @@ class TrainConfig(BaseConfig):
         hyperparameters = self.hyperparameters()
         if self.reset_flips_every_epoch:
             hyperparameters["reset_flips_every"] = 1
-        registry.binary_optimizer(self.optimizer, hyperparameters)
+        registry.binary_optimizer(
+            self.optimizer, hyperparameters, schedule=self.binary_schedule
+        )
 
     def hyperparameters(self) -> dict[str, float | None]:
         """Returns the binary optimizer's hyperparameters that have an option here."""
@@ -185,6 +236,7 @@ class CompareConfig(BaseConfig):
             raise ValueError("optimizers must have at least one name, got none.")
         for name in self.optimizers:
             registry.look_up("optimizer", methods.METHODS, name)
+            self.run(name, self.seed)
 
     @property
     def folder(self) -> pathlib.Path:
@@ -246,7 +298,7 @@ class SweepConfig(BaseConfig):
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         super().__post_init__()
-        registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
+        self.run()
         check_seeds(self.seed, self.seeds)
         if self.models_at_once is not None:
             check_at_least("models_at_once", self.models_at_once, 1)
@@ -293,6 +345,12 @@ def check_at_least(name: str, value: int, bound: int) -> None:
     """Raises ValueError if a number is below its bound."""
     if value < bound:
         raise ValueError(f"{name} must be at least {bound}, got {value}.")
+
+
+def check_in(name: str, value: float, bound: float) -> None:
+    """Raises ValueError if a number is not from 0 up to but not including a bound."""
+    if not 0 <= value < bound:
+        raise ValueError(f"{name} must be in [0, {bound}), got {value}.")
 
 
 def check_seeds(first: int, count: int = 1) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from sgdat_jax import __version__, optimizers
 from sgdat_jax.data import sources, stream
-from sgdat_jax.training import checkpoint, diagnostics, run_folder
+from sgdat_jax.training import checkpoint, diagnostics, registry, run_folder
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
@@ -49,8 +49,11 @@ class Plan(NamedTuple):
 class Watcher:
     """Is told how a run gets on, and ignores it; subclasses show it."""
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array) -> None:
-        """Hears of one step or more; the arrays have an entry for each."""
+    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+        """Hears of one step or more; the arrays have an entry for each.
+
+        Without binary weights there is no flip ratio.
+        """
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Hears of an epoch, by its line of the metrics file."""
@@ -86,6 +89,14 @@ def load(config: config_lib.BaseConfig) -> sources.Dataset:
             f"crop_padding must be less than the {side} pixels of an image's side, got "
             f"{config.crop_padding}."
         )
+    constants = registry.NORMALIZATIONS[config.normalization]
+    channels = dataset.input_shape[2]
+    if constants and len(constants[0]) != channels:
+        raise ValueError(
+            f"normalization {config.normalization} is for images of "
+            f"{len(constants[0])} channels, {dataset.name} has {channels}."
+        )
+    state_lib.model_shapes(config, dataset)
     return dataset
 
 
@@ -163,7 +174,7 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
     checkpoint.save(run.folder / run_folder.CHECKPOINTS, run.state)
     result = _result(run, lines, time.perf_counter() - start)
     run_folder.write_result(run.folder, result)
-    return run, result
+    return run, run_folder.read_result(run.folder)
 
 
 def evaluate(run: Run) -> dict[str, float]:
@@ -195,12 +206,15 @@ def _train_epoch(
     start = time.perf_counter()
     order, size = epoch_order(run, run.config.seed, epoch), step_lib.steps_per_call()
     state, records = run.state, []
-    counts_before = _flip_counts(state.opt_state) if run.task.diagnostics else None
+    counts_before = None
+    if run.task.diagnostics and run.task.is_binary:
+        counts_before = _flip_counts(state.opt_state)
     for first in range(0, len(order), size):
         indices = order[first : first + size]
         state, record = _train_steps(run.task, state, data, indices)
         records.append(record)
-        watcher.stepped(record[0], record[1].flips.total)
+        metrics, weights = record
+        watcher.stepped(metrics, weights.flips.total if weights.flips else None)
     jax.block_until_ready(state)
     seconds = time.perf_counter() - start
     run = run._replace(state=state)
@@ -210,7 +224,7 @@ def _train_epoch(
     line = {
         "epoch": epoch + 1,
         **_means("train", metrics),
-        **_shares("flip_ratio", means.flips),
+        **(_shares("flip_ratio", means.flips) if means.flips else {}),
         "seconds": seconds,
         "images_per_second": images / seconds,
     }
@@ -220,14 +234,16 @@ def _train_epoch(
 
 
 def _diagnostics_line(run: Run, counts_before: Any, gradients: Any) -> dict[str, Any]:
-    if run.config.reset_flips_every_epoch:
-        counts_before = jax.tree.map(jnp.zeros_like, counts_before)
-    found = _diagnose(run.state.opt_state, counts_before)
     line: dict[str, Any] = {
         "gradient_per_layer": {
             name: float(mean) for name, mean in optimizers.layers_of(gradients).items()
         }
     }
+    if not run.task.is_binary:
+        return line
+    if run.config.reset_flips_every_epoch:
+        counts_before = jax.tree.map(jnp.zeros_like, counts_before)
+    found = _diagnose(run.state.opt_state, counts_before)
     for name, value in found._asdict().items():
         if isinstance(value, optimizers.FlipRatio):
             line |= _shares(name, value)
@@ -283,8 +299,6 @@ def _result(
     run: Run, lines: Sequence[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     best = max(lines, key=lambda line: line["test_accuracy"])
-    counts = _flip_counts(run.state.opt_state)
-    flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
     device = jax.devices()[0]
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
@@ -295,9 +309,17 @@ def _result(
         "epochs": run.config.epochs,
         "seconds": seconds,
         "seed": run.config.seed,
-        "flips_per_weight": flips,
-        **_shares("flip_histogram", _flip_histogram(counts)),
+        "model": {"name": run.config.model, **dataclasses.asdict(run.task.choices)},
+        **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "versions": {"python": platform.python_version(), "sgdat-jax": __version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def _flips(run: Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns how often binary weights flipped, in all and by their number."""
+    counts = _flip_counts(run.state.opt_state)
+    flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
+    histogram = _flip_histogram(counts)
+    return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}

@@ -50,30 +50,31 @@ class ProgressBar(loop.Watcher):
         """Takes the bar away."""
         self._bar.stop()
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array) -> None:
+    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
         """Moves the bar on."""
         epoch = f"{self._epoch}/{self._epochs}"
-        self._bar.update(self._task, advance=len(flip_ratio), epoch=epoch)
+        self._bar.update(self._task, advance=len(metrics.loss), epoch=epoch)
         # Reading the arrays waits for the step, so it is done for a visible bar alone.
         if self._console.is_terminal:
             examples = float(metrics.examples[-1])
             status = (
                 f"loss {float(metrics.loss[-1]) / examples:.3f}  "
-                f"accuracy {float(metrics.correct[-1]) / examples:6.1%}  "
-                f"flips {float(flip_ratio[-1]):.2e}"
+                f"accuracy {float(metrics.correct[-1]) / examples:6.1%}"
             )
+            if flip_ratio is not None:
+                status += f"  flips {float(flip_ratio[-1]):.2e}"
             self._bar.update(self._task, status=status)
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Prints the epoch where there is no bar."""
         self._epoch = line["epoch"] + 1
         if self._lines:
+            flips = f"flips {line['flip_ratio']:.2e}  " if "flip_ratio" in line else ""
             self._console.print(
                 f"epoch {line['epoch']}/{self._epochs}  "
                 f"loss {line['train_loss']:.3f}  "
                 f"train {line['train_accuracy']:.2%}  "
                 f"test {line['test_accuracy']:.2%}  "
-                f"flips {line['flip_ratio']:.2e}  "
-                f"{line['images_per_second']:,.0f} images/s",
+                f"{flips}{line['images_per_second']:,.0f} images/s",
                 soft_wrap=True,
             )

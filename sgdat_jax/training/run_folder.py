@@ -72,8 +72,12 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
+    # JSON has no tuples; what is read equals what was written, and can be hashed.
+    fields: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
     try:
-        return config_lib.TrainConfig(**values)
+        return config_lib.TrainConfig(**fields)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path / CONFIG} is not a run's config: {error}") from None
 

@@ -11,6 +11,7 @@ from flax import nnx
 from sgdat_jax import optimizers, summary
 from sgdat_jax.data import augment, sources
 from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.models import blocks
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import registry
 
@@ -31,10 +32,17 @@ class Task(NamedTuple):
     train_graph: nnx.GraphDef
     eval_graph: nnx.GraphDef
     tx: optax.GradientTransformationExtraArgs
-    mean: tuple[float, ...]  # of the training images in [0, 1], one per channel
+    mean: tuple[float, ...]  # of images in [0, 1], one per channel
     std: tuple[float, ...]
     augmentation: augment.Augmentation
+    label_smoothing: float
     diagnostics: bool
+    choices: blocks.Choices  # how the network was built
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the network has any binary weights."""
+        return bool(self.choices.binary_layers)
 
 
 Init = Callable[[int | jax.Array], TrainState]  # of the seed
@@ -50,8 +58,22 @@ def build_model(
     return model_type(
         dataset.num_classes,
         input_shape=dataset.input_shape,
+        width=config.width,
+        full_precision=config.full_precision,
+        pad_value=config.pad_value,
+        input_quantizer=registry.look_up("sign", registry.SIGNS, config.input_sign),
+        dtype=registry.look_up("compute dtype", registry.DTYPES, config.compute_dtype),
         rngs=nnx.Rngs(jax.random.key(seed)),
     )
+
+
+def model_shapes(config: config_lib.BaseConfig, dataset: sources.Dataset) -> nnx.Module:
+    """Returns the network of a run, with shapes in place of its weights.
+
+    Raises:
+      ValueError: if the network does not fit the images, or cannot be built as told.
+    """
+    return nnx.eval_shape(lambda: build_model(config, dataset))
 
 
 def summarize(
@@ -76,6 +98,8 @@ def create_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the optimizer of all parameters.
 
+    Without binary weights among them, it is the real-valued parameters' alone.
+
     Args:
       config: description of the run.
       params: the parameters, or their shapes.
@@ -85,19 +109,30 @@ def create_optimizer(
     """
     if config.reset_flips_every_epoch:
         hyperparameters = {**hyperparameters, "reset_flips_every": steps_per_epoch}
-    schedule = registry.look_up("schedule", registry.SCHEDULES, config.real_schedule)
     steps = config.epochs * steps_per_epoch
-    return optimizers.partition_binary(
-        params,
-        binary=registry.binary_optimizer(
-            config.optimizer, hyperparameters, steps_per_epoch
+    tx = registry.real_optimizer(
+        config.real_optimizer,
+        registry.schedule(
+            config.real_schedule,
+            config.real_learning_rate,
+            steps,
+            config.real_warmup_epochs * steps_per_epoch,
         ),
-        real=registry.real_optimizer(
-            config.real_optimizer,
-            schedule(config.real_learning_rate, steps),
-            config.real_momentum,
-        ),
+        config.real_momentum,
+        steps_per_epoch if config.restart_real_every_epoch else None,
     )
+    if jax.tree.leaves(optimizers.select_binary(params, params)):
+        binary = registry.binary_optimizer(
+            config.optimizer,
+            hyperparameters,
+            steps_per_epoch,
+            schedule=config.binary_schedule,
+            steps=steps,
+        )
+        tx = optimizers.partition_binary(params, binary=binary, real=tx)
+    if config.clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    return tx
 
 
 def create(
@@ -110,21 +145,23 @@ def create(
 
     Args:
       config: description of the run.
-      dataset: its images, whose training part gives mean and standard deviation.
+      dataset: its images, whose training part gives mean and standard deviation if
+        ``config`` does not.
       steps_per_epoch: training steps in an epoch, for schedules and restarts of flip
         counts.
 
     Raises:
-      ValueError: if the model does not fit the images or has no binary weights.
+      ValueError: if the model does not fit the images.
     """
-    model = nnx.eval_shape(lambda: build_model(config, dataset))
+    model: Any = model_shapes(config, dataset)
     tx = create_optimizer(
         config, nnx.state(model, nnx.Param), steps_per_epoch, config.hyperparameters()
     )
     model.eval()
     eval_graph = nnx.graphdef(model)
     model.train()
-    mean, std = dataset_lib.channel_statistics(dataset.train_images)
+    constants = registry.NORMALIZATIONS[config.normalization]
+    mean, std = constants or dataset_lib.channel_statistics(dataset.train_images)
     task = Task(
         train_graph=nnx.graphdef(model),
         eval_graph=eval_graph,
@@ -134,7 +171,9 @@ def create(
         augmentation=augment.Augmentation(
             config.crop_padding, config.flip, config.resized_crop
         ),
+        label_smoothing=config.label_smoothing,
         diagnostics=config.diagnostics,
+        choices=model.choices,
     )
 
     def init(seed: int | jax.Array) -> TrainState:

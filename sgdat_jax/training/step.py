@@ -33,7 +33,7 @@ class Metrics(NamedTuple):
 class WeightMetrics(NamedTuple):
     """What a step does to the weights."""
 
-    flips: optimizers.FlipRatio
+    flips: optimizers.FlipRatio | None  # None for a network without binary weights
     gradients: Any  # mean magnitude per parameter, shape () each; None if not asked for
 
 
@@ -53,14 +53,16 @@ def train_step(
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:
         model = nnx.merge(task.train_graph, params, state.stats, copy=True)
         logits = model(images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        losses = _losses(logits, batch.labels, task.label_smoothing)
         stats = nnx.state(model, nnx.Not(nnx.Param))
         weights = jnp.ones_like(losses)
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
     gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
-    flips = optimizers.flip_ratio(optimizers.select_binary(state.params, updates))
+    flips = None
+    if task.is_binary:
+        flips = optimizers.flip_ratio(optimizers.select_binary(state.params, updates))
     next_state = state_lib.TrainState(
         step=optax.safe_increment(state.step),
         seed=state.seed,
@@ -74,7 +76,18 @@ def train_step(
     return next_state, metrics, WeightMetrics(flips, magnitudes)
 
 
-Record = tuple[Metrics, WeightMetrics]  # with an entry per step
+Record = tuple[Metrics, WeightMetrics]  # of one step, or with an entry per step
+
+
+def _recorded_step(
+    task: state_lib.Task, state: state_lib.TrainState, batch: Batch
+) -> tuple[state_lib.TrainState, Record]:
+    state, metrics, weights = train_step(task, state, batch)
+    return state, (metrics, weights)
+
+
+def _gather(data: Batch, numbers: jax.Array) -> Batch:
+    return Batch(data.images[numbers], data.labels[numbers])
 
 
 def train_steps(
@@ -89,16 +102,19 @@ def train_steps(
       indices: shape (steps, batch): numbers of the images of each step.
     """
 
-    def take(
-        state: state_lib.TrainState, numbers: jax.Array
-    ) -> tuple[state_lib.TrainState, Record]:
-        batch = Batch(data.images[numbers], data.labels[numbers])
-        state, metrics, weights = train_step(task, state, batch)
-        return state, (metrics, weights)
+    def take(state: state_lib.TrainState, numbers: jax.Array) -> Any:
+        return _recorded_step(task, state, _gather(data, numbers))
 
     if len(indices) > 1:
         return jax.lax.scan(take, state, indices)
-    state, record = take(state, indices[0])
+    return train_batch(task, state, _gather(data, indices[0]))
+
+
+def train_batch(
+    task: state_lib.Task, state: state_lib.TrainState, batch: Batch
+) -> tuple[state_lib.TrainState, Record]:
+    """Takes one step on a batch at hand; its record has an entry for that step."""
+    state, record = _recorded_step(task, state, batch)
     return state, jax.tree.map(lambda leaf: leaf[jnp.newaxis], record)
 
 
@@ -126,8 +142,16 @@ def eval_step(
     """
     model = nnx.merge(task.eval_graph, state.params, state.stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+    losses = _losses(logits, batch.labels)
     return _metrics(logits, losses, batch.labels, weights)
+
+
+def _losses(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Returns the cross-entropies of a batch, of shape (batch,)."""
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
 def _metrics(

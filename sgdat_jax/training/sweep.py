@@ -43,10 +43,16 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
     """Loads the images, builds the network and makes the folder of a sweep.
 
     Raises:
-      ValueError: if the config does not fit the images, or if the folder holds a sweep
-        with other settings, a damaged one, or anything else, or cannot be written.
+      ValueError: if the config does not fit the images, if no weight is binary, or if
+        the folder holds a sweep with other settings, a damaged one, or anything else,
+        or cannot be written.
     """
     plan = loop.plan(config.run(), loop.load(config))
+    if not plan.task.is_binary:
+        raise ValueError(
+            "A sweep is of the binary optimizer, but full_precision leaves no layer "
+            f"binary, got {config.full_precision}."
+        )
     folder = config.folder
     known = []
     if (folder / CONFIG).exists():
@@ -138,6 +144,7 @@ def _train_chunk(plan: loop.Plan, chunk: Sequence[Trial]) -> list[dict[str, Any]
                 fixed, hyperparameters, states, data, indices
             )
             losses.append(metrics.loss)
+            assert weights.flips is not None  # as `set_up` has seen
             flips += np.sum(weights.flips.total, axis=1)
         finite &= np.isfinite(np.concatenate(losses, axis=1)).all(1)
         accuracies.append(_test_accuracies(plan, states))

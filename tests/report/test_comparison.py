@@ -101,3 +101,25 @@ def test_all_plots_are_drawn_of_what_was_recorded(groups):
         "dense4 (binary)",
         "dense5 (real)",
     }
+
+
+def test_runs_without_binary_weights_stand_beside_others(folder_of, tmp_path):
+    flips = ("flip_ratio", "flip_ratio_per_layer")
+    real = folder_of("real", 0.9, without=flips, full_precision=["*"])
+    file = real / "result.json"
+    result = {
+        key: value
+        for key, value in json.loads(file.read_text()).items()
+        if "flip" not in key
+    }
+    file.write_text(json.dumps(result))
+    message = f"{file} has no flips_per_weight."
+    assert report.read_runs([real]) == ([], [message])
+    file.write_text(json.dumps(result | {"model": {"binary_layers": []}}))
+    runs, skipped = report.read_runs([folder_of("binary", 0.5), real])
+    assert skipped == []
+    report.write_comparison(tmp_path / "out", report.group_runs(runs))
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    row = "| SGDAT full_precision=('*',) | 1 | 2 | 90.00 | 100.00 |  | "
+    assert row in table
+    assert (tmp_path / "out" / "gradients.png").exists()

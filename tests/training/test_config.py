@@ -26,6 +26,12 @@ from sgdat_jax.training import config
         ("momentum", 1.0),
         ("momentum", -0.5),
         ("momentum", math.nan),
+        ("real_warmup_epochs", -1),
+        ("real_warmup_epochs", 20),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("clip_norm", 0.0),
+        ("clip_norm", math.nan),
     ],
 )
 def test_value_outside_its_range(name, value):
@@ -50,6 +56,8 @@ def test_value_outside_its_range(name, value):
         ("dataset", 5),
         ("model", ["DigitsNet"]),
         ("run_dir", 3),
+        ("full_precision", "conv2"),
+        ("full_precision", (2,)),
     ],
 )
 def test_value_of_another_type(name, value):
@@ -65,10 +73,15 @@ def test_value_of_another_type(name, value):
         ("model", "digitnet", "DigitsNet"),
         ("optimizer", "sgdatt", "sgdat"),
         ("optimizer", "", None),
+        ("input_sign", "swish", "swish_sign"),
+        ("compute_dtype", "bfloat", "bfloat16"),
+        ("normalization", "image_net", "imagenet"),
+        ("real_schedule", "cosinus", "cosine"),
+        ("binary_schedule", "cosinus", "cosine"),
     ],
 )
 def test_unknown_name_offers_the_nearest(name, value, nearest):
-    with pytest.raises(ValueError, match=f"unknown {name} '{value}'") as caught:
+    with pytest.raises(ValueError, match=f"unknown .* '{value}'") as caught:
         config.TrainConfig(**{name: value})
     assert "the nearest is '" in str(caught.value)
     if nearest:
@@ -97,3 +110,9 @@ def test_edges_are_allowed_and_fields_are_frozen():
     assert hash(edges) == hash(dataclasses.replace(edges))
     with pytest.raises(dataclasses.FrozenInstanceError):
         edges.seed = 1
+
+
+def test_comparison_checks_each_of_its_methods():
+    config.CompareConfig(binary_schedule="cosine")
+    with pytest.raises(ValueError, match="boat has no rate for `binary_schedule`"):
+        config.CompareConfig(optimizers=("sgd", "boat"), binary_schedule="cosine")

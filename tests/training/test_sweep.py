@@ -64,6 +64,13 @@ def finished(tmp_path_factory):
     return folder
 
 
+def test_sweep_without_binary_weights_is_refused(tmp_path):
+    settings = config.SweepConfig(full_precision=("*",), run_dir=str(tmp_path / "new"))
+    with pytest.raises(ValueError, match="full_precision leaves no layer binary"):
+        sweep.set_up(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_trial_is_recorded_once(finished):
     lines = sweep.read(finished)
     keys = [(line["hyperparameters"]["threshold"], line["seed"]) for line in lines]
