@@ -1,0 +1,194 @@
+"""How fast is a whole training step, next to full precision and to PyTorch?
+
+Forward and backward pass, both optimizers, batch normalization, augmentation and
+metrics of the same network: with SGDAT, with Adam on latent weights, in full precision,
+and written plainly in PyTorch, eager and on request compiled. All steps of a case take
+turns in one process; times are medians, ratios are medians over the turns.
+
+    python -m benchmarks.train_step --models BinaryNet --width 0.5 --batch 64
+
+On an accelerator, where PyTorch runs with mixed precision:
+
+    python -m benchmarks.train_step --dtype bfloat16 --batch 128 1024 4096 --compile
+"""
+
+import argparse
+import importlib.util
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import box, console, table
+
+from benchmarks import timing
+from sgdat_jax import summary
+from sgdat_jax.data import sources
+from sgdat_jax.training import config, loop, state
+from sgdat_jax.training import step as step_lib
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "train_step"
+MODELS = ("BinaryNet", "SgdatResNet18", "BiRealResNet18")
+SHAPE = (32, 32, 3)
+VARIANTS = {
+    "sgdat": {"optimizer": "sgdat"},
+    "adam": {"optimizer": "adam"},
+    "full precision": {"full_precision": ("*",)},
+}
+
+
+def made_images(batch):
+    """Returns a set of one batch of CIFAR's shape; pixels do not matter for speed."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, *SHAPE), np.uint8)
+    labels = (np.arange(batch) % 10).astype(np.int32)
+    return sources.Dataset(
+        "made", images, labels, images, labels, class_names=tuple("0123456789")
+    )
+
+
+def settings_of(model, batch, options, **variant):
+    return config.TrainConfig(
+        model=model,
+        width=options.width,
+        compute_dtype=options.dtype,
+        batch_size=batch,
+        crop_padding=4,
+        flip=True,
+        **variant,
+    )
+
+
+def library_step(settings, data):
+    """Returns a step of the training program itself, which keeps its state."""
+    plan = loop.plan(settings, data)
+    images = step_lib.Batch(
+        jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
+    )
+    indices = jnp.arange(settings.batch_size)[jnp.newaxis]
+    take = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
+    held = [plan.init(0)]
+
+    def step():
+        held[0], record = take(plan.task, held[0], images, indices)
+        return held[0], record
+
+    return step
+
+
+def torch_step(model, data, options, *, compiled):
+    """Returns a step of the same network in PyTorch."""
+    import torch
+
+    from benchmarks import torch_nets
+
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    mixed = options.dtype == "bfloat16"
+    take = torch_nets.train_step(model, options.width, device, mixed, compiled)
+    scaled = torch.tensor(data.train_images).permute(0, 3, 1, 2).float() / 128 - 1
+    images = scaled.to(device, memory_format=torch.channels_last)
+    labels = torch.tensor(data.train_labels).long().to(device)
+
+    def step():
+        take(images, labels)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def steps_of(model, batch, options):
+    """Returns the steps of a case by name."""
+    data = made_images(batch)
+    steps = {
+        name: library_step(settings_of(model, batch, options, **variant), data)
+        for name, variant in VARIANTS.items()
+    }
+    if importlib.util.find_spec("torch"):
+        steps["pytorch"] = torch_step(model, data, options, compiled=False)
+        if options.compile:
+            steps["pytorch compiled"] = torch_step(model, data, options, compiled=True)
+    return steps
+
+
+def flops_per_image(model, batch, options):
+    """Returns the floating-point operations of a step: three times the forward pass."""
+    settings = settings_of(model, batch, options)
+    total = summary.total(state.summarize(settings, made_images(batch)))
+    return 3 * 2 * (total.binary_macs + total.real_macs)
+
+
+def matmul_rate(dtype):
+    """Returns the measured rate of a large matrix product, in operations a second."""
+    size = 4096 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul)
+    samples = timing.take_turns([lambda: product(a, a)], rounds=5)
+    return 2 * size**3 / timing.spread(samples.wall).low
+
+
+def measure(model, batch, options, peak):
+    """Returns a row per step of one case."""
+    steps = steps_of(model, batch, options)
+    seconds = timing.take_turns(list(steps.values()), rounds=options.rounds).wall
+    work = batch * flops_per_image(model, batch, options)
+    rows = []
+    for place, name in enumerate(steps):
+        took = timing.spread(seconds[:, place])
+        rows.append(
+            {
+                "model": model,
+                "batch": batch,
+                "step": name,
+                "rounds": len(seconds),
+                "seconds": took._asdict(),
+                "images_per_second": batch / took.median,
+                "share_of_matmul_rate": work / took.median / peak,
+                "over_sgdat": timing.paired_ratio(seconds, place, 0)._asdict(),
+            }
+        )
+    return rows
+
+
+def show(rows):
+    shown = table.Table(box=box.SIMPLE)
+    headers = ("model", "batch", "step", "images/s", "of matmul rate", "time / SGDAT's")
+    for index, header in enumerate(headers):
+        shown.add_column(header, justify="left" if index in (0, 2) else "right")
+    for row in rows:
+        ratio = row["over_sgdat"]
+        shown.add_row(
+            row["model"],
+            str(row["batch"]),
+            row["step"],
+            f"{row['images_per_second']:,.0f}",
+            f"{row['share_of_matmul_rate']:.0%}",
+            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+        )
+    console.Console(width=100).print(shown)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--batch", type=int, nargs="+", default=[128])
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--compile", action="store_true", help="torch.compile as well")
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    options = parser.parse_args()
+    peak = matmul_rate(options.dtype)
+    rows = []
+    for model in options.models:
+        for batch in options.batch:
+            rows += measure(model, batch, options, peak)
+    show(rows)
+    data = timing.circumstances() | {"matmul_rate": peak, "rows": rows}
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = f"{jax.default_backend()}-{options.dtype}-width{options.width:g}.json"
+    (options.out / name).write_text(json.dumps(data, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
