@@ -145,7 +145,10 @@ class TrainConfig(BaseConfig):
     """Trains a binary network and leaves a folder with its results.
 
     Binary weights are trained by the binary optimizer, all others by Adam. Without any
-    option a small network learns scikit-learn's handwritten digits.
+    option a small network learns scikit-learn's handwritten digits. With --recipe NAME
+    first, NAME such as cifar10-binarynet-sgdat, options have the defaults of one of the
+    paper's experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and
+    a row of its table as in compare.
     """
 
     optimizer: str = "sgdat"
@@ -209,7 +212,8 @@ class TrainConfig(BaseConfig):
 class CompareConfig(BaseConfig):
     """Trains the same network with several optimizers and seeds, and compares them.
 
-    Can be interrupted and started again: finished runs are not repeated.
+    Can be interrupted and started again: finished runs are not repeated. --recipe NAME
+    sets the task as in train, without a method: cifar10-binarynet.
     """
 
     optimizers: tuple[str, ...] = tuple(methods.PAPER)
@@ -255,7 +259,7 @@ class SweepConfig(BaseConfig):
     """Trains one model for each combination of hyperparameters and each seed.
 
     Up to two hyperparameters have several values. Can be interrupted and started
-    again: finished models are not repeated.
+    again: finished models are not repeated. --recipe NAME sets the task as in compare.
     """
 
     optimizer: str = "sgdat"
