@@ -6,7 +6,6 @@ from sgdat_jax import cli
 from sgdat_jax.data import augment
 from sgdat_jax.training import config, methods, recipes
 
-
 _MODELS = {"binarynet": "BinaryNet", "resnet18": "SgdatResNet18"}
 
 
