@@ -108,6 +108,10 @@ class BaseConfig:
     """Whether of each training image, each time by chance, only a part of 8 to 100
     percent of its area is shown, in the size of the whole."""
 
+    stream_above: float = 4.0
+    """Gigabytes of training images up to which they are copied to the device as a
+    whole; larger sets are streamed to it in batches. The result is the same."""
+
     diagnostics: bool = False
     """Whether each epoch also records gradients, flip counts, thresholds and margins of
     every layer."""
@@ -133,6 +137,7 @@ class BaseConfig:
         check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
         check_in("real_learning_rate", self.real_learning_rate, math.inf)
         check_in("label_smoothing", self.label_smoothing, 1)
+        check_in("stream_above", self.stream_above, math.inf)
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
         registry.real_optimizer(
