@@ -188,6 +188,9 @@ class TrainConfig(BaseConfig):
     """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
     in the published training script."""
 
+    tensorboard: bool = False
+    """Whether the run folder also gets an event file for TensorBoard."""
+
     seed: int = 0
     """Seed of the initial weights and of the order of images; the same seed gives the
     same result on the same machine."""

@@ -60,6 +60,27 @@ class Watcher:
         """Hears of an epoch, by its line of the metrics file."""
 
 
+class Watchers(Watcher):
+    """Tells several watchers.
+
+    Args:
+      watchers: in the order in which they hear.
+    """
+
+    def __init__(self, watchers: Sequence[Watcher]):
+        self._watchers = watchers
+
+    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+        """Tells all."""
+        for watcher in self._watchers:
+            watcher.stepped(metrics, flip_ratio)
+
+    def epoch_ended(self, line: dict[str, Any]) -> None:
+        """Tells all."""
+        for watcher in self._watchers:
+            watcher.epoch_ended(line)
+
+
 def set_up(config: config_lib.TrainConfig) -> Run:
     """Loads the images, builds the network and then makes the run folder.
 
