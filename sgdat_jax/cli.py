@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, Union
 
 import jax
 import tyro
@@ -20,7 +20,7 @@ from sgdat_jax.data import commands as data_commands
 from sgdat_jax.data import sources
 from sgdat_jax.training import compare as compare_lib
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import loop, progress, run_folder
+from sgdat_jax.training import loop, progress, recipes, run_folder, tensorboard
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import sweep as sweep_lib
 
@@ -79,8 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(run: loop.Run, terminal: rich_console.Console) -> None:
     """Shows, trains and reports a run that is set up."""
     _print_task(run.config, run.dataset, terminal)
-    with progress.ProgressBar(run, terminal) as bar:
-        run, result = loop.train(run, bar)
+    with contextlib.ExitStack() as stack:
+        bar = progress.ProgressBar(run, terminal)
+        watchers: list[loop.Watcher] = [stack.enter_context(bar)]
+        if run.config.tensorboard:
+            events = tensorboard.EventFile(run.folder / run_folder.TENSORBOARD)
+            watchers.append(stack.enter_context(events))
+        run, result = loop.train(run, loop.Watchers(watchers))
     lines = run_folder.read_metrics(run.folder)
     report.save_plots(run.folder / run_folder.PLOTS, lines, run.state.opt_state)
     terminal.print(
@@ -200,6 +205,12 @@ def _read_groups(config: ReportConfig) -> tuple[list[report.Group], pathlib.Path
     return report.group_runs(runs), pathlib.Path(config.out)
 
 
+def _new_run(config: config_lib.TrainConfig) -> loop.Run:
+    if config.tensorboard:
+        tensorboard.check_installed()
+    return loop.set_up(config)
+
+
 def _finished_run(config: EvaluateConfig) -> loop.Run:
     folder = pathlib.Path(config.run_dir)
     run_folder.read_result(folder)
@@ -208,7 +219,7 @@ def _finished_run(config: EvaluateConfig) -> loop.Run:
 
 # Name: its options, what sets it up (and finds errors of the user), and what does it.
 _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
-    "train": (config_lib.TrainConfig, loop.set_up, train),
+    "train": (config_lib.TrainConfig, _new_run, train),
     "compare": (config_lib.CompareConfig, compare_lib.set_up, compare),
     "sweep": (config_lib.SweepConfig, sweep_lib.set_up, sweep),
     "evaluate": (EvaluateConfig, _finished_run, evaluate),
@@ -227,14 +238,21 @@ def _keep_compiled_programs() -> None:
 
 def _parse(arguments: Sequence[str] | None) -> Any:
     """Parses the command line; an error becomes one line."""
+    words, recipe = _take_recipe(sys.argv[1:] if arguments is None else arguments)
+    commands: Any = Union[  # noqa: UP007, as it is not of types known here
+        tuple(
+            Annotated[options, _subcommand(name, options, recipe, words)]
+            for name, (options, *_) in _COMMANDS.items()
+        )
+    ]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.extras.subcommand_cli_from_dict(
-                {name: options for name, (options, *_) in _COMMANDS.items()},
+            return tyro.cli(
+                commands,
                 prog="sgdat-jax",
                 description="Trains binary neural networks.",
-                args=arguments,
+                args=words,
             )
     except SystemExit as exit_:
         if exit_.code:
@@ -243,6 +261,32 @@ def _parse(arguments: Sequence[str] | None) -> Any:
                 re.sub("^Error parsing [A-Z][A-Za-z]*: ", "", message)
             ) from None
         raise
+
+
+def _take_recipe(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Returns the words without ``--recipe NAME``, and the name."""
+    rest, names = [], []
+    left = iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option == "--recipe":
+            names.append(value if equals else next(left, ""))
+        else:
+            rest.append(word)
+    if len(names) > 1 or "" in names:
+        raise ValueError(f"--recipe must have one name, got {' '.join(words)}")
+    return rest, names[0] if names else None
+
+
+def _subcommand(
+    name: str, options: type, recipe: str | None, words: Sequence[str]
+) -> Any:
+    """Returns how Tyro shall take a command; a recipe gives the defaults of options."""
+    if recipe is None or words[:1] != [name]:
+        return tyro.conf.subcommand(name)
+    if not issubclass(options, config_lib.BaseConfig):
+        raise ValueError(f"{name} takes no --recipe, got {recipe}.")
+    return tyro.conf.subcommand(name, default=recipes.config(options, recipe))
 
 
 def _first_lines(box: str) -> str:

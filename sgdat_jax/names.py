@@ -1,7 +1,7 @@
 """Looking up what a user names."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -18,8 +18,18 @@ def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
     """
     if name in table:
         return table[name]
-    nearest = difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
     raise ValueError(
-        f"unknown {kind} {name!r}; the nearest is {nearest!r} "
+        f"unknown {kind} {name!r}; the nearest is {nearest(table, name)!r} "
         f"(known: {', '.join(sorted(table))})."
     )
+
+
+def nearest(table: Iterable[str], name: str) -> str:
+    """Returns the name of a table that is most like a given one.
+
+    Example:
+      >>> from sgdat_jax import names
+      >>> names.nearest(["red", "green"], "gren")
+      'green'
+    """
+    return difflib.get_close_matches(name, table, n=1, cutoff=0)[0]

@@ -46,7 +46,7 @@ _RESULT_KEYS = ("epochs", "test_accuracy", "best_test_accuracy", "device")
 # A network without binary weights has none of these.
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
 _FLIP_RESULT_KEYS = ("flips_per_weight", "flip_histogram")
-_NO_SETTINGS = ("seed", "run_dir", "diagnostics")
+_NO_SETTINGS = ("seed", "run_dir", "diagnostics", "stream_above", "tensorboard")
 
 
 def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]]:

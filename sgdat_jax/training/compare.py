@@ -83,7 +83,7 @@ def _is_finished(config: config_lib.TrainConfig) -> bool:
     found = run_folder.read_config(folder)
     for field in dataclasses.fields(config):
         old, new = getattr(found, field.name), getattr(config, field.name)
-        if field.name != "run_dir" and old != new:
+        if field.name not in ("run_dir", "stream_above") and old != new:
             raise ValueError(
                 f"{folder} holds a run with {field.name}={old!r}, not {new!r}; choose "
                 "another run_dir."

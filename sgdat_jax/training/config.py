@@ -108,6 +108,10 @@ class BaseConfig:
     """Whether of each training image, each time by chance, only a part of 8 to 100
     percent of its area is shown, in the size of the whole."""
 
+    stream_above: float = 4.0
+    """Gigabytes of training images up to which they are copied to the device as a
+    whole; larger sets are streamed to it in batches. The result is the same."""
+
     diagnostics: bool = False
     """Whether each epoch also records gradients, flip counts, thresholds and margins of
     every layer."""
@@ -133,6 +137,7 @@ class BaseConfig:
         check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
         check_in("real_learning_rate", self.real_learning_rate, math.inf)
         check_in("label_smoothing", self.label_smoothing, 1)
+        check_in("stream_above", self.stream_above, math.inf)
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
         registry.real_optimizer(
@@ -145,7 +150,10 @@ class TrainConfig(BaseConfig):
     """Trains a binary network and leaves a folder with its results.
 
     Binary weights are trained by the binary optimizer, all others by Adam. Without any
-    option a small network learns scikit-learn's handwritten digits.
+    option a small network learns scikit-learn's handwritten digits. With --recipe NAME
+    first, NAME such as cifar10-binarynet-sgdat, options have the defaults of one of the
+    paper's experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and
+    a row of its table as in compare.
     """
 
     optimizer: str = "sgdat"
@@ -180,6 +188,9 @@ class TrainConfig(BaseConfig):
     """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
     in the published training script."""
 
+    tensorboard: bool = False
+    """Whether the run folder also gets an event file for TensorBoard."""
+
     seed: int = 0
     """Seed of the initial weights and of the order of images; the same seed gives the
     same result on the same machine."""
@@ -209,7 +220,8 @@ class TrainConfig(BaseConfig):
 class CompareConfig(BaseConfig):
     """Trains the same network with several optimizers and seeds, and compares them.
 
-    Can be interrupted and started again: finished runs are not repeated.
+    Can be interrupted and started again: finished runs are not repeated. --recipe NAME
+    sets the task as in train, without a method: cifar10-binarynet.
     """
 
     optimizers: tuple[str, ...] = tuple(methods.PAPER)
@@ -255,7 +267,7 @@ class SweepConfig(BaseConfig):
     """Trains one model for each combination of hyperparameters and each seed.
 
     Up to two hyperparameters have several values. Can be interrupted and started
-    again: finished models are not repeated.
+    again: finished models are not repeated. --recipe NAME sets the task as in compare.
     """
 
     optimizer: str = "sgdat"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import math
 import pathlib
 import platform
@@ -59,6 +60,27 @@ class Watcher:
         """Hears of an epoch, by its line of the metrics file."""
 
 
+class Watchers(Watcher):
+    """Tells several watchers.
+
+    Args:
+      watchers: in the order in which they hear.
+    """
+
+    def __init__(self, watchers: Sequence[Watcher]):
+        self._watchers = watchers
+
+    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+        """Tells all."""
+        for watcher in self._watchers:
+            watcher.stepped(metrics, flip_ratio)
+
+    def epoch_ended(self, line: dict[str, Any]) -> None:
+        """Tells all."""
+        for watcher in self._watchers:
+            watcher.epoch_ended(line)
+
+
 def set_up(config: config_lib.TrainConfig) -> Run:
     """Loads the images, builds the network and then makes the run folder.
 
@@ -95,6 +117,11 @@ def load(config: config_lib.BaseConfig) -> sources.Dataset:
         raise ValueError(
             f"normalization {config.normalization} is for images of "
             f"{len(constants[0])} channels, {dataset.name} has {channels}."
+        )
+    if _streams(config, dataset) and importlib.util.find_spec("grain") is None:
+        raise ValueError(
+            "grain is not installed, and so many training images need it: pip install "
+            f"grain, or a higher stream_above, got {config.stream_above}."
         )
     state_lib.model_shapes(config, dataset)
     return dataset
@@ -156,9 +183,7 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
       FloatingPointError: after an epoch whose loss is not finite.
     """
     start = time.perf_counter()
-    data = step_lib.Batch(
-        jnp.asarray(run.dataset.train_images), jnp.asarray(run.dataset.train_labels)
-    )
+    data = None if is_streamed(run) else on_device(run.dataset)
     lines = []
     for epoch in range(run.config.epochs):
         run, line = _train_epoch(run, data, epoch, watcher)
@@ -194,6 +219,7 @@ def _default_folder(config: config_lib.TrainConfig) -> str:
 
 
 _train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
+_train_batch = jax.jit(step_lib.train_batch, static_argnums=0, donate_argnums=1)
 _eval_step = jax.jit(step_lib.eval_step, static_argnums=0)
 _flip_counts = jax.jit(optimizers.flip_counts)
 _diagnose = jax.jit(diagnostics.diagnose)
@@ -201,17 +227,14 @@ _flip_histogram = jax.jit(optimizers.flip_histogram)
 
 
 def _train_epoch(
-    run: Run, data: step_lib.Batch, epoch: int, watcher: Watcher
+    run: Run, data: step_lib.Batch | None, epoch: int, watcher: Watcher
 ) -> tuple[Run, dict[str, Any]]:
     start = time.perf_counter()
-    order, size = epoch_order(run, run.config.seed, epoch), step_lib.steps_per_call()
     state, records = run.state, []
     counts_before = None
     if run.task.diagnostics and run.task.is_binary:
         counts_before = _flip_counts(state.opt_state)
-    for first in range(0, len(order), size):
-        indices = order[first : first + size]
-        state, record = _train_steps(run.task, state, data, indices)
+    for state, record in _steps(run, data, epoch):  # noqa: B007
         records.append(record)
         metrics, weights = record
         watcher.stepped(metrics, weights.flips.total if weights.flips else None)
@@ -231,6 +254,30 @@ def _train_epoch(
     if run.task.diagnostics:
         line |= _diagnostics_line(run, counts_before, means.gradients)
     return run, line
+
+
+def _steps(
+    run: Run, data: step_lib.Batch | None, epoch: int
+) -> Iterator[tuple[state_lib.TrainState, step_lib.Record]]:
+    """Takes the steps of an epoch; yields the state after each call, and its record.
+
+    Args:
+      run: at the start of the epoch.
+      data: all training images; None: they are streamed.
+      epoch: from 0.
+    """
+    state = run.state
+    if data is None:
+        seed, size = run.config.seed, run.config.batch_size
+        for batch in stream.batches(run.dataset, seed, epoch, size):
+            state, record = _train_batch(run.task, state, step_lib.Batch(*batch))
+            yield state, record
+        return
+    order, size = epoch_order(run, run.config.seed, epoch), step_lib.steps_per_call()
+    for first in range(0, len(order), size):
+        indices = order[first : first + size]
+        state, record = _train_steps(run.task, state, data, indices)
+        yield state, record
 
 
 def _diagnostics_line(run: Run, counts_before: Any, gradients: Any) -> dict[str, Any]:
@@ -259,6 +306,22 @@ def _shares(name: str, shares: optimizers.FlipRatio) -> dict[str, Any]:
         name: shares.total.tolist(),
         f"{name}_per_layer": {key: leaf.tolist() for key, leaf in per_layer.items()},
     }
+
+
+def is_streamed(plan: Plan | Run) -> bool:
+    """Returns whether the training images go to the device batch by batch."""
+    return _streams(plan.config, plan.dataset)
+
+
+def _streams(config: config_lib.BaseConfig, dataset: sources.Dataset) -> bool:
+    return dataset.train_images.nbytes > config.stream_above * 1e9
+
+
+def on_device(dataset: sources.Dataset) -> step_lib.Batch:
+    """Returns all training images, copied to the device."""
+    return step_lib.Batch(
+        jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+    )
 
 
 def epoch_order(plan: Plan | Run, seed: int, epoch: int) -> jax.Array:

@@ -3,10 +3,23 @@
 from typing import Any
 
 import jax
-from rich import console, progress
+from rich import console, progress, text
 
 from sgdat_jax.training import loop
 from sgdat_jax.training import step as step_lib
+
+
+class _ImagesPerSecond(progress.ProgressColumn):
+    """Shows the speed of the last half minute, evaluation included."""
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self._batch_size = batch_size
+
+    def render(self, task: progress.Task) -> text.Text:
+        """Returns what to show."""
+        speed = task.speed  # steps per second
+        return text.Text("" if speed is None else f"{speed * self._batch_size:,.0f}/s")
 
 
 class ProgressBar(loop.Watcher):
@@ -29,7 +42,9 @@ class ProgressBar(loop.Watcher):
             progress.TextColumn("epoch {task.fields[epoch]}"),
             progress.BarColumn(),
             progress.TextColumn("{task.fields[status]}"),
+            _ImagesPerSecond(run.config.batch_size),
             progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
             console=terminal,
             disable=not terminal.is_terminal,
             transient=True,

@@ -14,6 +14,7 @@ METRICS = "metrics.jsonl"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
+TENSORBOARD = "tensorboard"
 
 
 def create(

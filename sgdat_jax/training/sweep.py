@@ -43,15 +43,21 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
     """Loads the images, builds the network and makes the folder of a sweep.
 
     Raises:
-      ValueError: if the config does not fit the images, if no weight is binary, or if
-        the folder holds a sweep with other settings, a damaged one, or anything else,
-        or cannot be written.
+      ValueError: if the config does not fit the images, if no weight is binary, if the
+        images would have to be streamed, or if the folder holds a sweep with other
+        settings, a damaged one, or anything else, or cannot be written.
     """
     plan = loop.plan(config.run(), loop.load(config))
     if not plan.task.is_binary:
         raise ValueError(
             "A sweep is of the binary optimizer, but full_precision leaves no layer "
             f"binary, got {config.full_precision}."
+        )
+    if loop.is_streamed(plan):
+        raise ValueError(
+            "A sweep holds all training images on the device: stream_above must be "
+            f"above their {plan.dataset.train_images.nbytes / 1e9:.2g} gigabytes, got "
+            f"{config.stream_above}."
         )
     folder = config.folder
     known = []
@@ -114,7 +120,7 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _check_same(config: config_lib.SweepConfig) -> None:
     found = run_folder.read_json(config.folder, CONFIG)
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    for name in wanted.keys() - {"run_dir", "models_at_once"}:
+    for name in wanted.keys() - {"run_dir", "models_at_once", "stream_above"}:
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "
@@ -129,9 +135,7 @@ def _train_chunk(plan: loop.Plan, chunk: Sequence[Trial]) -> list[dict[str, Any]
         for name in chunk[0].hyperparameters
     }
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
-    data = step_lib.Batch(
-        jnp.asarray(plan.dataset.train_images), jnp.asarray(plan.dataset.train_labels)
-    )
+    data = loop.on_device(plan.dataset)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
     states = _init(plan.init, fixed, hyperparameters, seeds)
     accuracies, flips, finite = [], np.zeros(len(chunk)), np.ones(len(chunk), bool)

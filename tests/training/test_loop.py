@@ -155,6 +155,31 @@ def test_restart_of_flip_counts_at_every_epoch(run):
     assert totals[2] == 0
 
 
+def test_streaming_changes_no_bit(run):
+    settings = dataclasses.replace(run.config, stream_above=0.0)
+    streamed = run._replace(config=settings)
+    assert loop.is_streamed(streamed) and not loop.is_streamed(run)
+    ends = [
+        loop._train_epoch(
+            r._replace(state=shared_runs.fresh_state(run, diagnostics=True)),
+            data,
+            1,
+            loop.Watcher(),
+        )
+        for r, data in ((run, loop.on_device(run.dataset)), (streamed, None))
+    ]
+    shared_runs.assert_bit_equal(ends[0][0].state, ends[1][0].state)
+    lines = [{k: line[k] for k in line.keys() - _TIMES} for _, line in ends]
+    assert lines[0] == lines[1]
+
+
+def test_streaming_needs_grain(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    loop.load(run.config)
+    with pytest.raises(ValueError, match=r"grain is not installed.* got 0\.0"):
+        loop.load(dataclasses.replace(run.config, stream_above=0.0))
+
+
 @pytest.mark.slow
 def test_default_run_reaches_its_accuracy(tmp_path):
     run = loop.set_up(config.TrainConfig(run_dir=str(tmp_path / "run")))

@@ -64,9 +64,16 @@ def finished(tmp_path_factory):
     return folder
 
 
-def test_sweep_without_binary_weights_is_refused(tmp_path):
-    settings = config.SweepConfig(full_precision=("*",), run_dir=str(tmp_path / "new"))
-    with pytest.raises(ValueError, match="full_precision leaves no layer binary"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"full_precision": ("*",)}, "full_precision leaves no layer binary"),
+        ({"stream_above": 0.0}, "stream_above must be above their 9.2e-05 gigabytes"),
+    ],
+)
+def test_settings_that_no_sweep_can_have(tmp_path, settings, message):
+    settings = config.SweepConfig(**settings, run_dir=str(tmp_path / "new"))
+    with pytest.raises(ValueError, match=message):
         sweep.set_up(settings)
     assert list(tmp_path.iterdir()) == []
 

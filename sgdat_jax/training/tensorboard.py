@@ -1,0 +1,57 @@
+"""Event files for TensorBoard, written without TensorFlow."""
+
+import importlib.util
+import pathlib
+from typing import Any
+
+from sgdat_jax.training import loop
+
+
+def check_installed() -> None:
+    """Raises ValueError if the package that writes event files is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError(
+            "tensorboardX is not installed; tensorboard needs: "
+            "pip install 'sgdat-jax[tensorboard]'"
+        )
+
+
+class EventFile(loop.Watcher):
+    """Writes the numbers of each epoch to an event file.
+
+    Use it as a context manager. Histograms are left out: the run's metrics file has
+    them.
+
+    Args:
+      folder: where the file goes; made if it is not there.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        import tensorboardX
+
+        self._writer = tensorboardX.SummaryWriter(str(folder))
+
+    def __enter__(self) -> "EventFile":
+        """Returns itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def epoch_ended(self, line: dict[str, Any]) -> None:
+        """Writes the epoch, at the step of its number."""
+        for name, value in _scalars(line).items():
+            self._writer.add_scalar(name, value, line["epoch"])
+        self._writer.flush()
+
+
+def _scalars(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Returns the numbers of a line by their paths, such as flip_ratio_per_layer/a."""
+    scalars: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, dict):
+            scalars |= _scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name != "epoch":
+            scalars[f"{prefix}{name}"] = value
+    return scalars

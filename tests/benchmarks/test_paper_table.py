@@ -1,0 +1,109 @@
+import importlib.util
+import json
+import math
+import pathlib
+import time
+
+import pytest
+
+import shared_runs
+from sgdat_jax.training import methods, recipes
+
+_SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
+
+
+@pytest.fixture(scope="module")
+def paper_table():
+    spec = importlib.util.spec_from_file_location("paper_table", _SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_published_numbers_are_complete(paper_table):
+    assert list(paper_table._PUBLISHED) == list(methods.PAPER)
+    for paper, rerun in paper_table._PUBLISHED.values():
+        assert len(paper) == 3
+        assert len(rerun) in (0, 3)
+        assert all(30 < number < 92 for number in (*paper, *rerun))
+    every = paper_table._experiments(paper_table._parse(["--models", "resnet18"]))
+    assert {experiment.recipe for experiment in every} < set(recipes.RECIPES)
+
+
+def _record(seed, accuracy):
+    return {
+        "dataset": "cifar100",
+        "model": "binarynet",
+        "method": "sgdat",
+        "seed": seed,
+        "test_accuracy": accuracy,
+        "best_test_accuracy": accuracy + 0.01,
+        "seconds_per_epoch": 2.0,
+        "epochs": 200,
+        "device": "gpu",
+        "overrides": {},
+    }
+
+
+def test_table_stands_beside_the_published_numbers(paper_table):
+    text = paper_table.tables([_record(0, 0.65), _record(1, 0.67)])
+    assert "## BinaryNet on cifar100" in text
+    assert (
+        "| SGDAT | 65.40 | 65.50 | 66.00 ± 1.41 | 67.00 ± 1.41 | 2 | 2.00 ± 0.00 |"
+    ) in text
+    assert "| Bop | 63.46 | 63.91 |  |  |  |  |" in text
+    assert "Epochs: 200. Devices: gpu.\n" in text
+    assert "cifar10\n" not in text
+
+
+def test_a_run_that_would_not_end_in_time_is_stopped(paper_table):
+    line = {"test_accuracy": 0.5, "seconds": 1.0}
+    clock = paper_table.Clock("run", 1000, deadline=math.inf)
+    for epoch in (1, 2, 3):
+        clock.epoch_ended({"epoch": epoch, **line})
+    clock = paper_table.Clock("run", 10**9, deadline=time.perf_counter() + 60)
+    clock.epoch_ended({"epoch": 1, **line})
+    with pytest.raises(paper_table.OutOfTime):
+        clock.epoch_ended({"epoch": 2, **line})
+    late = paper_table.Clock("run", 5, deadline=0.0)
+    late.epoch_ended({"epoch": 5, **line})  # it has ended
+    with pytest.raises(paper_table.OutOfTime):
+        late.epoch_ended({"epoch": 4, **line})
+
+
+def test_training_needs_few_packages():
+    heavy = ["tensorflow_datasets", "grain", "tyro", "matplotlib", "sklearn"]
+    heavy += ["PIL", "tensorflow"]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({heavy}))\n"
+        f"import runpy; table = runpy.run_path({str(_SCRIPT)!r})\n"
+        "print(table['Clock'].__name__)"
+    )
+    done = shared_runs.python("-c", code)
+    assert (done.returncode, done.stdout) == (0, "Clock\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
+    arguments = ["--datasets", "cifar10", "--methods", "sgd", "sgdat"]
+    arguments += ["--data", "cifar10=digits", "--runs", str(tmp_path / "runs")]
+    arguments += ["--out", str(tmp_path / "out"), "--set", "epochs=1"]
+    small = ["batch_size=479", "width=0.0625", "normalization=dataset"]
+    paper_table.main([*arguments, *small, "--minutes", "0"])
+    assert "no time for more runs" in capsys.readouterr().out
+    paper_table.main([*arguments, *small])
+    printed = capsys.readouterr().out
+    assert "cifar10-binarynet-sgdat-seed0 1/1: " in printed
+    records = [
+        json.loads(file.read_text())
+        for file in sorted((tmp_path / "out").glob("*.json"))
+    ]
+    assert [record["method"] for record in records] == ["sgd", "sgdat"]
+    assert records[1]["config"]["reset_flips_every_epoch"]
+    assert records[1]["choices"]["width"] == 0.0625
+    table = (tmp_path / "out" / "README.md").read_text()
+    assert 'Not as in the paper: {"epochs": 1, "batch_size": 479' in table
+    paper_table.main([*arguments, *small])
+    assert " 1/1: " not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="is of a run with --set"):
+        paper_table.main(arguments)
