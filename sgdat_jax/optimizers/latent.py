@@ -227,7 +227,7 @@ def _thresholds(
 ) -> optax.Updates:
     if growth is None:
         return jax.tree.map(
-            lambda s: jnp.broadcast_to(threshold, s.shape), signed_count
+            lambda s: jnp.full_like(s, threshold, jnp.float32), signed_count
         )
     return jax.tree.map(
         lambda s: threshold + binary.adaptive_threshold(s, growth), signed_count
