@@ -45,7 +45,7 @@ def init_signed_counts(
 
 def weight(signed_count: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Returns the weights, -1 or +1, of signed counts."""
-    return jnp.sign(signed_count).astype(dtype)
+    return jnp.where(signed_count > 0, 1, -1).astype(dtype)
 
 
 def flip_count(signed_count: jax.Array) -> jax.Array:
@@ -82,7 +82,8 @@ def flip_beyond(
       and stays at the largest value that the dtype holds instead of wrapping around.
     """
     positive = signed_count > 0
-    against = jnp.where(positive, -latent, latent)
+    # Used once, so that XLA computes even a costly latent in the same pass.
+    against = jnp.where(positive, -1, 1).astype(latent.dtype) * latent
     one = jnp.ones_like(signed_count)
     limit = jnp.iinfo(signed_count.dtype).max
     grown = jnp.minimum(jnp.abs(signed_count), limit - 1) + one

@@ -156,7 +156,7 @@ def latent(
             optax.apply_updates(state.latent, moves), state.latent
         )
         if clip is not None:
-            latents = jax.tree.map(lambda m: jnp.clip(m, -clip, clip), latents)
+            latents = jax.tree.map(lambda m: _clip(m, clip), latents)
         tau, growth = at(state.count)
         signed_count = jax.tree.map(
             binary.flip_beyond,
@@ -227,7 +227,7 @@ def _thresholds(
 ) -> optax.Updates:
     if growth is None:
         return jax.tree.map(
-            lambda s: jnp.broadcast_to(threshold, s.shape), signed_count
+            lambda s: jnp.full_like(s, threshold, jnp.float32), signed_count
         )
     return jax.tree.map(
         lambda s: threshold + binary.adaptive_threshold(s, growth), signed_count
@@ -237,3 +237,11 @@ def _thresholds(
 def _never_zero(latent: jax.Array, threshold: jax.Array) -> jax.Array:
     # A threshold of zero is none at all, and then the sign of zero is +1.
     return jnp.where((latent == 0) & (threshold == 0), 1, latent)
+
+
+def _clip(latent: jax.Array, bound: float) -> jax.Array:
+    # On a CPU, XLA would compute a clamp anew for the flips, from a copy of the old
+    # latents that updating them in place then needs. It does not repeat selections.
+    return jnp.where(
+        latent > bound, bound, jnp.where(latent < -bound, -bound, latent)
+    ).astype(latent.dtype)

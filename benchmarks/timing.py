@@ -1,0 +1,153 @@
+"""Times of programs that take turns, and ratios of times of the same turn.
+
+On a machine that others use as well, times follow the load. Two programs that run right
+after one another see nearly the same load, so the median of their paired ratios says
+more than the ratio of their medians. Nothing here knows of optimizers or networks.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_PACKAGES = ("sgdat-jax", "jax", "jaxlib", "optax", "flax", "numpy")
+_MEMINFO = pathlib.Path("/proc/meminfo")
+_CPUINFO = pathlib.Path("/proc/cpuinfo")
+
+
+class Samples(NamedTuple):
+    """Seconds of each program in each round, of shape (rounds, programs)."""
+
+    wall: np.ndarray
+    cpu: np.ndarray  # of all threads of this process, which other processes spare
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+
+def take_turns(
+    programs: Sequence[Callable[[], Any]],
+    *,
+    rounds: int,
+    seconds: float = float("inf"),
+    warmup: int = 2,
+) -> Samples:
+    """Times programs that run one after another, round after round.
+
+    Every second round runs backwards, so that none is always the first.
+
+    Args:
+      programs: each does its work once and returns what must be ready by then.
+      rounds: how many are timed.
+      seconds: after which no round is begun, though five are made at least.
+      warmup: rounds before those that are timed.
+
+    Example:
+      >>> import numpy as np
+      >>> from benchmarks import timing
+      >>> small, large = np.ones(1000), np.ones(1_000_000)
+      >>> samples = timing.take_turns([small.sum, large.sum], rounds=9)
+      >>> timing.paired_ratio(samples.wall, 1, 0).median > 1
+      True
+    """
+    wall, cpu = [], []
+    begun = time.perf_counter()
+    for turn in range(-warmup, rounds):
+        if turn >= 5 and time.perf_counter() - begun > seconds:
+            break
+        order = range(len(programs)) if turn % 2 else reversed(range(len(programs)))
+        times = dict(sorted((i, _times(programs[i])) for i in order))
+        if turn >= 0:
+            wall.append([times[i][0] for i in times])
+            cpu.append([times[i][1] for i in times])
+    return Samples(np.array(wall), np.array(cpu))
+
+
+def spread(values: np.ndarray) -> Spread:
+    """Returns the median and the quartiles of measured values."""
+    return Spread(*(float(np.percentile(values, share)) for share in (50, 25, 75)))
+
+
+def paired_ratio(seconds: np.ndarray, program: int, rival: int) -> Spread:
+    """Returns the spread of one program's times over another's in the same round."""
+    return spread(seconds[:, program] / seconds[:, rival])
+
+
+def copy_bandwidth(weights: int, rounds: int = 15) -> float:
+    """Returns the bytes per second of an array's update in place, reads and writes.
+
+    Args:
+      weights: size of the array, of float32.
+      rounds: of which the fastest quarter counts, for a bound that others are held to.
+    """
+    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)
+    held = [jnp.zeros(weights, jnp.float32)]
+
+    def run():
+        held[0] = add_one(held[0])
+        return held[0]
+
+    samples = take_turns([run], rounds=rounds)
+    return 2 * 4 * weights / spread(samples.wall).low
+
+
+def free_memory() -> float:
+    """Returns the free bytes of the first device; infinity where it does not tell."""
+    device = jax.devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    if device.platform == "cpu" and _MEMINFO.exists():
+        return 1024 * int(_field(_MEMINFO, "MemAvailable").split()[0])
+    return float("inf")
+
+
+def circumstances() -> dict[str, Any]:
+    """Returns what a result needs beside it: machine, versions, date and command."""
+    return {
+        "command": " ".join(["python", "-m", _module(), *map(shlex.quote, _options())]),
+        "date": datetime.date.today().isoformat(),
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "processor": _field(_CPUINFO, "model name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def _times(program: Callable[[], Any]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    jax.block_until_ready(program())
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _field(path: pathlib.Path, name: str) -> str:
+    lines = path.read_text().splitlines() if path.exists() else []
+    values = [line.partition(":")[2].strip() for line in lines if line.startswith(name)]
+    return values[0] if values else ""
+
+
+def _module() -> str:
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec else pathlib.Path(sys.argv[0]).name
+
+
+def _options() -> list[str]:
+    return sys.argv[1:]
