@@ -1,0 +1,81 @@
+"""What do diagnostics add to a training step?
+
+The step of ``sgdat-jax train`` with and without ``--diagnostics``, in turns, and what
+they add at the end of an epoch. Off, the program is the same as without the feature.
+
+    python -m benchmarks.diagnostics_cost --model BinaryNet --width 0.25
+"""
+
+import argparse
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import timing, train_step
+from sgdat_jax import optimizers
+from sgdat_jax.data import sources
+from sgdat_jax.training import config, diagnostics, loop
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "diagnostics_cost"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", default="DigitsNet")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=101)
+    parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
+    options = parser.parse_args()
+    is_small = options.model == "DigitsNet"
+    data = sources.digits() if is_small else train_step.made_images(options.batch)
+    steps = [
+        train_step.library_step(
+            config.TrainConfig(
+                model=options.model,
+                width=options.width,
+                batch_size=options.batch,
+                diagnostics=on,
+            ),
+            data,
+        )
+        for on in (False, True)
+    ]
+    samples = timing.take_turns(steps, rounds=options.rounds)
+    ratio = timing.paired_ratio(samples.wall, 1, 0)
+    per_epoch = epoch_seconds(options, data)
+    step = timing.spread(samples.wall[:, 0]).median
+    print(f"{options.model} x{options.width:g}, batch {options.batch}:")
+    print(
+        f"a step takes {1e3 * step:.1f} ms; with diagnostics {ratio.median:.3f} of it"
+    )
+    print(f"(quartiles {ratio.low:.3f} to {ratio.high:.3f})")
+    print(f"the end of an epoch takes {1e3 * per_epoch:.1f} ms more")
+    result = timing.circumstances() | {
+        "ratio": ratio._asdict(),
+        "rounds": len(samples.wall),
+        "step_seconds": step,
+        "epoch_seconds": per_epoch,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    name = f"{jax.default_backend()}-{options.model}-width{options.width:g}.json"
+    (options.out / name).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def epoch_seconds(options, data):
+    """Returns what the distributions at the end of an epoch take."""
+    settings = config.TrainConfig(
+        model=options.model, width=options.width, batch_size=options.batch
+    )
+    state = loop.plan(settings, data).init(0)
+    counts = jax.jit(optimizers.flip_counts)(state.opt_state)
+    before = jax.tree.map(jnp.zeros_like, counts)
+    diagnose = jax.jit(diagnostics.diagnose)
+    samples = timing.take_turns([lambda: diagnose(state.opt_state, before)], rounds=11)
+    return timing.spread(samples.wall).median
+
+
+if __name__ == "__main__":
+    main()
