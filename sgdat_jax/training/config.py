@@ -150,10 +150,10 @@ class TrainConfig(BaseConfig):
     """Trains a binary network and leaves a folder with its results.
 
     Binary weights are trained by the binary optimizer, all others by Adam. Without any
-    option a small network learns scikit-learn's handwritten digits. With --recipe NAME
-    first, NAME such as cifar10-binarynet-sgdat, options have the defaults of one of the
-    paper's experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and
-    a row of its table as in compare.
+    option a small network learns scikit-learn's handwritten digits. With --recipe NAME,
+    such as cifar10-binarynet-sgdat, options have the defaults of one of the paper's
+    experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and a row of
+    its table as in compare.
     """
 
     optimizer: str = "sgdat"
