@@ -117,7 +117,7 @@ def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
 
 
 def test_divergence_leaves_a_run_unfinished(tmp_path, capsys):
-    arguments = ["compare", "--epochs", "2", "--batch-size", "1437", "--seeds", "1"]
+    arguments = ["compare", "--epochs", "2", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--real-learning-rate", "1e30"]
     with pytest.raises(SystemExit) as caught:
         cli.main([*arguments, "--run-dir", str(tmp_path)])

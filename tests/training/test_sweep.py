@@ -90,6 +90,7 @@ def test_every_trial_is_recorded_once(finished):
     assert lines[0]["flips_per_weight"] > lines[2]["flips_per_weight"] > 0.1
 
 
+@pytest.mark.slow
 def test_trial_is_the_run_of_train(finished, tmp_path):
     settings = {name: _SHORT[name] for name in ("epochs", "batch_size")}
     run = loop.set_up(
