@@ -263,33 +263,39 @@ def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     if not timed:
         return
     timed = [row for row in timed if row["dtype"] == timed[0]["dtype"]]
-    fig, (ratios, growth) = figures.panels(2)
+    sized = [row for row in timed if row["tree"] in SIZES]
+    fig, (ratios, *others) = figures.panels(2 if sized else 1)
     first = [row for row in timed if row["tree"] == timed[0]["tree"]]
     low, middle, high = (
         np.array([row["ratio"][key] for row in first])
         for key in ("low", "median", "high")
     )
-    errors = [middle - low, high - middle]
     names = [row["optimizer"] for row in first]
+    errors = [middle - low, high - middle]
     ratios.errorbar(middle, names, xerr=errors, fmt="o", capsize=3)
     ratios.axvline(1, color="black", linewidth=1)
     ratios.invert_yaxis()
     ratios.set_xscale("log", base=2)
     ratios.set_xlabel(f"time of a step over {RIVAL}'s, with quartiles")
     ratios.set_title(f"{first[0]['tree']}, {first[0]['dtype']}")
-    for name in dict.fromkeys(row["optimizer"] for row in timed):
+    for axes in others:
+        _plot_growth(axes, sized)
+    fig.savefig(path, dpi=120)
+
+
+def _plot_growth(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(row["optimizer"] for row in rows))
+    for i, name in enumerate(names):
         points = sorted(
             (row["weights"], 1e3 * row["seconds"]["median"])
-            for row in timed
-            if row["optimizer"] == name and row["tree"] in SIZES
+            for row in rows
+            if row["optimizer"] == name
         )
-        if points:
-            growth.loglog(*zip(*points, strict=True), marker=".", label=name)
-    growth.set_xlabel("weights in one array")
-    growth.set_ylabel("milliseconds per step")
-    if growth.lines:
-        growth.legend(fontsize="x-small")
-    fig.savefig(path, dpi=120)
+        axes.loglog(*zip(*points, strict=True), ".-", color=f"C{i}", label=name)
+        axes.lines[-1].set_linestyle(("-", "--")[i >= 10])  # colours come again
+    axes.set_xlabel("weights in one array")
+    axes.set_ylabel("milliseconds per step")
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
