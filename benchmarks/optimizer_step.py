@@ -54,7 +54,7 @@ FULL = {
     "dtypes": ["float32", "bfloat16"],
     "rounds": 40,
 }
-_COPIED = 2**26  # weights; their 256 MiB are beyond any cache
+_COPIED = 2**25  # weights; their 128 MiB are beyond most caches
 
 
 class Costs(NamedTuple):
@@ -146,7 +146,6 @@ def measure(
     *,
     rounds: int,
     seconds: float,
-    bandwidth: float,
 ) -> list[dict[str, Any]]:
     """Times optimizers against the rival on one tree.
 
@@ -156,7 +155,6 @@ def measure(
       names: keys of `OPTIMIZERS`.
       rounds: how often each pair takes turns.
       seconds: after which a pair ends earlier.
-      bandwidth: bytes per second, which those moved by a step are measured by.
 
     Returns:
       A row per optimizer; without times where a pair does not fit into memory.
@@ -167,6 +165,7 @@ def measure(
     fits = 3 * _bytes(params) + _peak(rival_step) < timing.free_memory()
     gradients = gradients_like(params) if fits else None
     rival = runner(rival_step, rival_tx, gradients) if fits else None
+    copy = timing.copier(_COPIED)
     rows = []
     for name in names:
         tx = OPTIMIZERS[name]()
@@ -175,25 +174,24 @@ def measure(
         row = {"tree": tree, "dtype": dtype, "optimizer": name, "rival": RIVAL}
         row |= {"weights": _weights(params), "leaves": len(params)} | costs._asdict()
         if rival is not None and _peak(step) < timing.free_memory():
-            pair = [runner(step, tx, gradients), rival]
-            samples = timing.take_turns(pair, rounds=rounds, seconds=seconds)
-            moved = costs.moved * _weights(params)
-            row |= _times(samples) | {
-                "copy_share": moved / np.median(samples.wall[:, 0]) / bandwidth
-            }
-            del pair
+            turns = [runner(step, tx, gradients), rival, copy]
+            samples = timing.take_turns(turns, rounds=rounds, seconds=seconds)
+            row |= _times(samples, costs.moved * _weights(params))
+            del turns  # before the next takes as much memory
         print(_line(row), flush=True)
         rows.append(row)
     return rows
 
 
-def _times(samples: timing.Samples) -> dict[str, Any]:
+def _times(samples: timing.Samples, moved: float) -> dict[str, Any]:
+    copied = 2 * 4 * _COPIED / samples.wall[:, 2]
     return {
         "rounds": len(samples.wall),
         "seconds": timing.spread(samples.wall[:, 0])._asdict(),
         "rival_seconds": timing.spread(samples.wall[:, 1])._asdict(),
         "ratio": timing.paired_ratio(samples.wall, 0, 1)._asdict(),
         "cpu_ratio": timing.paired_ratio(samples.cpu, 0, 1)._asdict(),
+        "copy_share": timing.spread(moved / samples.wall[:, 0] / copied)._asdict(),
     }
 
 
@@ -253,7 +251,7 @@ def _measured(row: dict[str, Any]) -> list[str]:
         f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})",
         f"{row['cpu_ratio']['median']:.2f}",
         f"{1e3 * row['seconds']['median']:.2f}",
-        f"{row['copy_share']:.0%}",
+        f"{row['copy_share']['median']:.0%}",
     ]
 
 
@@ -265,33 +263,39 @@ def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     if not timed:
         return
     timed = [row for row in timed if row["dtype"] == timed[0]["dtype"]]
-    fig, (ratios, growth) = figures.panels(2)
+    sized = [row for row in timed if row["tree"] in SIZES]
+    fig, (ratios, *others) = figures.panels(2 if sized else 1)
     first = [row for row in timed if row["tree"] == timed[0]["tree"]]
     low, middle, high = (
         np.array([row["ratio"][key] for row in first])
         for key in ("low", "median", "high")
     )
-    errors = [middle - low, high - middle]
     names = [row["optimizer"] for row in first]
+    errors = [middle - low, high - middle]
     ratios.errorbar(middle, names, xerr=errors, fmt="o", capsize=3)
     ratios.axvline(1, color="black", linewidth=1)
     ratios.invert_yaxis()
     ratios.set_xscale("log", base=2)
     ratios.set_xlabel(f"time of a step over {RIVAL}'s, with quartiles")
     ratios.set_title(f"{first[0]['tree']}, {first[0]['dtype']}")
-    for name in dict.fromkeys(row["optimizer"] for row in timed):
+    for axes in others:
+        _plot_growth(axes, sized)
+    fig.savefig(path, dpi=120)
+
+
+def _plot_growth(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(row["optimizer"] for row in rows))
+    for i, name in enumerate(names):
         points = sorted(
             (row["weights"], 1e3 * row["seconds"]["median"])
-            for row in timed
-            if row["optimizer"] == name and row["tree"] in SIZES
+            for row in rows
+            if row["optimizer"] == name
         )
-        if points:
-            growth.loglog(*zip(*points, strict=True), marker=".", label=name)
-    growth.set_xlabel("weights in one array")
-    growth.set_ylabel("milliseconds per step")
-    if growth.lines:
-        growth.legend(fontsize="x-small")
-    fig.savefig(path, dpi=120)
+        axes.loglog(*zip(*points, strict=True), ".-", color=f"C{i}", label=name)
+        axes.lines[-1].set_linestyle(("-", "--")[i >= 10])  # colours come again
+    axes.set_xlabel("weights in one array")
+    axes.set_ylabel("milliseconds per step")
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -318,7 +322,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measures, prints the table and writes the results and the plot."""
     options = parse()
-    bandwidth = timing.copy_bandwidth(_COPIED)
     rows = []
     for tree in options.trees:
         for dtype in options.dtypes:
@@ -328,11 +331,10 @@ def main() -> None:
                 options.optimizers,
                 rounds=options.rounds,
                 seconds=options.seconds,
-                bandwidth=bandwidth,
             )
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / (options.name or jax.default_backend())
-    result = timing.circumstances() | {"copy_bandwidth": bandwidth, "rows": rows}
+    result = timing.circumstances() | {"rows": rows}
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
 
     import rich
