@@ -18,9 +18,16 @@ CASES = {
     "boat": (sj.boat(), 10),
     "diode": (sj.diode(), 10),
 }
+COMMON = ("sgdat", "sgdat int8", "latent adam", "bop2nd_order")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[] if case in COMMON else pytest.mark.slow)
+        for case in CASES
+    ],
+)
 @pytest.mark.parametrize(
     "dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
 )
