@@ -224,6 +224,9 @@ class CompareConfig(BaseConfig):
     sets the task as in train, without a method: cifar10-binarynet.
     """
 
+    epochs: int = 10
+    """Passes over the training images, fewer than in train as there are many runs."""
+
     optimizers: tuple[str, ...] = tuple(methods.PAPER)
     """Rows of the comparison: those of the paper's table by default, or any of
     sgd_star, sgdm_star and adam_star (where the same optimizer trains all parameters),
