@@ -65,7 +65,7 @@ def comparison_table(rows: Sequence[dict[str, Any]]) -> rich_table.Table:
     for index, header in enumerate(_headers()):
         table.add_column(header, justify="right" if index else "left")
     for row in rows:
-        table.add_row(*_cells(row))
+        table.add_row(*(cell.replace(" ± ", "±") for cell in _cells(row)))
     return table
 
 

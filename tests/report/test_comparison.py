@@ -43,7 +43,7 @@ def test_files_agree(groups, tmp_path):
 def test_table_of_the_terminal(groups):
     terminal = console.Console(width=100, file=io.StringIO(), color_system=None)
     terminal.print(report.comparison_table(report.compare_runs(groups)))
-    assert "60.00 ± 14.14" in terminal.file.getvalue()
+    assert "60.00±14.14" in terminal.file.getvalue()
 
 
 def _lines(axes):
