@@ -496,6 +496,7 @@ def test_equal_and_copied_models_have_equal_graphs():
     assert pickle.loads(pickle.dumps(graphdef)) == graphdef
 
 
+@pytest.mark.slow
 def test_split_merge_eval_shape_and_vmap():
     x = jnp.asarray(normal(6, 5, 5, 3))
     make = functools.partial(BinaryConv, 3, 4, (3, 3), pad_value=1)

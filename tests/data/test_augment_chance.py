@@ -66,6 +66,7 @@ def _torchvision_box(rng, height, width, scale, ratio):
         pytest.param((7, 7), (0.999, 1.0), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_parts_are_distributed_as_in_torchvision(shape, scale):
     boxes = np.asarray(_boxes(jax.random.key(1), _COUNT, shape, scale, _RATIO))
     assert (boxes == np.rint(boxes)).all()
@@ -108,6 +109,7 @@ def _resized(image, box, size):
     return part
 
 
+@pytest.mark.slow
 def test_resized_crop_is_that_of_its_box(images):
     images, key, size = images[:20], jax.random.key(2), (3, 9)
     boxes = _boxes(key, 20, (6, 5), (0.08, 1.0), _RATIO)

@@ -69,6 +69,7 @@ def test_equals_its_description_in_numpy(options, error):
     assert_equals_reference(model, images, reference, error)
 
 
+@pytest.mark.slow
 def test_bfloat16_equals_float32_where_the_stem_is_exact():
     # All else is exact in bfloat16, or in float32 anyway: signs, their sums, norms.
     options = {"num_classes": 5, "input_shape": (8, 8, 3), "width": 0.25}
@@ -79,6 +80,7 @@ def test_bfloat16_equals_float32_where_the_stem_is_exact():
     assert_equals_reference(model, images, reference)
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_are_those_of_the_parameters():
     model = nnx.eval_shape(lambda: build(width=0.1, dtype=jnp.bfloat16))
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.bfloat16)

@@ -43,6 +43,7 @@ def test_refused_sizes(arguments, message):
         sj.models.DigitsNet(**arguments, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_modes_and_seeds():
     build = nnx.jit(sj.models.DigitsNet)
     model = build(rngs=nnx.Rngs(0))

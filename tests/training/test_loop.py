@@ -155,6 +155,7 @@ def test_restart_of_flip_counts_at_every_epoch(run):
     assert totals[2] == 0
 
 
+@pytest.mark.slow
 def test_streaming_changes_no_bit(run):
     settings = dataclasses.replace(run.config, stream_above=0.0)
     streamed = run._replace(config=settings)

@@ -66,6 +66,7 @@ def test_normalization_by_constants(digits):
         assert (len(task.mean), len(task.std), task.mean[0]) == (3, 3, mean)
 
 
+@pytest.mark.slow
 def test_clipping_is_of_all_gradients_together(digits):
     settings = config.TrainConfig(
         **_SMALL,
