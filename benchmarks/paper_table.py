@@ -229,6 +229,8 @@ def _train(
 ) -> dict[str, Any]:
     """Trains one run and returns what its file holds."""
     folder = options.runs / experiment.name
+    if (folder / run_folder.RESULT).exists():
+        raise ValueError(f"{folder} holds a finished run; choose other --runs.")
     if (folder / run_folder.CONFIG).exists():
         shutil.rmtree(folder)  # it was interrupted
     run = loop.begin(plan, experiment.seed, folder)

@@ -64,8 +64,10 @@ def train_all(
         plan = loop.plan(runs[0], comparison.dataset)
         for config in runs:
             folder = pathlib.Path(str(config.run_dir))
+            if _is_finished(config):
+                continue  # since `set_up`, by another process
             if folder.exists():
-                shutil.rmtree(folder)  # an unfinished run, as `set_up` has seen
+                shutil.rmtree(folder)  # an unfinished run of these settings
             run = loop.begin(plan, config.seed, folder)
             try:
                 with watch(run) as watcher:

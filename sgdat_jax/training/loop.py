@@ -146,7 +146,7 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     """
     run = _run(plan, seed, folder)
     run_folder.create(run.folder, run.config)
-    return run._replace(state=plan.init(seed))
+    return run._replace(state=plan.init(np.uint32(seed)))
 
 
 def restore(folder: pathlib.Path) -> Run:
@@ -168,7 +168,7 @@ def _run(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
         folder=folder,
         dataset=plan.dataset,
         task=plan.task,
-        state=jax.eval_shape(plan.init, seed),
+        state=jax.eval_shape(plan.init, np.uint32(seed)),
         steps_per_epoch=plan.steps_per_epoch,
     )
 
