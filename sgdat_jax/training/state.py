@@ -45,7 +45,7 @@ class Task(NamedTuple):
         return bool(self.choices.binary_layers)
 
 
-Init = Callable[[int | jax.Array], TrainState]  # of the seed
+Init = Callable[[Any], TrainState]  # of the seed
 
 
 def build_model(
