@@ -77,12 +77,14 @@ def plot_flip_ratios(groups: _Groups) -> figure.Figure:
 
 def plot_flip_ratios_per_layer(groups: _Groups) -> figure.Figure:
     """Draws the same for each layer, a panel per layer."""
-    names = list(groups[0].runs[0].lines[0]["flip_ratio_per_layer"])
+    layers = [group.runs[0].lines[0]["flip_ratio_per_layer"] for group in groups]
+    names = list(dict.fromkeys(itertools.chain(*layers)))
     columns = min(len(names), 4)
     fig, grid = figures.panels(columns, -(-len(names) // columns))
     for axes, name in zip(grid, names, strict=False):
-        means = [_of_layer(group, "flip_ratio_per_layer", name) for group in groups]
-        _draw_flip_ratios(axes, groups, means)
+        having = [g for g, own in zip(groups, layers, strict=True) if name in own]
+        means = [_of_layer(group, "flip_ratio_per_layer", name) for group in having]
+        _draw_flip_ratios(axes, having, means)
         axes.set_title(name)
     for axes in grid[len(names) :]:
         axes.set_axis_off()
@@ -216,10 +218,10 @@ def _of_layer(group: runs_lib.Group, key: str, name: str) -> np.ndarray:
 
 
 def _colored(groups: _Groups) -> list[tuple[runs_lib.Group, Any]]:
-    size = 10 if len(groups) <= 10 else 20
+    # By its place among all groups, so that a method looks the same in every plot.
     return [
-        (group, colormaps[f"tab{size}"](place % size))
-        for place, group in enumerate(groups)
+        (group, colormaps["Dark2" if group.place >= 10 else "tab10"](group.place % 10))
+        for group in groups
     ]
 
 

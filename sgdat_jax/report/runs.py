@@ -25,6 +25,7 @@ class Group(NamedTuple):
 
     label: str
     runs: list[Run]
+    place: int = 0  # among the groups of a comparison, which gives it its color
 
     @property
     def epochs(self) -> np.ndarray:
@@ -96,7 +97,10 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         grouped.setdefault(_settings(run.config), []).append(run)
     groups = list(grouped.values())
     labels = _labels([members[0].config for members in groups])
-    return [Group(*pair) for pair in zip(labels, groups, strict=True)]
+    return [
+        Group(label, members, place)
+        for place, (label, members) in enumerate(zip(labels, groups, strict=True))
+    ]
 
 
 def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:

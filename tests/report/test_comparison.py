@@ -123,3 +123,20 @@ def test_runs_without_binary_weights_stand_beside_others(folder_of, tmp_path):
     row = "| SGDAT full_precision=('*',) | 1 | 2 | 90.00 | 100.00 |  | "
     assert row in table
     assert (tmp_path / "out" / "gradients.png").exists()
+
+
+def test_networks_of_other_layers_and_colors_of_fewer_groups(folder_of):
+    other = folder_of("b", optimizer="bop")
+    file = other / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"conv2"', '"conv9"'))
+    groups = report.group_runs(report.read_runs([folder_of("a"), other])[0])
+    axes = report.plot_flip_ratios_per_layer(groups).axes
+    titles = {ax.get_title(): list(_lines(ax)) for ax in axes if ax.get_title()}
+    assert titles["conv2"] == ["SGDAT"]
+    assert titles["conv9"] == ["Bop"]
+    assert titles["conv3"] == ["SGDAT", "Bop"]
+    both, alone = (
+        report.plot_flip_ratios(drawn).axes[0].get_lines()
+        for drawn in (groups, groups[1:])
+    )
+    assert both[1].get_color() == alone[0].get_color() != both[0].get_color()
