@@ -13,7 +13,7 @@ from sgdat_jax.data import augment, sources
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.models import blocks
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import registry
+from sgdat_jax.training import parallel, registry
 
 
 class TrainState(NamedTuple):
@@ -38,6 +38,7 @@ class Task(NamedTuple):
     label_smoothing: float
     diagnostics: bool
     choices: blocks.Choices  # how the network was built
+    layout: parallel.Layout | None = None  # None: on one device
 
     @property
     def is_binary(self) -> bool:
@@ -136,7 +137,10 @@ def create_optimizer(
 
 
 def create(
-    config: config_lib.TrainConfig, dataset: sources.Dataset, steps_per_epoch: int
+    config: config_lib.TrainConfig,
+    dataset: sources.Dataset,
+    steps_per_epoch: int,
+    layout: parallel.Layout | None = None,
 ) -> tuple[Task, Init]:
     """Returns the fixed part of a run, and the function from a seed to its first state.
 
@@ -149,10 +153,13 @@ def create(
         ``config`` does not.
       steps_per_epoch: training steps in an epoch, for schedules and restarts of flip
         counts.
+      layout: the devices that the run shall lie on; None: one device.
 
     Raises:
-      ValueError: if the model does not fit the images.
+      ValueError: if the model does not fit the images, or a batch cannot be divided
+        among the devices.
     """
+    parallel.check_batch_size(layout, config.batch_size)
     model: Any = model_shapes(config, dataset)
     tx = create_optimizer(
         config, nnx.state(model, nnx.Param), steps_per_epoch, config.hyperparameters()
@@ -174,18 +181,20 @@ def create(
         label_smoothing=config.label_smoothing,
         diagnostics=config.diagnostics,
         choices=model.choices,
+        layout=layout,
     )
 
     def init(seed: int | jax.Array) -> TrainState:
-        state = nnx.state(build_model(config, dataset, seed))
-        params, stats = nnx.split_state(state, nnx.Param, ...)
-        return TrainState(
+        variables = nnx.state(build_model(config, dataset, seed))
+        params, stats = nnx.split_state(variables, nnx.Param, ...)
+        state = TrainState(
             step=jnp.zeros([], jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
             params=params,
             stats=stats,
             opt_state=tx.init(params),
         )
+        return parallel.settle(layout, state)
 
     # One program: layer by layer, each small operation would be compiled by itself.
     return task, jax.jit(init)

@@ -9,6 +9,7 @@ from flax import nnx
 
 from sgdat_jax import optimizers
 from sgdat_jax.data import augment
+from sgdat_jax.training import parallel
 from sgdat_jax.training import state as state_lib
 
 _STEPS_PER_CALL = 256
@@ -50,15 +51,20 @@ def train_step(
     images = augment.augment(key, batch.images, task.augmentation)
     images = augment.normalize(images, task.mean, task.std)
 
+    old_stats = parallel.whole(task.layout, state.stats)
+
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:
-        model = nnx.merge(task.train_graph, params, state.stats, copy=True)
+        model = nnx.merge(task.train_graph, params, old_stats, copy=True)
         logits = model(images)
         losses = _losses(logits, batch.labels, task.label_smoothing)
         stats = nnx.state(model, nnx.Not(nnx.Param))
         weights = jnp.ones_like(losses)
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
-    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    params = parallel.whole_params(task.layout, state.params)
+    gradients, (stats, metrics) = parallel.whole(
+        task.layout, jax.grad(loss_fn, has_aux=True)(params)
+    )
     updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
     flips = None
     if task.is_binary:
@@ -73,7 +79,8 @@ def train_step(
     magnitudes = None
     if task.diagnostics:
         magnitudes = jax.tree.map(_mean_magnitude, gradients)
-    return next_state, metrics, WeightMetrics(flips, magnitudes)
+    weights = parallel.whole(task.layout, WeightMetrics(flips, magnitudes))
+    return parallel.settle(task.layout, next_state), metrics, weights
 
 
 def _mean_magnitude(gradient: jax.Array) -> jax.Array:
@@ -146,10 +153,13 @@ def eval_step(
       batch: images with labels.
       weights: shape (batch,), 1 for an example that counts and 0 for padding.
     """
-    model = nnx.merge(task.eval_graph, state.params, state.stats)
+    params = parallel.whole_params(task.layout, state.params)
+    stats = parallel.whole(task.layout, state.stats)
+    model = nnx.merge(task.eval_graph, params, stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))
     losses = _losses(logits, batch.labels)
-    return _metrics(logits, losses, batch.labels, weights)
+    metrics = _metrics(logits, losses, batch.labels, weights)
+    return parallel.whole(task.layout, metrics)
 
 
 def _losses(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:

@@ -1,0 +1,98 @@
+"""Several processes, on one host or many, that train as one job.
+
+They find each other by `jax.distributed`, whose coordinator is the first of them. When
+one process ends, the others cannot go on: they end as well, and all are started again.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+
+import jax
+
+# Within this time the others hear of a process or a host that has gone silent. Where a
+# connection breaks, as it does when a process is killed, they hear at once.
+_HEARTBEAT_SECONDS = 60
+
+
+def join(
+    coordinator: str | None = None,
+    process_id: int | None = None,
+    num_processes: int | None = None,
+    *,
+    heartbeat_seconds: int = _HEARTBEAT_SECONDS,
+) -> None:
+    """Makes this process one of a job; comes before any other use of jax.
+
+    It waits for all the others, for five minutes at most; then jax aborts the process.
+    What is None is found out from the cluster: a TPU pod, Slurm, Open MPI or
+    Kubernetes.
+
+    Args:
+      coordinator: host and port of the first process, on which it will listen, such as
+        ``10.0.0.1:1234``.
+      process_id: number of this process, from 0.
+      num_processes: how many there are.
+      heartbeat_seconds: silence after which a process counts as dead.
+
+    Raises:
+      ValueError: if an argument is not valid, or None and no cluster tells its value.
+    """
+    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+        raise ValueError(
+            f"coordinator must be host and port, such as 10.0.0.1:1234, got "
+            f"{coordinator}."
+        )
+    if num_processes is not None and num_processes < 1:
+        raise ValueError(f"num_processes must be at least 1, got {num_processes}.")
+    if process_id is not None and not 0 <= process_id < (num_processes or sys.maxsize):
+        raise ValueError(
+            f"process_id must be in [0, num_processes), got {process_id} of "
+            f"{num_processes}."
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            process_id=process_id,
+            num_processes=num_processes,
+            heartbeat_timeout_seconds=heartbeat_seconds,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "No cluster was found that tells coordinator, process_id and "
+            f"num_processes: give all three. ({error})"
+        ) from None
+
+
+def is_writer() -> bool:
+    """Returns whether this process writes what all of them have reached."""
+    return jax.process_index() == 0
+
+
+@contextlib.contextmanager
+def one_for_all() -> Iterator[None]:
+    """Ends this process at once on any error within, if it is one of several.
+
+    The ordinary end of a process of a job waits for all the others, and they wait for
+    this one, which would take minutes. Theirs is a `jax.errors.JaxRuntimeError` when
+    this process has ended.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        if not isinstance(error, jax.errors.JaxRuntimeError):
+            traceback.print_exc()
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        print(
+            f"sgdat-jax: error: process {jax.process_index()} of "
+            f"{jax.process_count()} ends ({reason}); when one ends, all do: start all "
+            "again to go on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(1)

@@ -1,0 +1,89 @@
+"""Runs by the steps themselves, wherever they are told to lie, of a tiny network."""
+
+import functools
+import math
+
+import jax
+import numpy as np
+from flax import nnx
+
+import sgdat_jax as sj
+from sgdat_jax.data import sources
+from sgdat_jax.models import blocks
+from sgdat_jax.training import config, parallel, registry, state, step
+
+BATCH = 64
+STEPS = 100
+DIGITS = sources.digits()
+# Without jax, which must not have begun when a process joins a job.
+ORDER = np.random.default_rng(0).integers(
+    0, len(DIGITS.train_images), (STEPS, BATCH), np.int32
+)
+
+take = jax.jit(step.train_steps, static_argnums=0, donate_argnums=1)
+
+
+class TinyNet(nnx.Module):
+    """DigitsNet without its convolutions, which compiles within a second."""
+
+    def __init__(self, num_classes, *, input_shape, **options):
+        build = blocks.Builder(kernel_quantizer=sj.layers.kernel_sign, **options)
+        self.dense1 = build.head(math.prod(input_shape), 64)
+        self.norm1 = build.batch_norm(64)
+        self.dense2 = build.dense("dense2", 64, 128)
+        self.norm2 = build.batch_norm(128)
+        self.dense3 = build.head(128, num_classes)
+        self.norm3 = build.batch_norm(num_classes, affine=False)
+        self.choices = build.choices()
+
+    def __call__(self, images):
+        x = self.norm1(self.dense1(blocks.flatten(images)))
+        x = self.norm2(blocks.activate(self.dense2, x))
+        return self.norm3(blocks.activate(self.dense3, x))
+
+
+registry.MODELS.setdefault("TinyNet", TinyNet)
+
+
+@functools.cache
+def task_and_init(layout, **changes):
+    """The fixed part of a run, and what makes its start."""
+    settings = config.TrainConfig(batch_size=BATCH, **{"model": "TinyNet"} | changes)
+    return state.create(settings, DIGITS, STEPS, layout)
+
+
+def training_images(layout):
+    images, labels = DIGITS.train_images, DIGITS.train_labels
+    return parallel.put_whole(layout, step.Batch(images, labels))
+
+
+def train(layout, order=ORDER, *, split_batch=True, **changes):
+    """Trains by the program of runs; returns the last state, and the loss per step."""
+    task, init = task_and_init(layout, **changes)
+    data, rows = training_images(layout), parallel.rows(layout, BATCH)
+    now, losses = init(np.uint32(0)), []
+    programs = take._cache_size()
+    for numbers in order:
+        if split_batch:
+            indices = parallel.put_rows(layout, numbers[np.newaxis, rows], axis=1)
+        else:
+            indices = parallel.put_whole(layout, numbers[np.newaxis])
+        now, (metrics, _) = take(task, now, data, indices)
+        losses.append(float(metrics.loss[0]))
+    assert take._cache_size() <= programs + 1
+    return now, np.array(losses)
+
+
+def binary_part(run_state):
+    """The binary weights of a state, and how often each has flipped."""
+    weights = sj.select_binary(run_state.params, run_state.params)
+    return weights, sj.flip_counts(run_state.opt_state)
+
+
+def distance(ours, theirs):
+    """The largest difference of two arrays or trees, over the largest magnitude."""
+    pairs = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    return max(
+        float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max())
+        for a, b in pairs
+    )

@@ -1,0 +1,195 @@
+"""Jobs of several processes on this machine, that speak over the loopback address."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import shared_runs
+import small_runs
+from sgdat_jax.training import hosts
+
+_SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
+_FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
+# As in test_parallel.py, where the reasons are.
+ROUNDING = 5e-6
+STEPS_ALIKE = 10
+LAST_LOSSES = 0.03
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def start(processes, where, folder, *, steps=small_runs.STEPS, fail=None, devices=1):
+    """Starts a job; ``fail`` is a process and the step at which it fails."""
+    address = f"127.0.0.1:{free_port()}"
+    return [
+        launch(
+            (address, processes, process, where, folder, steps)
+            + ((fail[1],) if fail and fail[0] == process else ()),
+            devices,
+        )
+        for process in range(processes)
+    ]
+
+
+def launch(arguments, devices=1, **variables):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, str(_SCRIPT), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": _FOLDERS} | variables,
+    )
+
+
+def finish(job, folder):
+    """Returns what each process of a job has seen."""
+    for process in job:
+        errors = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, errors
+    return [dict(np.load(folder / f"{number}.npz")) for number in range(len(job))]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return small_runs.train(None)
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "where"),
+    [
+        (2, 1, "copied"),
+        pytest.param(2, 2, "sharded", marks=pytest.mark.slow),
+        pytest.param(4, 1, "copied", marks=pytest.mark.slow),
+        pytest.param(4, 1, "sharded", marks=pytest.mark.slow),
+    ],
+)
+def test_a_job_trains_as_one_process(alone, tmp_path, processes, devices, where):
+    found = finish(start(processes, where, tmp_path, devices=devices), tmp_path)
+    after, losses = alone
+    share = small_runs.BATCH // processes
+    held = {"copied": processes * devices, "sharded": 1}[where]
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(after))
+    test_share = len(small_runs.DIGITS.test_labels) // processes
+    for number, one in enumerate(found):
+        ours = one["losses"]
+        np.testing.assert_allclose(
+            ours[:STEPS_ALIKE], losses[:STEPS_ALIKE], rtol=ROUNDING
+        )
+        assert abs(ours[-50:].mean() / losses[-50:].mean() - 1) < LAST_LOSSES
+        assert one["rows"].tolist() == [number * test_share, (number + 1) * test_share]
+        assert one["writer"] == (number == 0)
+        assert (
+            total * held / processes <= one["bytes"] < 1.05 * total * held / processes
+        )
+        for name in found[0].keys() - {"rows", "writer"}:
+            np.testing.assert_array_equal(one[name], found[0][name])
+    examples, _, correct, top5 = found[0]["metrics"]
+    assert 180 < correct < top5 <= 360 == examples
+    assert share * processes == small_runs.BATCH
+
+
+@pytest.mark.slow
+def test_a_job_finds_its_processes_by_slurm(tmp_path):
+    variables = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_NTASKS": "2",
+        "SLURM_LOCALID": "0",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    arguments = ("cluster", "-", "-", "copied", tmp_path, 10)
+    job = [launch(arguments, SLURM_PROCID=str(i), **variables) for i in range(2)]
+    found = finish(job, tmp_path)
+    assert found[0]["losses"].tolist() == found[1]["losses"].tolist()
+    assert found[1]["rows"].tolist() == [180, 360]
+
+
+def wait_for_step(process, number):
+    for line in process.stdout:
+        if line == f"step {number}\n":
+            return
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others(tmp_path, processes, victim):
+    job = start(processes, "copied", tmp_path, steps=10**6)
+    for process in job:
+        wait_for_step(process, 10)
+    job[victim].kill()
+    deadline = time.monotonic() + 30
+    for number, process in enumerate(job):
+        errors = process.communicate(timeout=max(0, deadline - time.monotonic()))[1]
+        assert process.returncode != 0
+        if number != victim:
+            ours = f"process {number} of {processes} ends" in errors
+            assert ours or "another task died" in errors
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_an_error_in_one_process_ends_the_others(tmp_path, victim):
+    job = start(2, "copied", tmp_path, steps=10**6, fail=(victim, 15))
+    errors = [process.communicate(timeout=60)[1] for process in job]
+    assert all(process.returncode != 0 for process in job)
+    assert (
+        f"sgdat-jax: error: process {victim} of 2 ends (OSError: no space left on "
+        "device); when one ends, all do: start all again to go on from the last "
+        "checkpoint\n"
+    ) in errors[victim]
+    other = errors[1 - victim]
+    assert f"process {1 - victim} of 2 ends" in other or "another task died" in other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("10.0.0.1", 0, 2),
+            "coordinator must be host and port, such as 10.0.0.1:1234, got 10.0.0.1.",
+        ),
+        (("10.0.0.1:", 0, 2), "coordinator must be host and port"),
+        (("10.0.0.1:1", 0, 0), "num_processes must be at least 1, got 0."),
+        (("10.0.0.1:1", 2, 2), "process_id must be in [0, num_processes), got 2 of 2."),
+        (
+            ("10.0.0.1:1", -1, 2),
+            "process_id must be in [0, num_processes), got -1 of 2.",
+        ),
+        (("10.0.0.1:1", -1, None), "process_id must be"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError) as error:
+        hosts.join(*arguments)
+    assert message in str(error.value)
+
+
+def test_without_a_cluster_all_must_be_told():
+    code = "from sgdat_jax.training import hosts; hosts.join('10.0.0.1:1')"
+    done = shared_runs.python("-c", code, PYTHONPATH=_FOLDERS)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ValueError: No cluster was found that tells coordinator, process_id and "
+        "num_processes: give all three. (Number of processes must be defined.)"
+    )
+
+
+def test_one_process_is_its_own_job():
+    assert hosts.is_writer()
+    with pytest.raises(OSError, match="full"), hosts.one_for_all():
+        raise OSError("full")
