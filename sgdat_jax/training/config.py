@@ -5,6 +5,7 @@ import math
 import pathlib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from sgdat_jax.data import sources
@@ -112,10 +113,6 @@ class BaseConfig:
     """Gigabytes of training images up to which they are copied to the device as a
     whole; larger sets are streamed to it in batches. The result is the same."""
 
-    diagnostics: bool = False
-    """Whether each epoch also records gradients, flip counts, thresholds and margins of
-    every layer."""
-
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         kinds = typing.get_type_hints(type(self))
@@ -146,14 +143,53 @@ class BaseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(BaseConfig):
+class RunConfig(BaseConfig):
+    """What the commands have in common that leave a folder for each run."""
+
+    diagnostics: bool = False
+    """Whether each epoch also records gradients, flip counts, thresholds and margins of
+    every layer."""
+
+    save_every_minutes: float = 10.0
+    """Minutes after which the state of a run is saved, from where it can go on to the
+    bit. It is saved at its end and when it is interrupted in any case."""
+
+    save_every_steps: int | None = None
+    """Training steps after which it is saved as well; None: by time alone. Where
+    several steps are taken in one program, it is saved after the last of them."""
+
+    keep_states: int = 2
+    """How many saved states to keep, at least two: the last ones. The weights of the
+    best epoch are kept besides."""
+
+    max_skipped_steps: int = 10
+    """Steps in a row whose loss or gradients are not finite, and which therefore change
+    nothing, after which a run ends as diverged."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        super().__post_init__()
+        if not self.save_every_minutes > 0:
+            raise ValueError(
+                f"save_every_minutes must be above 0, got {self.save_every_minutes}."
+            )
+        if self.save_every_steps is not None:
+            check_at_least("save_every_steps", self.save_every_steps, 1)
+        check_at_least("keep_states", self.keep_states, 2)
+        check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(RunConfig):
     """Trains a binary network and leaves a folder with its results.
 
     Binary weights are trained by the binary optimizer, all others by Adam. Without any
     option a small network learns scikit-learn's handwritten digits. With --recipe NAME,
     such as cifar10-binarynet-sgdat, options have the defaults of one of the paper's
     experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and a row of
-    its table as in compare.
+    its table as in compare. With --resume RUN_DIR an interrupted run goes on from its
+    last saved state, with its own options; a greater --epochs makes it longer. If the
+    folder is new or empty, a run with the options given begins there.
     """
 
     optimizer: str = "sgdat"
@@ -217,7 +253,7 @@ class TrainConfig(BaseConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareConfig(BaseConfig):
+class CompareConfig(RunConfig):
     """Trains the same network with several optimizers and seeds, and compares them.
 
     Can be interrupted and started again: finished runs are not repeated. --recipe NAME
@@ -261,7 +297,7 @@ class CompareConfig(BaseConfig):
     def run(self, method: str, seed: int) -> TrainConfig:
         """Returns the config of one run."""
         folder = self.folder / method / f"seed{seed}"
-        settings = _shared(self) | dict(methods.METHODS[method].settings)
+        settings = _shared(self, RunConfig) | dict(methods.METHODS[method].settings)
         return TrainConfig(**settings, seed=seed, run_dir=str(folder))
 
 
@@ -349,11 +385,50 @@ class SweepConfig(BaseConfig):
 
     def run(self) -> TrainConfig:
         """Returns the config that all models share."""
-        return TrainConfig(optimizer=self.optimizer, **_shared(self))
+        return TrainConfig(optimizer=self.optimizer, **_shared(self, BaseConfig))
 
 
-def _shared(config: BaseConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(BaseConfig)}
+def _shared(config: BaseConfig, kind: type[BaseConfig]) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(kind)}
+
+
+# What may change when a run goes on: where things are, and what leaves no trace in it.
+_FREE = {
+    "data_dir",
+    "run_dir",
+    "stream_above",
+    "save_every_minutes",
+    "save_every_steps",
+    "keep_states",
+    "tensorboard",
+}
+
+
+def check_same(
+    folder: pathlib.Path,
+    found: BaseConfig,
+    wanted: BaseConfig,
+    free: Sequence[str] = (),
+) -> None:
+    """Raises ValueError if a folder holds something with other settings.
+
+    Args:
+      folder: for the message.
+      found: its config.
+      wanted: the config of what shall go on there.
+      free: fields that may differ, besides those that leave no trace in a result.
+    """
+    differences = [
+        f"{field.name}={old!r}, not {new!r}"
+        for field in dataclasses.fields(wanted)
+        if field.name not in _FREE.union(free)
+        and (old := getattr(found, field.name)) != (new := getattr(wanted, field.name))
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} holds a run with {'; '.join(differences)}; choose another "
+            "run_dir."
+        )
 
 
 def check_at_least(name: str, value: int, bound: int) -> None:

@@ -37,7 +37,7 @@ class ProgressBar(loop.Watcher):
         self._console = terminal
         self._lines = lines and not terminal.is_terminal
         self._epochs = run.config.epochs
-        self._epoch = 1
+        self._epoch = len(run.progress.lines) + 1
         self._bar = progress.Progress(
             progress.TextColumn("epoch {task.fields[epoch]}"),
             progress.BarColumn(),
@@ -52,7 +52,8 @@ class ProgressBar(loop.Watcher):
         self._task = self._bar.add_task(
             "train",
             total=run.config.epochs * run.steps_per_epoch,
-            epoch=f"1/{self._epochs}",
+            completed=run.steps_done,
+            epoch=f"{self._epoch}/{self._epochs}",
             status="compiling",
         )
 

@@ -1,26 +1,39 @@
-"""The folder of a run: its config, a line of metrics per epoch, its result."""
+"""The folder of a run: its config, a line of metrics per epoch, its result.
 
+The times of the epochs are in a file of their own, so that the metrics of two runs with
+the same bits are equal files.
+"""
+
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import filelock
 
 from sgdat_jax.training import config as config_lib
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+TIMES = "times.jsonl"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
+LOCK = "lock"
+FORMAT = 1  # of the folder and all that is in it; 0 had neither this number nor TIMES
 
 
 def create(
     path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
-) -> None:
+) -> filelock.BaseFileLock:
     """Makes a run folder with its config, in a file of the given name.
+
+    Returns:
+      The folder's lock, acquired.
 
     Raises:
       ValueError: if the folder holds a run or anything else, or cannot be written;
@@ -33,25 +46,60 @@ def create(
         )
     made: list[pathlib.Path] = []
     try:
-        if path.is_dir() and any(path.iterdir()):
+        if not is_empty(path):
             held = "a run" if (path / name).exists() else "other files"
             raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
         for folder in (*reversed(path.parents), path):
             if not folder.is_dir():
                 folder.mkdir()
                 made.append(folder)
-        _write_json(path / name, dataclasses.asdict(config))
+        held_lock = lock(path)
+        write_config(path, config, name)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            (path / LOCK).unlink()
         for folder in reversed(made):
             folder.rmdir()
         raise ValueError(
             f"run_dir must be a folder that can be written, got {path}: "
             f"{error.strerror}."
         ) from None
+    return held_lock
 
 
-def append_metrics(path: pathlib.Path, metrics: Mapping[str, Any]) -> None:
-    """Adds the line of one epoch."""
+def is_empty(path: pathlib.Path) -> bool:
+    """Returns whether a folder is not there yet, or holds nothing."""
+    # A run that was killed at its very beginning leaves the lock alone.
+    return not path.is_dir() or all(file.name == LOCK for file in path.iterdir())
+
+
+def lock(path: pathlib.Path) -> filelock.BaseFileLock:
+    """Takes the lock of a folder, which the system frees when the process ends.
+
+    Raises:
+      ValueError: if another process holds it.
+      OSError: if the folder cannot be written.
+    """
+    held = filelock.FileLock(path / LOCK, blocking=False)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise ValueError(f"{path} is in use by another process.") from None
+    return held
+
+
+def write_config(
+    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+) -> None:
+    """Writes the config of a run, with the format of its folder."""
+    write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
+
+
+def append_epoch(
+    path: pathlib.Path, metrics: Mapping[str, Any], times: Mapping[str, Any]
+) -> None:
+    """Adds the lines of one epoch."""
+    append_line(path / TIMES, times)
     append_line(path / METRICS, metrics)
 
 
@@ -59,11 +107,29 @@ def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Adds a line to a file of JSON lines."""
     with file.open("a") as lines:
         lines.write(json.dumps(values) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def write_epochs(
+    path: pathlib.Path,
+    metrics: Sequence[Mapping[str, Any]],
+    times: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes the lines of all epochs anew."""
+    for name, lines in ((TIMES, times), (METRICS, metrics)):
+        _write(path / name, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
+    """Makes a run folder one of a run that has not finished, with the given config."""
+    (path / RESULT).unlink(missing_ok=True)
+    write_config(path, config)
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a finished run."""
-    _write_json(path / RESULT, result)
+    write_json(path / RESULT, result)
 
 
 def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
@@ -73,6 +139,12 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
+    found = values.pop("format", 0)
+    if found not in range(FORMAT + 1):
+        raise ValueError(
+            f"{path} is of format {found!r}, of another version of sgdat-jax; this one "
+            f"reads formats up to {FORMAT}."
+        )
     # JSON has no tuples; what is read equals what was written, and can be hashed.
     fields: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
@@ -84,7 +156,7 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the metrics of all epochs.
+    """Reads the metrics of all epochs, with their times.
 
     Raises:
       ValueError: if there are none or a line is damaged.
@@ -93,7 +165,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     lines = read_lines(file)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
-    return lines
+    if not (path / TIMES).exists():
+        return lines  # of format 0
+    times = {line.get("epoch"): line for line in read_lines(path / TIMES)}
+    return [line | times.get(line.get("epoch"), {}) for line in lines]
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -127,11 +202,19 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     return _parse_json(file, _read_text(file))
 
 
-def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+def write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a file of JSON, or none if that fails."""
+    _write(file, json.dumps(values, indent=2) + "\n")
+
+
+def _write(file: pathlib.Path, text: str) -> None:
     # The rename leaves either the whole file or none.
     partial = file.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(values, indent=2) + "\n")
+        with partial.open("w") as data:
+            data.write(text)
+            data.flush()
+            os.fsync(data.fileno())
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)

@@ -24,6 +24,8 @@ class TrainState(NamedTuple):
     params: nnx.State
     stats: nnx.State  # running averages of batch normalization
     opt_state: optax.OptState
+    skipped: jax.Array  # shape (), int32: steps skipped in a row, up to now
+    counts_before: Any  # flip counts when the epoch began; None without diagnostics
 
 
 class Task(NamedTuple):
@@ -179,12 +181,18 @@ def create(
     def init(seed: int | jax.Array) -> TrainState:
         state = nnx.state(build_model(config, dataset, seed))
         params, stats = nnx.split_state(state, nnx.Param, ...)
+        opt_state = tx.init(params)
+        counts = None
+        if task.diagnostics and task.is_binary:
+            counts = optimizers.flip_counts(opt_state)
         return TrainState(
             step=jnp.zeros([], jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
             params=params,
             stats=stats,
-            opt_state=tx.init(params),
+            opt_state=opt_state,
+            skipped=jnp.zeros([], jnp.int32),
+            counts_before=counts,
         )
 
     # One program: layer by layer, each small operation would be compiled by itself.
