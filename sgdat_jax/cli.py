@@ -38,7 +38,8 @@ class EvaluateConfig:
     """Evaluates a finished run on the whole test set, and prints what it reached."""
 
     run_dir: tyro.conf.Positional[str]
-    """Folder of the run."""
+    """Folder of the run, for its last state; or a file of weights, such as the best.npz
+    in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,9 +255,11 @@ def _resumed_run(config: config_lib.TrainConfig) -> loop.Run:
 
 
 def _finished_run(config: EvaluateConfig) -> loop.Run:
-    folder = pathlib.Path(config.run_dir)
-    run_folder.read_result(folder)
-    return loop.restore(folder)
+    path = pathlib.Path(config.run_dir)
+    if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
+        return loop.restore_weights(path)
+    run_folder.read_result(path)
+    return loop.restore(path)
 
 
 # Name: its options, what sets it up (and finds errors of the user), and what does it.
@@ -286,9 +289,9 @@ def _parse(
     Raises:
       ValueError: of one line, if a word is wrong.
     """
-    name = words[0] if words else ""
     words, recipe = _take("--recipe", words)
     words, run_dir = _take("--resume", words)
+    name = words[0] if words else ""
     default = _defaults(name, recipe, run_dir)
     commands: Any = Union[  # noqa: UP007, as it is not of types known here
         tuple(

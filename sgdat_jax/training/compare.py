@@ -68,10 +68,7 @@ def train_all(
             folder = pathlib.Path(str(config.run_dir))
             if _is_finished(config):
                 continue  # since `set_up`, by another process
-            if run_folder.is_empty(folder):
-                run = loop.begin(plan, config.seed, folder)
-            else:
-                run = loop.go_on(plan, config.seed, folder)
+            run = loop.go_on(plan, config.seed, folder)
             try:
                 with watch(run) as watcher:
                     result = loop.train(run, watcher, check)[1]

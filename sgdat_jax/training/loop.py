@@ -23,6 +23,7 @@ from sgdat_jax.training import (
     records,
     registry,
     run_folder,
+    weights_file,
 )
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
@@ -200,25 +201,37 @@ def resume(config: config_lib.TrainConfig) -> Run:
 def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     """Returns the run in a folder from its last whole checkpoint, or from its start.
 
+    If the folder is new or empty, this is `begin`.
+
     Raises:
       ValueError: if another process writes to the folder, or it cannot be written.
     """
-    run = _run(plan, seed, folder)
+    if run_folder.is_empty(folder):
+        return begin(plan, seed, folder)
     try:
         lock = run_folder.lock(folder)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
-    found, notes = checkpoint.restore_newest_whole(
-        folder / run_folder.CHECKPOINTS, run.state
-    )
-    if found is None:
-        run = run._replace(state=plan.init(np.uint32(seed)))
-    else:
-        run = _at(run, found)
-    if len(run.progress.lines) < run.config.epochs:
-        run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
-        run_folder.reopen(folder, run.config)
-    return run._replace(lock=lock, notes=tuple(notes))
+    try:
+        run = _run(plan, seed, folder)
+        found, notes = checkpoint.restore_newest_whole(
+            folder / run_folder.CHECKPOINTS, run.state
+        )
+        run = run._replace(notes=tuple(notes))
+        if found is None:
+            run = run._replace(state=plan.init(np.uint32(seed)))
+        else:
+            run = _at(run, found)
+        if len(run.progress.lines) < run.config.epochs:
+            run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
+            run_folder.reopen(folder, run.config)
+        if not (folder / run_folder.RESULT).exists():
+            return run._replace(lock=lock)
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
+    return run
 
 
 def restore(folder: pathlib.Path) -> Run:
@@ -231,6 +244,19 @@ def restore(folder: pathlib.Path) -> Run:
     run = _run(plan(config, load(config)), config.seed, folder)
     found = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
     return _at(run, found)
+
+
+def restore_weights(file: pathlib.Path) -> Run:
+    """Returns a run with the weights of a file, and no state of its optimizers.
+
+    Raises:
+      ValueError: if the file is none of weights, or damaged.
+    """
+    config = weights_file.read_config(file)
+    run = _run(plan(config, load(config)), config.seed, file.parent)
+    params, stats = weights_file.read(file, run.state.params, run.state.stats)
+    state = run.state._replace(params=params, stats=stats, opt_state=())
+    return run._replace(state=state)
 
 
 def _run(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
@@ -361,6 +387,7 @@ def _advance(run: Run, watcher: Watcher, check: interruption.Check) -> Iterator[
             yield run._replace(progress=run.progress._replace(seconds=seconds))
         line, times = _epoch_lines(run)
         line |= evaluate(run, check)
+        _write_weights(run, line)
         run_folder.append_epoch(run.folder, line, times)
         progress = Progress(
             lines=(*run.progress.lines, line),
@@ -370,6 +397,26 @@ def _advance(run: Run, watcher: Watcher, check: interruption.Check) -> Iterator[
         run = run._replace(progress=progress)
         watcher.epoch_ended(line | times)
         yield run
+
+
+def _write_weights(run: Run, line: dict[str, Any]) -> None:
+    """Writes the weights of an epoch that is the best so far, or the last."""
+    before = (old["test_accuracy"] for old in run.progress.lines)
+    names = []
+    if line["test_accuracy"] > max(before, default=-1):
+        names.append(run_folder.BEST)
+    if line["epoch"] == run.config.epochs:
+        names.append(run_folder.LAST)
+    details = {
+        "input_shape": run.dataset.input_shape,
+        "num_classes": run.dataset.num_classes,
+        "mean": run.task.mean,
+        "std": run.task.std,
+        "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
+    }
+    for name in names:
+        file = run.folder / name
+        weights_file.write(file, run.config, run.state.params, run.state.stats, details)
 
 
 def _train_epoch(

@@ -9,8 +9,8 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import filelock
 
@@ -21,6 +21,8 @@ METRICS = "metrics.jsonl"
 TIMES = "times.jsonl"
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
+BEST = "best.npz"  # weights of the best epoch
+LAST = "last.npz"  # weights of the last epoch
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = "lock"
@@ -46,7 +48,7 @@ def create(
         )
     made: list[pathlib.Path] = []
     try:
-        if not is_empty(path):
+        if path.is_dir() and not is_empty(path):
             held = "a run" if (path / name).exists() else "other files"
             raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
         for folder in (*reversed(path.parents), path):
@@ -70,7 +72,9 @@ def create(
 def is_empty(path: pathlib.Path) -> bool:
     """Returns whether a folder is not there yet, or holds nothing."""
     # A run that was killed at its very beginning leaves the lock alone.
-    return not path.is_dir() or all(file.name == LOCK for file in path.iterdir())
+    return not path.exists() or (
+        path.is_dir() and all(file.name == LOCK for file in path.iterdir())
+    )
 
 
 def lock(path: pathlib.Path) -> filelock.BaseFileLock:
@@ -105,7 +109,7 @@ def append_epoch(
 
 def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Adds a line to a file of JSON lines."""
-    with file.open("a") as lines:
+    with _naming(file), file.open("a") as lines:
         lines.write(json.dumps(values) + "\n")
         lines.flush()
         os.fsync(lines.fileno())
@@ -118,7 +122,8 @@ def write_epochs(
 ) -> None:
     """Writes the lines of all epochs anew."""
     for name, lines in ((TIMES, times), (METRICS, metrics)):
-        _write(path / name, "".join(json.dumps(line) + "\n" for line in lines))
+        with whole(path / name) as data:
+            data.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
@@ -139,20 +144,28 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
-    found = values.pop("format", 0)
+    return config_of(path / CONFIG, values, values.pop("format", 0))
+
+
+def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainConfig:
+    """Returns a config from its values in JSON and the format of the file.
+
+    Raises:
+      ValueError: if they are none of a config, or of a newer format.
+    """
     if found not in range(FORMAT + 1):
         raise ValueError(
-            f"{path} is of format {found!r}, of another version of sgdat-jax; this one "
+            f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
             f"reads formats up to {FORMAT}."
         )
-    # JSON has no tuples; what is read equals what was written, and can be hashed.
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-    }
     try:
+        # JSON has no tuples; what is read equals what was written, and can be hashed.
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return config_lib.TrainConfig(**fields)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path / CONFIG} is not a run's config: {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a run's config: {error}") from None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -204,20 +217,35 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
 
 def write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes a file of JSON, or none if that fails."""
-    _write(file, json.dumps(values, indent=2) + "\n")
+    with whole(file) as data:
+        data.write(json.dumps(values, indent=2) + "\n")
 
 
-def _write(file: pathlib.Path, text: str) -> None:
-    # The rename leaves either the whole file or none.
+@contextlib.contextmanager
+def whole(file: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a file to write it whole: if the block fails, what was there stays."""
     partial = file.with_suffix(".partial")
     try:
-        with partial.open("w") as data:
-            data.write(text)
-            data.flush()
-            os.fsync(data.fileno())
-        partial.replace(file)
+        with _naming(file):
+            with partial.open(mode) as data:
+                yield data
+                data.flush()
+                os.fsync(data.fileno())
+            partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(file: pathlib.Path) -> Iterator[None]:
+    """Names a file where it cannot be written, which the system does not always."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        message = f"{file} cannot be written: {error.strerror}."
+        raise OSError(error.errno, message) from None
 
 
 def _read_text(file: pathlib.Path) -> str:

@@ -47,6 +47,7 @@ def folder(tmp_path):
         settings = json.loads(file.read_text()) | {"seed": seed}
         file.write_text(json.dumps(settings))
     (folder / "sgdat" / "seed1" / "result.json").unlink()
+    shutil.rmtree(folder / "sgdat" / "seed1" / "checkpoints")
     return folder
 
 

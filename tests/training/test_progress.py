@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from rich import console
 
 import shared_runs
-from sgdat_jax.training import progress, step
+from sgdat_jax.training import loop, progress, step
 
 
 def test_bar_shows_accuracy_speed_and_time_left():
     terminal = console.Console(file=io.StringIO(), force_terminal=True, width=120)
-    run = shared_runs.finished()
+    run = shared_runs.finished()._replace(progress=loop.Progress())
     ones = jnp.ones(1)
     metrics = step.Metrics(64 * ones, 32 * ones, 48 * ones, 60 * ones)
     with progress.ProgressBar(run, terminal) as bar:

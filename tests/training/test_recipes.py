@@ -61,7 +61,7 @@ def _augmentation(run):
 )
 def test_options_override_a_recipe(words):
     expected = recipes.config(config.TrainConfig, "cifar10-binarynet-bop")
-    parsed = cli._parse(words.split())
+    parsed, *_ = cli._parse(words.split())
     assert parsed == dataclasses.replace(expected, epochs=3, flip=False)
 
 
@@ -70,7 +70,7 @@ def test_options_override_a_recipe(words):
     [("compare", config.CompareConfig), ("sweep", config.SweepConfig)],
 )
 def test_recipe_of_a_task_is_for_other_commands_too(command, kind):
-    parsed = cli._parse([command, "--recipe", "cifar10-resnet18", "--seeds", "2"])
+    parsed, *_ = cli._parse([command, "--recipe", "cifar10-resnet18", "--seeds", "2"])
     assert parsed == kind(**recipes.TASKS["cifar10-resnet18"], seeds=2)
     assert parsed.restart_real_every_epoch
 
@@ -88,8 +88,8 @@ def test_recipe_of_a_task_is_for_other_commands_too(command, kind):
             r"the nearest is 'cifar10-binarynet' \(recipes are DATASET-NETWORK\)",
         ),
         ("evaluate --recipe cifar10-binarynet runs/a", "evaluate takes no --recipe"),
-        ("train --recipe", "--recipe must have one name, got train --recipe"),
-        ("train --recipe a --recipe b", "--recipe must have one name"),
+        ("train --recipe", "--recipe must have one value, got train --recipe"),
+        ("train --recipe a --recipe b", "--recipe must have one value"),
         (
             "train --recipe cifar10-binarynet-bop --momentum 0.9",
             "bop has no `momentum`",
