@@ -202,7 +202,9 @@ def _read_groups(config: ReportConfig) -> tuple[list[report.Group], pathlib.Path
     runs, skipped = report.read_runs(config.run_dirs)
     for message in skipped:
         print(f"sgdat-jax: skipped: {message}", file=sys.stderr)
-    return report.group_runs(runs), pathlib.Path(config.out)
+    groups, out = report.group_runs(runs), pathlib.Path(config.out)
+    run_folder.make([out], "out")
+    return groups, out
 
 
 def _new_run(config: config_lib.TrainConfig) -> loop.Run:

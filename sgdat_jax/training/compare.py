@@ -1,6 +1,7 @@
 """Many runs in one folder: several optimizers and seeds on the same task."""
 
 import dataclasses
+import itertools
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,21 +29,26 @@ class Outcome(NamedTuple):
 
 
 def set_up(config: config_lib.CompareConfig) -> Comparison:
-    """Loads the images and looks for finished runs.
+    """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
       ValueError: if the config does not fit the images, or if the folder of a run holds
-        one with other settings, a damaged one, or anything else.
+        one with other settings, a damaged one, or anything else, or cannot be written.
+        Nothing is left on disk then.
     """
+    run_folder.check_path(config.folder)
     seeds = range(config.seed, config.seed + config.seeds)
     runs = [
         [config.run(method, seed) for seed in seeds]
         for method in dict.fromkeys(config.optimizers)
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
+    dataset = loop.load(config)
+    folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]
+    run_folder.make([config.folder, *folders])
     return Comparison(
         config,
-        loop.load(config),
+        dataset,
         todo=[of_method for of_method in todo if of_method],
         total=sum(map(len, runs)),
     )

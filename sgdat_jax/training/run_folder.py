@@ -1,10 +1,12 @@
 """The folder of a run: its config, a line of metrics per epoch, its result."""
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sgdat_jax.training import config as config_lib
@@ -26,28 +28,68 @@ def create(
       ValueError: if the folder holds a run or anything else, or cannot be written;
         nothing is left on disk then.
     """
+    check_path(path)
+    made = make([path])
+    try:
+        if any(path.iterdir()):
+            held = "a run" if (path / name).exists() else "other files"
+            raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
+        _write_json(path / name, dataclasses.asdict(config))
+    except OSError as error:
+        _remove(made)
+        raise _not_writable(path, "run_dir", error) from None
+
+
+def check_path(path: pathlib.Path) -> None:
+    """Raises ValueError if no run can be kept at a path.
+
+    Orbax looks for its own files by a pattern, and would lose the checkpoint.
+    """
     if set("*?[") & set(str(path.absolute())):
-        # Orbax looks for its own files by a pattern, and would lose the checkpoint.
         raise ValueError(
             f"run_dir must have none of *, ? and [ in its path, got {path}."
         )
+
+
+def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:
+    """Makes folders, and those above them, unless they are there.
+
+    Args:
+      paths: of the folders.
+      option: what gave the paths, for the message of an error.
+
+    Returns:
+      What was not there before, outermost first.
+
+    Raises:
+      ValueError: if one of them cannot be made or written; nothing is left on disk
+        then.
+    """
     made: list[pathlib.Path] = []
-    try:
-        if path.is_dir() and any(path.iterdir()):
-            held = "a run" if (path / name).exists() else "other files"
-            raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
-        for folder in (*reversed(path.parents), path):
-            if not folder.is_dir():
-                folder.mkdir()
-                made.append(folder)
-        _write_json(path / name, dataclasses.asdict(config))
-    except OSError as error:
-        for folder in reversed(made):
+    for path in paths:
+        try:
+            for folder in (*reversed(path.parents), path):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)  # another process may be faster
+                    made.append(folder)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            _remove(made)
+            raise _not_writable(path, option, error) from None
+    return made
+
+
+def _remove(folders: Sequence[pathlib.Path]) -> None:
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):  # another process has filled it
             folder.rmdir()
-        raise ValueError(
-            f"run_dir must be a folder that can be written, got {path}: "
-            f"{error.strerror}."
-        ) from None
+
+
+def _not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError:
+    return ValueError(
+        f"{option} must be a folder that can be written, got {path}: {error.strerror}."
+    )
 
 
 def append_metrics(path: pathlib.Path, metrics: Mapping[str, Any]) -> None:

@@ -96,6 +96,14 @@ def test_a_folder_of_other_files_is_left_alone(folder):
     assert (other / "thesis.txt").read_text() == "mine"
 
 
+def test_file_in_the_place_of_a_methods_folder(tmp_path):
+    (tmp_path / "sgdat").write_text("mine")
+    settings = _config(tmp_path, optimizers=("bop", "sgdat"))
+    with pytest.raises(ValueError, match=r"run_dir must be a folder.*sgdat/seed0: "):
+        compare.set_up(settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["sgdat"]
+
+
 def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
     arguments = ["compare", "--epochs", "2", "--diagnostics", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--run-dir", str(folder)]
