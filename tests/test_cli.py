@@ -331,7 +331,7 @@ def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("sgdat-jax: error: the training loss is nan in epoch 1")
     assert error.count("\n") == 1
-    assert not (folder / "result.json").exists()
+    assert {path.name for path in folder.iterdir()} == {"config.json", "diverged.json"}
 
 
 @pytest.mark.parametrize("own", [None, "/own/folder"])

@@ -59,7 +59,7 @@ def train_all(
 ) -> Iterator[Outcome]:
     """Trains what is still to do, and yields after each run.
 
-    A run that diverges is left unfinished, and the next one begins.
+    A run that diverges has ended as well, and the next one begins.
 
     Args:
       comparison: what `set_up` returns.
@@ -96,6 +96,8 @@ def _is_finished(config: config_lib.TrainConfig) -> bool:
                 f"{folder} holds a run with {field.name}={old!r}, not {new!r}; choose "
                 "another run_dir."
             )
+    if run_folder.has_diverged(folder):
+        return True
     if not (folder / run_folder.RESULT).exists():
         return False
     run_folder.read_result(folder)

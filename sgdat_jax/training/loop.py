@@ -180,7 +180,8 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
       The run with its last state, and the result that was written to the folder.
 
     Raises:
-      FloatingPointError: after an epoch whose loss is not finite.
+      FloatingPointError: after an epoch whose loss is not finite; it is recorded in
+        the folder.
     """
     start = time.perf_counter()
     data = None if is_streamed(run) else on_device(run.dataset)
@@ -188,9 +189,10 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
     for epoch in range(run.config.epochs):
         run, line = _train_epoch(run, data, epoch, watcher)
         if not math.isfinite(line["train_loss"]):
+            run_folder.write_diverged(run.folder, line["epoch"], line["train_loss"])
             raise FloatingPointError(
-                f"the training loss is {line['train_loss']} in epoch {epoch + 1}; "
-                f"nothing of it is kept in {run.folder}"
+                f"the training loss is {line['train_loss']} in epoch {epoch + 1}, with "
+                f"which the run in {run.folder} ends"
             )
         line |= evaluate(run)
         lines.append(line)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from sgdat_jax.training import config as config_lib
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 RESULT = "result.json"
+DIVERGED = "diverged.json"
 CHECKPOINTS = "checkpoints"
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
@@ -108,6 +110,12 @@ def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     _write_json(path / RESULT, result)
 
 
+def write_diverged(path: pathlib.Path, epoch: int, loss: float) -> None:
+    """Writes in which epoch, from 1, a run ended as its loss was not finite."""
+    # The loss as text, since JSON has no such numbers.
+    _write_json(path / DIVERGED, {"epoch": epoch, "train_loss": str(loss)})
+
+
 def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
     """Reads the config of a run.
 
@@ -147,6 +155,32 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     return read_json(path, RESULT)
 
 
+def has_diverged(path: pathlib.Path) -> bool:
+    """Returns whether a run ended as its loss was not finite."""
+    return (path / DIVERGED).exists()
+
+
+def read_diverged(path: pathlib.Path) -> dict[str, Any]:
+    """Reads where a run diverged.
+
+    Raises:
+      ValueError: if it has not, or what it left is damaged.
+    """
+    return read_json(path, DIVERGED)
+
+
+def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the seconds of training in the median epoch.
+
+    The first epoch, which holds the compiling, counts only if there is no other.
+
+    Args:
+      lines: of the metrics of all epochs.
+    """
+    seconds = [line["seconds"] for line in lines]
+    return statistics.median(seconds[1:] or seconds)
+
+
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
     """Reads a file of JSON lines.
 
@@ -164,7 +198,7 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     """
     file = path / name
     if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
-        kind = "finished run" if name == RESULT else "run"
+        kind = {RESULT: "finished run", DIVERGED: "run that diverged"}.get(name, "run")
         raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
     return _parse_json(file, _read_text(file))
 

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import pathlib
 import shutil
 
 import pytest
@@ -124,13 +123,31 @@ def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
     ).read_text()
 
 
-def test_divergence_leaves_a_run_unfinished(tmp_path, capsys):
+def test_divergence_is_recorded_and_not_repeated(tmp_path, capsys):
     arguments = ["compare", "--epochs", "2", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--real-learning-rate", "1e30"]
+    for done in (0, 1):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*arguments, "--run-dir", str(tmp_path)])
+        assert caught.value.code == 1
+        printed = capsys.readouterr()
+        assert f"1 runs, {done} of them finished before" in printed.out
+        assert ("seed0: diverged" in printed.out) == (not done)
+        assert printed.err == "sgdat-jax: error: all runs diverged\n"
+        assert "| SGDAT | 1 (1 diverged) |" in (tmp_path / "comparison.md").read_text()
+    run = tmp_path / "sgdat" / "seed0"
+    assert {path.name for path in run.iterdir()} == {"config.json", "diverged.json"}
+    assert run_folder.read_diverged(run) == {"epoch": 1, "train_loss": "nan"}
+
+
+def test_runs_that_cannot_be_read_are_named(folder, capsys):
+    (folder / "sgdat" / "seed0" / "metrics.jsonl").write_text("{")
+    arguments = ["compare", "--epochs", "2", "--diagnostics", "--seeds", "1"]
+    arguments += ["--optimizers", "sgdat", "--run-dir", str(folder)]
     with pytest.raises(SystemExit) as caught:
-        cli.main([*arguments, "--run-dir", str(tmp_path)])
+        cli.main(arguments)
     assert caught.value.code == 1
-    printed = capsys.readouterr()
-    assert "seed0: diverged" in printed.out
-    assert printed.err == "sgdat-jax: error: all runs diverged\n"
-    assert not list(pathlib.Path(tmp_path).rglob("result.json"))
+    skipped, error = capsys.readouterr().err.splitlines()
+    file = folder / "sgdat" / "seed0" / "metrics.jsonl"
+    assert skipped.startswith(f"sgdat-jax: skipped: {file} cannot be read")
+    assert error == "sgdat-jax: error: no run can be read"
