@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import state as state_lib
 
 
 class Comparison(NamedTuple):
@@ -32,9 +33,9 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
     """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
-      ValueError: if the config does not fit the images, or if the folder of a run holds
-        one with other settings, a damaged one, or anything else, or cannot be written.
-        Nothing is left on disk then.
+      ValueError: if the config does not fit the images, if no weight is binary, or if
+        the folder of a run holds one with other settings, a damaged one, or anything
+        else, or cannot be written. Nothing is left on disk then.
     """
     run_folder.check_path(config.folder)
     seeds = range(config.seed, config.seed + config.seeds)
@@ -44,6 +45,12 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
     dataset = loop.load(config)
+    model: Any = state_lib.model_shapes(config, dataset)
+    if not model.choices.binary_layers:
+        raise ValueError(
+            "A comparison is of binary optimizers, but full_precision leaves no layer "
+            f"binary, got {config.full_precision}."
+        )
     folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]
     run_folder.make([config.folder, *folders])
     return Comparison(

@@ -6,7 +6,6 @@ import importlib.util
 import math
 import pathlib
 import platform
-import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -215,9 +214,7 @@ def evaluate(run: Run) -> dict[str, float]:
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
     moment = time.strftime("%Y%m%d-%H%M%S")
-    name = re.sub(r"[^\w.]+", "-", pathlib.PurePath(config.dataset).name)
-    parts = (name, config.model, config.optimizer, f"seed{config.seed}")
-    return "-".join((f"runs/{parts[0]}", *parts[1:], moment))
+    return f"runs/{config.task_name}-{config.optimizer}-seed{config.seed}-{moment}"
 
 
 _train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
@@ -290,7 +287,7 @@ def _diagnostics_line(run: Run, counts_before: Any, gradients: Any) -> dict[str,
     }
     if not run.task.is_binary:
         return line
-    if run.config.reset_flips_every_epoch:
+    if run.config.restarts_flips:
         counts_before = jax.tree.map(jnp.zeros_like, counts_before)
     found = _diagnose(run.state.opt_state, counts_before)
     for name, value in found._asdict().items():

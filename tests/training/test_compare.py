@@ -95,6 +95,14 @@ def test_a_folder_of_other_files_is_left_alone(folder):
     assert (other / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("layers", [("*",), ("conv*", "dense4")])
+def test_networks_without_binary_layers_have_nothing_to_compare(tmp_path, layers):
+    settings = _config(tmp_path / "new", full_precision=layers)
+    with pytest.raises(ValueError, match="full_precision leaves no layer binary, got "):
+        compare.set_up(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_in_the_place_of_a_methods_folder(tmp_path):
     (tmp_path / "sgdat").write_text("mine")
     settings = _config(tmp_path, optimizers=("bop", "sgdat"))
