@@ -7,7 +7,7 @@ import math
 import pathlib
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,10 @@ from sgdat_jax.training import step as step_lib
 
 _EVAL_BATCH = 512
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+# Images with labels, and their weights: 1, or 0 for what only fills the batch.
+TestBatch = tuple[step_lib.Batch, jax.Array]
 
 
 class Run(NamedTuple):
@@ -183,7 +187,9 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
         the folder.
     """
     start = time.perf_counter()
-    data = None if is_streamed(run) else on_device(run.dataset)
+    data = tests = None
+    if not is_streamed(run):
+        data, tests = on_device(run.dataset), tuple(test_batches(run.dataset))
     lines = []
     for epoch in range(run.config.epochs):
         run, line = _train_epoch(run, data, epoch, watcher)
@@ -193,7 +199,7 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
                 f"the training loss is {line['train_loss']} in epoch {epoch + 1}, with "
                 f"which the run in {run.folder} ends"
             )
-        line |= evaluate(run)
+        line |= evaluate(run, tests)
         lines.append(line)
         run_folder.append_metrics(run.folder, line)
         watcher.epoch_ended(line)
@@ -203,11 +209,16 @@ def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
     return run, run_folder.read_result(run.folder)
 
 
-def evaluate(run: Run) -> dict[str, float]:
-    """Returns loss and accuracies on the whole test set, as in a line of metrics."""
+def evaluate(run: Run, tests: Iterable[TestBatch] | None = None) -> dict[str, float]:
+    """Returns loss and accuracies on the whole test set, as in a line of metrics.
+
+    Args:
+      run: with the state to evaluate.
+      tests: what `test_batches` gives, where it is at hand already.
+    """
     metrics = [
         _eval_step(run.task, run.state, batch, weights)
-        for batch, weights in test_batches(run.dataset)
+        for batch, weights in tests or test_batches(run.dataset)
     ]
     return _means("test", jax.tree.map(lambda *sums: np.stack(sums), *metrics))
 
@@ -329,9 +340,7 @@ def epoch_order(plan: Plan | Run, seed: int, epoch: int) -> jax.Array:
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
-def test_batches(
-    dataset: sources.Dataset,
-) -> Iterator[tuple[step_lib.Batch, jax.Array]]:
+def test_batches(dataset: sources.Dataset) -> Iterator[TestBatch]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
     size = min(_EVAL_BATCH, len(dataset.test_images))
     for start in range(0, len(dataset.test_images), size):
