@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import platform
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -226,7 +225,7 @@ def _train(
         **result,
         "model": experiment.model,
         "choices": result["model"],
-        "seconds_per_epoch": statistics.median(line["seconds"] for line in lines),
+        "seconds_per_epoch": run_folder.seconds_per_epoch(lines),
         "test_accuracies": [line["test_accuracy"] for line in lines],
         "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
         "config": run_folder.read_json(folder, run_folder.CONFIG),
@@ -257,9 +256,12 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
       records: what the files of finished runs hold.
     """
     # Plots come with the reports: training alone needs no matplotlib.
-    from sgdat_jax.report import comparison
+    from sgdat_jax import report
 
-    parts = ["# Accuracies of the SGDAT paper's table\n", f"{comparison.SELECTION}\n"]
+    parts = [
+        "# Accuracies of the SGDAT paper's table\n",
+        f"{report.tables.SELECTION}\n",
+    ]
     header = [_HEADER, ["---", *("---:" for _ in _HEADER[1:])]]
     for model in _MODELS:
         for place, dataset in enumerate(_DATASETS):
@@ -270,7 +272,7 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
                 network = recipes.TASKS[f"{dataset}-{model}"]["model"]
                 parts.append(f"## {network} on {dataset}\n")
                 rows = [_row(name, place, model, of_table) for name in methods.PAPER]
-                parts.append(comparison.markdown([*header, *rows]))
+                parts.append(report.tables.markdown([*header, *rows]))
                 parts.append(_footnote(of_table))
     return "\n".join(parts)
 
@@ -283,18 +285,18 @@ _HEADER = (
 def _row(
     method: str, place: int, model: str, records: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    from sgdat_jax.report import comparison
+    from sgdat_jax import report
 
     published = ["", ""]
     if model == _PUBLISHED_MODEL:
         published = [f"{v[place]:.2f}" if v else "" for v in _PUBLISHED[method]]
     runs = [record for record in records if record["method"] == method]
     measured = [
-        comparison.format_spread(comparison.spread(runs, key), ".2f", scale)
+        report.tables.format_spread(report.tables.spread(runs, key), ".2f", scale)
         for key, scale in (("test_accuracy", 100), ("best_test_accuracy", 100))
     ]
-    seconds = comparison.format_spread(
-        comparison.spread(runs, "seconds_per_epoch"), ".2f"
+    seconds = report.tables.format_spread(
+        report.tables.spread(runs, "seconds_per_epoch"), ".2f"
     )
     label = methods.PAPER[method].label
     return [label, *published, *measured, str(len(runs) or ""), seconds]

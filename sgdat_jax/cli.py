@@ -46,7 +46,7 @@ class EvaluateConfig:
 class ReportConfig:
     """Compares recorded runs: a table, and plots of all that they recorded.
 
-    Damaged and unfinished runs are named and left out.
+    Damaged and unfinished runs are named and left out; those that diverged are counted.
     """
 
     run_dirs: tyro.conf.Positional[tuple[str, ...]]
@@ -147,10 +147,12 @@ def compare(comparison: compare_lib.Comparison, terminal: rich_console.Console) 
         for name in dict.fromkeys(config.optimizers)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
-    runs, _ = report.read_runs(folders)
+    runs = _read_runs(folders)
     if not runs:
-        raise FloatingPointError("all runs diverged")
+        _fail("no run can be read", 1)
     _report(report.group_runs(runs), config.folder, terminal)
+    if all(run.diverged for run in runs):
+        raise FloatingPointError("all runs diverged")
 
 
 def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
@@ -163,11 +165,13 @@ def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
         for line in lines:
             done += 1
             values = line["hyperparameters"].items()
+            accuracy = f"{line['test_accuracy']:.2%}"
             terminal.print(
                 f"{done}/{prepared.total}  "
                 + "  ".join(f"{name} {value:g}" for name, value in values)
-                + f"  seed {line['seed']}: {line['test_accuracy']:.2%}, "
-                f"{line['seconds']:.1f} s",
+                + f"  seed {line['seed']}: "
+                + ("diverged" if line["diverged"] else accuracy)
+                + f", {line['seconds']:.1f} s",
                 soft_wrap=True,
             )
     trials = sweep_lib.read(config.folder)
@@ -236,10 +240,18 @@ def _print_path(text: str, path: pathlib.Path, terminal: rich_console.Console) -
 
 
 def _read_groups(config: ReportConfig) -> tuple[list[report.Group], pathlib.Path]:
-    runs, skipped = report.read_runs(config.run_dirs)
+    groups = report.group_runs(_read_runs(config.run_dirs))
+    out = pathlib.Path(config.out)
+    run_folder.make([out], "out")
+    return groups, out
+
+
+def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
+    """Reads runs that have ended, and names what else there is."""
+    runs, skipped = report.read_runs(folders)
     for message in skipped:
         print(f"sgdat-jax: skipped: {message}", file=sys.stderr)
-    return report.group_runs(runs), pathlib.Path(config.out)
+    return runs
 
 
 def _new_run(config: config_lib.TrainConfig) -> loop.Run:

@@ -176,6 +176,8 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("evaluate " + 300 * "x", "is not the folder of a finished run"),
         ("train --run-dir new/" + 300 * "x", "run_dir must be a folder that can"),
         ("train --run-dir sweep[1]", "run_dir must have none of *, ? and ["),
+        ("compare --run-dir x[1]", "run_dir must have none of *, ? and [ in its path"),
+        ("compare --optimizers sgd --run-dir " + 300 * "x", "File name too long"),
     ],
 )
 def test_refused_arguments(arguments, named, capfd, tmp_path, monkeypatch):
@@ -213,6 +215,21 @@ def test_run_dir_that_is_taken(tmp_path, capfd):
     for path in (file, file / "below"):
         error = _refused(["train", "--run-dir", str(path)], capfd)
         assert f"run_dir must be a folder that can be written, got {path}" in error
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_compare_and_report_where_no_folder_can_be(tmp_path, capfd, place):
+    run = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    (tmp_path / "file").write_text("precious")
+    before, path = _files(tmp_path), str(tmp_path / place)
+    capfd.readouterr()
+    for arguments, option in (
+        (["compare", "--run-dir", path], "run_dir"),
+        (["report", str(run), "--out", path], "out"),
+    ):
+        error = _refused(arguments, capfd)
+        assert f"{option} must be a folder that can be written, got {path}" in error
     assert _files(tmp_path) == before
 
 
@@ -319,6 +336,7 @@ def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("sgdat-jax: error: the loss or gradients of 10 steps in")
     assert error.count("\n") == 1
+    assert json.loads((folder / "diverged.json").read_text())["epoch"] == 1
     assert not (folder / "result.json").exists()
     assert loop.resume(run_folder.read_config(folder)).steps_done > 10
 

@@ -1,5 +1,6 @@
 """Many runs in one folder: several optimizers and seeds on the same task."""
 
+import itertools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import interruption, loop, run_folder
+from sgdat_jax.training import state as state_lib
 
 
 class Comparison(NamedTuple):
@@ -26,21 +28,32 @@ class Outcome(NamedTuple):
 
 
 def set_up(config: config_lib.CompareConfig) -> Comparison:
-    """Loads the images and looks for finished runs.
+    """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
-      ValueError: if the config does not fit the images, or if the folder of a run holds
-        one with other settings, a damaged one, or anything else.
+      ValueError: if the config does not fit the images, if no weight is binary, or if
+        the folder of a run holds one with other settings, a damaged one, or anything
+        else, or cannot be written. Nothing is left on disk then.
     """
+    run_folder.check_path(config.folder)
     seeds = range(config.seed, config.seed + config.seeds)
     runs = [
         [config.run(method, seed) for seed in seeds]
         for method in dict.fromkeys(config.optimizers)
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
+    dataset = loop.load(config)
+    model: Any = state_lib.model_shapes(config, dataset)
+    if not model.choices.binary_layers:
+        raise ValueError(
+            "A comparison is of binary optimizers, but full_precision leaves no layer "
+            f"binary, got {config.full_precision}."
+        )
+    folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]
+    run_folder.make([config.folder, *folders])
     return Comparison(
         config,
-        loop.load(config),
+        dataset,
         todo=[of_method for of_method in todo if of_method],
         total=sum(map(len, runs)),
     )
@@ -53,8 +66,8 @@ def train_all(
 ) -> Iterator[Outcome]:
     """Trains what is still to do, and yields after each run.
 
-    A run that was interrupted goes on where its state was saved. A run that diverges is
-    left unfinished, and the next one begins.
+    A run that was interrupted goes on where its state was saved. A run that diverges
+    has ended as well, and the next one begins.
 
     Args:
       comparison: what `set_up` returns.
@@ -83,6 +96,8 @@ def _is_finished(config: config_lib.TrainConfig) -> bool:
     if run_folder.is_empty(folder):
         return False
     config_lib.check_same(folder, run_folder.read_config(folder), config)
+    if run_folder.has_diverged(folder):
+        return True
     if not (folder / run_folder.RESULT).exists():
         return False
     run_folder.read_result(folder)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -79,6 +80,10 @@ class BaseConfig:
     """Whether the moments of Adam, or the momentum of sgd, start again at every epoch,
     as in the published training script; the schedule goes on."""
 
+    reset_flips_every_epoch: bool = False
+    """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
+    in the published training script; other binary optimizers go on."""
+
     binary_schedule: str = "constant"
     """How the binary optimizer's learning rate, or gamma, goes on: constant, or cosine
     (down to 0 at the end)."""
@@ -140,6 +145,12 @@ class BaseConfig:
         registry.real_optimizer(
             self.real_optimizer, self.real_learning_rate, self.real_momentum
         )
+
+    @property
+    def task_name(self) -> str:
+        """What folders of results are named after: data set and model."""
+        dataset = re.sub(r"[^\w.]+", "-", pathlib.PurePath(self.dataset).name)
+        return f"{dataset}-{self.model}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +231,6 @@ class TrainConfig(RunConfig):
     eta: float | None = None
     """Growth of the squared threshold of boat; None: 0.1."""
 
-    reset_flips_every_epoch: bool = False
-    """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
-    in the published training script."""
-
     tensorboard: bool = False
     """Whether the run folder also gets an event file for TensorBoard."""
 
@@ -240,16 +247,18 @@ class TrainConfig(RunConfig):
         super().__post_init__()
         registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
         check_seeds(self.seed)
-        hyperparameters = self.hyperparameters()
-        if self.reset_flips_every_epoch:
-            hyperparameters["reset_flips_every"] = 1
         registry.binary_optimizer(
-            self.optimizer, hyperparameters, schedule=self.binary_schedule
+            self.optimizer, self.hyperparameters(), schedule=self.binary_schedule
         )
 
     def hyperparameters(self) -> dict[str, float | None]:
         """Returns the binary optimizer's hyperparameters that have an option here."""
         return {name: getattr(self, name) for name in _HYPERPARAMETERS}
+
+    @property
+    def restarts_flips(self) -> bool:
+        """Whether flip counts start again at every epoch."""
+        return self.reset_flips_every_epoch and self.optimizer == "sgdat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +266,8 @@ class CompareConfig(RunConfig):
     """Trains the same network with several optimizers and seeds, and compares them.
 
     Can be interrupted and started again: finished runs are not repeated. --recipe NAME
-    sets the task as in train, without a method: cifar10-binarynet.
+    sets the task as in train, without a method: cifar10-binarynet. Its restarts at
+    every epoch are those of all rows: sgdat is then what sgdat_restart is otherwise.
     """
 
     epochs: int = 10
@@ -266,9 +276,9 @@ class CompareConfig(RunConfig):
     optimizers: tuple[str, ...] = tuple(methods.PAPER)
     """Rows of the comparison: those of the paper's table by default, or any of
     sgd_star, sgdm_star and adam_star (where the same optimizer trains all parameters),
-    sgd, sgdm, bop, bop2nd_order, sgdt, sgdat, sgdat_momentum, sgdat_restart (whose flip
-    counts start again at every epoch), adam_adaptive, lion, lion_adaptive, boat,
-    prob_bop and diode."""
+    sgd, sgdm, bop, bop2nd_order, sgdt, sgdat, sgdat_momentum, sgdat_restart (with
+    --reset-flips-every-epoch), adam_adaptive, lion, lion_adaptive, boat, prob_bop and
+    diode."""
 
     seeds: int = 5
     """Runs of each optimizer, with seeds that follow each other."""
@@ -285,14 +295,20 @@ class CompareConfig(RunConfig):
         check_seeds(self.seed, self.seeds)
         if not self.optimizers:
             raise ValueError("optimizers must have at least one name, got none.")
+        rows: dict[TrainConfig, str] = {}
         for name in self.optimizers:
             registry.look_up("optimizer", methods.METHODS, name)
-            self.run(name, self.seed)
+            run = dataclasses.replace(self.run(name, self.seed), run_dir=None)
+            if rows.setdefault(run, name) != name:
+                raise ValueError(
+                    f"optimizers must differ, but with these settings {rows[run]} and "
+                    f"{name} are the same."
+                )
 
     @property
     def folder(self) -> pathlib.Path:
         """Folder of all runs."""
-        return pathlib.Path(self.run_dir or f"runs/compare-{self.dataset}-{self.model}")
+        return pathlib.Path(self.run_dir or f"runs/compare-{self.task_name}")
 
     def run(self, method: str, seed: int) -> TrainConfig:
         """Returns the config of one run."""
@@ -380,7 +396,7 @@ class SweepConfig(BaseConfig):
     @property
     def folder(self) -> pathlib.Path:
         """Folder of the results."""
-        default = f"runs/sweep-{self.dataset}-{self.model}-{self.optimizer}"
+        default = f"runs/sweep-{self.task_name}-{self.optimizer}"
         return pathlib.Path(self.run_dir or default)
 
     def run(self) -> TrainConfig:
@@ -463,7 +479,7 @@ def _fits(kind: Any, value: object) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(argument, value) for argument in arguments)
     if origin is tuple:
-        return isinstance(value, tuple | list) and all(
+        return isinstance(value, tuple) and all(
             _fits(arguments[0], item) for item in value
         )
     if isinstance(value, bool):

@@ -5,9 +5,8 @@ import importlib.metadata
 import importlib.util
 import pathlib
 import platform
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +30,10 @@ from sgdat_jax.training import step as step_lib
 
 _EVAL_BATCH = 512
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+# Images with labels, and their weights: 1, or 0 for what only fills the batch.
+TestBatch = tuple[step_lib.Batch, jax.Array]
 
 
 class Progress(NamedTuple):
@@ -286,7 +289,7 @@ def train(
 
     Raises:
       FloatingPointError: after ``max_skipped_steps`` in a row that were not finite, or
-        an epoch of such steps alone.
+        an epoch of such steps alone; it is recorded in the folder.
       interruption.Interrupted: what ``check`` raised. In both cases the last good state
         is saved.
       OSError: if the folder cannot be written any more.
@@ -303,9 +306,12 @@ def train(
                         saver.save(_checkpoint(run))
                     check()
                 saver.save(_checkpoint(run))
-            except (FloatingPointError, interruption.Interrupted):
+            except (FloatingPointError, interruption.Interrupted) as error:
                 saver.save(_checkpoint(run))
                 saver.wait()
+                if isinstance(error, FloatingPointError):
+                    epoch = len(run.progress.lines) + 1
+                    run_folder.write_diverged(run.folder, epoch, run.steps_done)
                 raise
         run_folder.write_result(run.folder, _result(run))
     finally:
@@ -315,11 +321,19 @@ def train(
 
 
 def evaluate(
-    run: Run, check: interruption.Check = interruption.never
+    run: Run,
+    tests: Iterable[TestBatch] | None = None,
+    check: interruption.Check = interruption.never,
 ) -> dict[str, float]:
-    """Returns loss and accuracies on the whole test set, as in a line of metrics."""
+    """Returns loss and accuracies on the whole test set, as in a line of metrics.
+
+    Args:
+      run: with the state to evaluate.
+      tests: what `test_batches` gives, where it is at hand already.
+      check: as in `train`.
+    """
     metrics = []
-    for batch, weights in test_batches(run.dataset):
+    for batch, weights in tests or test_batches(run.dataset):
         metrics.append(_eval_step(run.task, run.state, batch, weights))
         check()
     total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
@@ -328,9 +342,7 @@ def evaluate(
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
     moment = time.strftime("%Y%m%d-%H%M%S")
-    name = re.sub(r"[^\w.]+", "-", pathlib.PurePath(config.dataset).name)
-    parts = (name, config.model, config.optimizer, f"seed{config.seed}")
-    return "-".join((f"runs/{parts[0]}", *parts[1:], moment))
+    return f"runs/{config.task_name}-{config.optimizer}-seed{config.seed}-{moment}"
 
 
 _train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
@@ -380,13 +392,15 @@ def _advance(run: Run, watcher: Watcher, check: interruption.Check) -> Iterator[
     Its caller may stop at each of them: the state is then still there.
     """
     start = time.perf_counter() - run.progress.seconds
-    data = None if is_streamed(run) else on_device(run.dataset)
+    data = tests = None
+    if not is_streamed(run):
+        data, tests = on_device(run.dataset), tuple(test_batches(run.dataset))
     while len(run.progress.lines) < run.config.epochs:
         for run in _train_epoch(run, data, watcher):  # noqa: B020
             seconds = time.perf_counter() - start
             yield run._replace(progress=run.progress._replace(seconds=seconds))
         line, times = _epoch_lines(run)
-        line |= evaluate(run, check)
+        line |= evaluate(run, tests, check)
         _write_weights(run, line)
         run_folder.append_epoch(run.folder, line, times)
         progress = Progress(
@@ -522,7 +536,7 @@ def _diagnostics_line(run: Run) -> dict[str, Any]:
     counts_before = run.state.counts_before
     if counts_before is None:
         return line
-    if run.config.reset_flips_every_epoch:
+    if run.config.restarts_flips:
         counts_before = jax.tree.map(jnp.zeros_like, counts_before)
     found = _diagnose(run.state.opt_state, counts_before)
     for name, value in found._asdict().items():
@@ -564,9 +578,7 @@ def epoch_order(plan: Plan | Run, seed: int, epoch: int) -> jax.Array:
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
-def test_batches(
-    dataset: sources.Dataset,
-) -> Iterator[tuple[step_lib.Batch, jax.Array]]:
+def test_batches(dataset: sources.Dataset) -> Iterator[TestBatch]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
     size = min(_EVAL_BATCH, len(dataset.test_images))
     for start in range(0, len(dataset.test_images), size):

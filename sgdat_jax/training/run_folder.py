@@ -1,15 +1,18 @@
 """The folder of a run: its config, a line of metrics per epoch, its result.
 
+
 The times of the epochs are in a file of their own, so that the metrics of two runs with
 the same bits are equal files.
 """
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import filelock
@@ -20,6 +23,7 @@ CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 TIMES = "times.jsonl"
 RESULT = "result.json"
+DIVERGED = "diverged.json"
 CHECKPOINTS = "checkpoints"
 BEST = "best.npz"  # weights of the best epoch
 LAST = "last.npz"  # weights of the last epoch
@@ -41,32 +45,72 @@ def create(
       ValueError: if the folder holds a run or anything else, or cannot be written;
         nothing is left on disk then.
     """
-    if set("*?[") & set(str(path.absolute())):
-        # Orbax looks for its own files by a pattern, and would lose the checkpoint.
-        raise ValueError(
-            f"run_dir must have none of *, ? and [ in its path, got {path}."
-        )
-    made: list[pathlib.Path] = []
+    check_path(path)
+    if path.is_dir() and not is_empty(path):
+        held = "a run" if (path / name).exists() else "other files"
+        raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
+    made = make([path])
     try:
-        if path.is_dir() and not is_empty(path):
-            held = "a run" if (path / name).exists() else "other files"
-            raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
-        for folder in (*reversed(path.parents), path):
-            if not folder.is_dir():
-                folder.mkdir()
-                made.append(folder)
         held_lock = lock(path)
         write_config(path, config, name)
     except OSError as error:
         with contextlib.suppress(OSError):
             (path / LOCK).unlink()
-        for folder in reversed(made):
-            folder.rmdir()
-        raise ValueError(
-            f"run_dir must be a folder that can be written, got {path}: "
-            f"{error.strerror}."
-        ) from None
+        _remove(made)
+        raise _not_writable(path, "run_dir", error) from None
     return held_lock
+
+
+def check_path(path: pathlib.Path) -> None:
+    """Raises ValueError if no run can be kept at a path.
+
+    Orbax looks for its own files by a pattern, and would lose the checkpoint.
+    """
+    if set("*?[") & set(str(path.absolute())):
+        raise ValueError(
+            f"run_dir must have none of *, ? and [ in its path, got {path}."
+        )
+
+
+def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:
+    """Makes folders, and those above them, unless they are there.
+
+    Args:
+      paths: of the folders.
+      option: what gave the paths, for the message of an error.
+
+    Returns:
+      What was not there before, outermost first.
+
+    Raises:
+      ValueError: if one of them cannot be made or written; nothing is left on disk
+        then.
+    """
+    made: list[pathlib.Path] = []
+    for path in paths:
+        try:
+            for folder in (*reversed(path.parents), path):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)  # another process may be faster
+                    made.append(folder)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            _remove(made)
+            raise _not_writable(path, option, error) from None
+    return made
+
+
+def _remove(folders: Sequence[pathlib.Path]) -> None:
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):  # another process has filled it
+            folder.rmdir()
+
+
+def _not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError:
+    return ValueError(
+        f"{option} must be a folder that can be written, got {path}: {error.strerror}."
+    )
 
 
 def is_empty(path: pathlib.Path) -> bool:
@@ -128,13 +172,19 @@ def write_epochs(
 
 def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
     """Makes a run folder one of a run that has not finished, with the given config."""
-    (path / RESULT).unlink(missing_ok=True)
+    for name in (RESULT, DIVERGED):
+        (path / name).unlink(missing_ok=True)
     write_config(path, config)
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a finished run."""
     write_json(path / RESULT, result)
+
+
+def write_diverged(path: pathlib.Path, epoch: int, step: int) -> None:
+    """Writes in which epoch, from 1, and after which step a run ended as diverged."""
+    write_json(path / DIVERGED, {"epoch": epoch, "step": step})
 
 
 def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
@@ -193,6 +243,32 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     return read_json(path, RESULT)
 
 
+def has_diverged(path: pathlib.Path) -> bool:
+    """Returns whether a run ended as its loss was not finite."""
+    return (path / DIVERGED).exists()
+
+
+def read_diverged(path: pathlib.Path) -> dict[str, Any]:
+    """Reads where a run diverged.
+
+    Raises:
+      ValueError: if it has not, or what it left is damaged.
+    """
+    return read_json(path, DIVERGED)
+
+
+def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the seconds of training in the median epoch.
+
+    The first epoch, which holds the compiling, counts only if there is no other.
+
+    Args:
+      lines: of the metrics of all epochs.
+    """
+    seconds = [line["seconds"] for line in lines]
+    return statistics.median(seconds[1:] or seconds)
+
+
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
     """Reads a file of JSON lines.
 
@@ -210,7 +286,7 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     """
     file = path / name
     if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
-        kind = "finished run" if name == RESULT else "run"
+        kind = {RESULT: "finished run", DIVERGED: "run that diverged"}.get(name, "run")
         raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
     return _parse_json(file, _read_text(file))
 

@@ -109,7 +109,7 @@ def create_optimizer(
       hyperparameters: of the binary optimizer; numbers, or traced arrays where many
         settings run in one program. Those that are None keep their default.
     """
-    if config.reset_flips_every_epoch:
+    if config.restarts_flips:
         hyperparameters = {**hyperparameters, "reset_flips_every": steps_per_epoch}
     steps = config.epochs * steps_per_epoch
     tx = registry.real_optimizer(
