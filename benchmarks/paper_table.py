@@ -145,7 +145,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=pathlib.Path, default="runs/paper_table")
     parser.add_argument("--out", type=pathlib.Path, default=_OUT)
     parser.add_argument("--table", action="store_true", help="write the table alone")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.set and options.out.resolve() == _OUT.resolve():
+        parser.error("--set needs an --out of its own, apart from the paper's runs")
+    return options
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -217,7 +220,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
             print(f"{experiment.name}: {error}")
             continue
         needed[kind] = time.perf_counter() - start
-        file.write_text(json.dumps(record, indent=2) + "\n")
+        run_folder.write_json(file, record)
 
 
 def _train(

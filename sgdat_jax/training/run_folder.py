@@ -36,7 +36,7 @@ def create(
         if any(path.iterdir()):
             held = "a run" if (path / name).exists() else "other files"
             raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
-        _write_json(path / name, dataclasses.asdict(config))
+        write_json(path / name, dataclasses.asdict(config))
     except OSError as error:
         _remove(made)
         raise _not_writable(path, "run_dir", error) from None
@@ -107,13 +107,13 @@ def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a finished run."""
-    _write_json(path / RESULT, result)
+    write_json(path / RESULT, result)
 
 
 def write_diverged(path: pathlib.Path, epoch: int, loss: float) -> None:
     """Writes in which epoch, from 1, a run ended as its loss was not finite."""
     # The loss as text, since JSON has no such numbers.
-    _write_json(path / DIVERGED, {"epoch": epoch, "train_loss": str(loss)})
+    write_json(path / DIVERGED, {"epoch": epoch, "train_loss": str(loss)})
 
 
 def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
@@ -203,8 +203,8 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     return _parse_json(file, _read_text(file))
 
 
-def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
-    # The rename leaves either the whole file or none.
+def write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file, whole or not at all."""
     partial = file.with_suffix(".partial")
     try:
         partial.write_text(json.dumps(values, indent=2) + "\n")
