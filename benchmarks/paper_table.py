@@ -134,7 +134,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=pathlib.Path, default="runs/paper_table")
     parser.add_argument("--out", type=pathlib.Path, default=_OUT)
     parser.add_argument("--table", action="store_true", help="write the table alone")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.set and options.out.resolve() == _OUT.resolve():
+        parser.error("--set needs an --out of its own, apart from the paper's runs")
+    return options
 
 
 def _pair(word: str) -> tuple[str, str]:

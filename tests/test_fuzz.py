@@ -1,4 +1,4 @@
-"""Arguments and configs made by chance: clear errors alone, and nothing half-written."""
+"""Arguments and configs made by chance: clear errors, and nothing half-written."""
 
 import dataclasses
 import json
@@ -154,5 +154,5 @@ def test_configs_by_chance(tmp_path):
             run_folder.read_config(tmp_path)
             valid += 1
         except ValueError as error:
-            assert str(tmp_path) in str(error)  # noqa: PT017, since most are none
+            assert str(tmp_path) in str(error)
     assert 50 < valid < 450

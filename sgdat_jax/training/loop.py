@@ -191,13 +191,7 @@ def resume(config: config_lib.TrainConfig) -> Run:
     folder = pathlib.Path(str(config.run_dir))
     if run_folder.is_empty(folder):
         return set_up(config)
-    recorded = run_folder.read_config(folder)
-    config_lib.check_same(folder, recorded, config, free=("epochs",))
-    if config.epochs < recorded.epochs:
-        raise ValueError(
-            f"epochs must be at least the {recorded.epochs} of the run in {folder}, "
-            f"got {config.epochs}."
-        )
+    _check_recorded(folder, config)
     return go_on(plan(config, load(config)), config.seed, folder)
 
 
@@ -207,10 +201,11 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     If the folder is new or empty, this is `begin`.
 
     Raises:
-      ValueError: if another process writes to the folder, or it cannot be written.
+      ValueError: as in `resume`.
     """
     if run_folder.is_empty(folder):
         return begin(plan, seed, folder)
+    _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
     try:
         lock = run_folder.lock(folder)
     except OSError as error:
@@ -235,6 +230,17 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
         raise
     lock.release()
     return run
+
+
+def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> None:
+    """Raises ValueError unless a run in a folder may go on with a config."""
+    recorded = run_folder.read_config(folder)
+    config_lib.check_same(folder, recorded, config, free=("epochs",))
+    if config.epochs < recorded.epochs:
+        raise ValueError(
+            f"epochs must be at least the {recorded.epochs} of the run in {folder}, "
+            f"got {config.epochs}."
+        )
 
 
 def restore(folder: pathlib.Path) -> Run:

@@ -74,6 +74,15 @@ def test_training_needs_few_packages():
     assert (done.returncode, done.stdout) == (0, "Clock\n"), done.stderr
 
 
+def test_other_settings_do_not_mix_with_the_papers(paper_table, tmp_path, capsys):
+    words = ["--set", "epochs=1"]
+    for out in ([], ["--out", str(_SCRIPT.parent / "results" / "paper_table")]):
+        with pytest.raises(SystemExit):
+            paper_table.main([*words, *out])
+        assert "error: --set needs an --out of its own" in capsys.readouterr().err
+    assert paper_table._parse([*words, "--out", str(tmp_path)]).out == tmp_path
+
+
 @pytest.mark.slow
 def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
     arguments = ["--datasets", "cifar10", "--methods", "sgd", "sgdat"]
