@@ -155,4 +155,4 @@ def test_configs_by_chance(tmp_path):
             valid += 1
         except ValueError as error:
             assert str(tmp_path) in str(error)
-    assert 50 < valid < 450
+    assert 20 < valid < 450
