@@ -78,8 +78,8 @@ def _text(result: dict[str, Any]) -> str:
     return (
         f"{result['epochs']:,} epochs, {result['steps']:,} steps in "
         f"{result['minutes']:g} minutes: {memory['second_tenth']:.1f} MiB in the "
-        f"second tenth, {memory['last_tenth']:.1f} in the last; "
-        f"{files['second_tenth']:.1f} file handles, at most {files['most']}; threads at most "
+        f"second tenth, {memory['last_tenth']:.1f} in the last; file handles "
+        f"{files['second_tenth']:.1f}, at most {files['most']}; threads at most "
         f"{result['threads']['most']}; exit code {result['exit_code']}"
     )
 

@@ -25,13 +25,13 @@ def _start(folder):
 
 def _is_killed(folder, chance):
     """Starts or resumes a run and kills it, unless it ends before."""
-    process = _start(folder)
+    process, saved = _start(folder), _steps(folder)
+    seconds = chance.uniform(0, 10)  # any moment
     if chance.random() < 0.8:
-        process.stdout.readline()  # it has the task, and is about to train
-        moment = chance.uniform(0, 6)
-    else:
-        moment = chance.uniform(0, 10)
-    time.sleep(moment)
+        while _steps(folder) == saved and process.poll() is None:
+            time.sleep(0.01)
+        seconds = chance.uniform(0, 2)  # while it trains and saves
+    time.sleep(seconds)
     process.kill()
     output, _ = process.communicate()
     assert process.returncode in (0, -signal.SIGKILL), output
@@ -58,8 +58,8 @@ def test_killed_runs_end_in_the_same_bits(tmp_path):
             cut_short += len(list(saved.glob("*"))) > len(_steps(folder))
         done = shared_runs.command("train", "--resume", str(folder), *_OPTIONS)
         assert (done.returncode, done.stderr) == (0, "")
-        for name in (run_folder.METRICS,):
-            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+        name = run_folder.METRICS
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
         shared_runs.assert_bit_equal(
             loop.restore(folder).state, loop.restore(whole).state
         )
