@@ -3,9 +3,8 @@
 Trains any part of it, by the recipes of `sgdat_jax.training.recipes`: methods x data
 sets x networks x seeds. Each finished run leaves one JSON file under
 ``results/paper_table``, and all of them together the table ``README.md`` there, beside
-the published numbers. Start it again to go on: finished runs are not repeated. A run
-that is interrupted begins anew, so within ``--minutes`` none goes on that would not end
-in time.
+the published numbers. Start it again to go on: finished runs are not repeated, and one
+that was interrupted, or that ``--minutes`` ended, goes on where it was.
 
     python benchmarks/paper_table.py --datasets cifar10 --seeds 3 --minutes 55 \
         --data cifar10=data/cifar10/
@@ -20,8 +19,6 @@ import json
 import os
 import pathlib
 import platform
-import shutil
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +26,7 @@ from typing import Any, NamedTuple
 from sgdat_jax import names
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import loop, methods, recipes, run_folder
+from sgdat_jax.training import interruption, loop, methods, recipes, run_folder
 
 _OUT = pathlib.Path(__file__).parent / "results" / "paper_table"
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
@@ -72,39 +69,30 @@ class Experiment(NamedTuple):
         return f"{self.recipe}-seed{self.seed}"
 
 
-class OutOfTime(Exception):
-    """The time budget does not suffice for what is left of a run."""
-
-
 class Clock(loop.Watcher):
-    """Prints each epoch, and stops a run that would not end in time.
+    """Prints each epoch, and ends a run when time is up.
 
     Args:
       name: what to call the run.
-      epochs: of the run.
       deadline: by `time.perf_counter`, in seconds.
     """
 
-    def __init__(self, name: str, epochs: int, deadline: float):
+    def __init__(self, name: str, deadline: float):
         self._name = name
-        self._epochs = epochs
         self._deadline = deadline
-        self._ended: float | None = None  # when the last epoch did
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
-        """Raises OutOfTime if too little time is left for the other epochs."""
-        epoch, now = line["epoch"], time.perf_counter()
+        """Prints the epoch."""
         print(
-            f"{self._name} {epoch}/{self._epochs}: {line['test_accuracy']:.2%}, "
+            f"{self._name} epoch {line['epoch']}: {line['test_accuracy']:.2%}, "
             f"{line['seconds']:.1f} s",
             flush=True,
         )
-        # The first epoch tells nothing about the others, as it holds the compiling.
-        each = 0.0 if self._ended is None else now - self._ended
-        self._ended = now
-        left = self._epochs - epoch
-        if left and now + left * each > self._deadline:
-            raise OutOfTime
+
+    def check(self) -> None:
+        """Raises Interrupted when time is up."""
+        if time.perf_counter() > self._deadline:
+            raise interruption.Interrupted("--minutes are over")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         deadline = time.perf_counter() + 60 * options.minutes
         try:
             _train_all(options, deadline)
-        except OutOfTime:
-            print("no time for more runs: start again to go on")
+        except interruption.Interrupted as interrupted:
+            print(f"{interrupted}: start again to go on")
         except (ValueError, TypeError) as error:
             raise SystemExit(f"paper_table.py: error: {error}") from None
     try:
@@ -146,7 +134,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=pathlib.Path, default="runs/paper_table")
     parser.add_argument("--out", type=pathlib.Path, default=_OUT)
     parser.add_argument("--table", action="store_true", help="write the table alone")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.set and options.out.resolve() == _OUT.resolve():
+        parser.error("--set needs an --out of its own, apart from the paper's runs")
+    return options
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -191,21 +182,18 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
     """Trains what is still to do, and leaves out what diverges.
 
     Raises:
-      OutOfTime: if runs are left to do.
+      interruption.Interrupted: when time is up.
       ValueError: if a setting is wrong or a data set is not there.
     """
     data: dict[str, dataset_lib.Dataset] = {}
     plans: dict[str, loop.Plan] = {}  # by recipe: its seeds share a compiled program
-    needed: dict[tuple[str, str], float] = {}  # seconds of a run, by data set and model
     for experiment in _experiments(options):
         file = options.out / f"{experiment.name}.json"
         if file.exists():
             _check_same(file, _overrides(options))
             continue
-        start = time.perf_counter()
-        kind = (experiment.dataset, experiment.model)
-        if start + needed.get(kind, 0.0) > deadline:
-            raise OutOfTime
+        clock = Clock(experiment.name, deadline)
+        clock.check()
         if experiment.recipe not in plans:
             settings = _config(experiment, options)
             if experiment.dataset not in data:
@@ -213,29 +201,25 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
             plan = loop.plan(settings, data[experiment.dataset])
             plans[experiment.recipe] = plan
         try:
-            record = _train(experiment, plans[experiment.recipe], options, deadline)
+            record = _train(experiment, plans[experiment.recipe], options, clock)
         except FloatingPointError as error:
             print(f"{experiment.name}: {error}")
             continue
-        needed[kind] = time.perf_counter() - start
-        file.write_text(json.dumps(record, indent=2) + "\n")
+        run_folder.write_json(file, record)
 
 
 def _train(
     experiment: Experiment,
     plan: loop.Plan,
     options: argparse.Namespace,
-    deadline: float,
+    clock: Clock,
 ) -> dict[str, Any]:
     """Trains one run and returns what its file holds."""
     folder = options.runs / experiment.name
     if (folder / run_folder.RESULT).exists():
         raise ValueError(f"{folder} holds a finished run; choose other --runs.")
-    if (folder / run_folder.CONFIG).exists():
-        shutil.rmtree(folder)  # it was interrupted
-    run = loop.begin(plan, experiment.seed, folder)
-    clock = Clock(experiment.name, plan.config.epochs, deadline)
-    run, result = loop.train(run, clock)
+    run = loop.go_on(plan, experiment.seed, folder)
+    run, result = loop.train(run, clock, clock.check)
     lines = run_folder.read_metrics(folder)
     return {
         **experiment._asdict(),
@@ -244,7 +228,7 @@ def _train(
         **result,
         "model": experiment.model,
         "choices": result["model"],
-        "seconds_per_epoch": statistics.median(line["seconds"] for line in lines),
+        "seconds_per_epoch": run_folder.seconds_per_epoch(lines),
         "test_accuracies": [line["test_accuracy"] for line in lines],
         "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
         "config": run_folder.read_json(folder, run_folder.CONFIG),
@@ -275,9 +259,12 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
       records: what the files of finished runs hold.
     """
     # Plots come with the reports: training alone needs no matplotlib.
-    from sgdat_jax.report import comparison
+    from sgdat_jax import report
 
-    parts = ["# Accuracies of the SGDAT paper's table\n", f"{comparison.SELECTION}\n"]
+    parts = [
+        "# Accuracies of the SGDAT paper's table\n",
+        f"{report.tables.SELECTION}\n",
+    ]
     header = [_HEADER, ["---", *("---:" for _ in _HEADER[1:])]]
     for model in _MODELS:
         for place, dataset in enumerate(_DATASETS):
@@ -288,7 +275,7 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
                 network = recipes.TASKS[f"{dataset}-{model}"]["model"]
                 parts.append(f"## {network} on {dataset}\n")
                 rows = [_row(name, place, model, of_table) for name in methods.PAPER]
-                parts.append(comparison.markdown([*header, *rows]))
+                parts.append(report.tables.markdown([*header, *rows]))
                 parts.append(_footnote(of_table))
     return "\n".join(parts)
 
@@ -301,18 +288,18 @@ _HEADER = (
 def _row(
     method: str, place: int, model: str, records: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    from sgdat_jax.report import comparison
+    from sgdat_jax import report
 
     published = ["", ""]
     if model == _PUBLISHED_MODEL:
         published = [f"{v[place]:.2f}" if v else "" for v in _PUBLISHED[method]]
     runs = [record for record in records if record["method"] == method]
     measured = [
-        comparison.format_spread(comparison.spread(runs, key), ".2f", scale)
+        report.tables.format_spread(report.tables.spread(runs, key), ".2f", scale)
         for key, scale in (("test_accuracy", 100), ("best_test_accuracy", 100))
     ]
-    seconds = comparison.format_spread(
-        comparison.spread(runs, "seconds_per_epoch"), ".2f"
+    seconds = report.tables.format_spread(
+        report.tables.spread(runs, "seconds_per_epoch"), ".2f"
     )
     label = methods.PAPER[method].label
     return [label, *published, *measured, str(len(runs) or ""), seconds]

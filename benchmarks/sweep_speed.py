@@ -20,16 +20,16 @@ import time
 from benchmarks import timing
 from sgdat_jax.training import config, loop, sweep
 
+THRESHOLDS = (0.0, 1e-8, 1e-7, 1e-6)
 RESULTS = pathlib.Path(__file__).parent / "results" / "sweep_speed"
 WAYS = ("runs", "one by one", "at once")
 
 
 def settings_of(models, epochs, folder, at_once):
-    thresholds = (0.0, 1e-8, 1e-7, 1e-6)
     return config.SweepConfig(
         epochs=epochs,
-        threshold=thresholds,
-        seeds=models // len(thresholds),
+        threshold=THRESHOLDS,
+        seeds=models // len(THRESHOLDS),
         models_at_once=at_once,
         run_dir=str(pathlib.Path(folder, "sweep")),
     )
@@ -66,13 +66,15 @@ def seconds_of(way, models, epochs):
     return time.perf_counter() - start
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", type=int, default=8, help="a multiple of 4")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if options.models < 1 or options.models % len(THRESHOLDS):
+        parser.error(f"--models must be a multiple of 4, got {options.models}")
     seconds = {
         way: seconds_of(way, options.models, options.epochs) for way in options.ways
     }

@@ -69,9 +69,8 @@ class BinaryNet(nn.Sequential):
 
 
 class SgdatBlock(nn.Module):
-    def __init__(self, inputs, outputs, last):
+    def __init__(self, inputs, outputs, stride, last):
         super().__init__()
-        stride = 1 if inputs == outputs else 2
         self.conv1 = BinaryConv(inputs, outputs, stride=stride)
         self.norm1 = nn.BatchNorm2d(outputs)
         self.conv2 = BinaryConv(outputs, outputs)
@@ -92,7 +91,8 @@ class SgdatResNet18(nn.Sequential):
 
     def __init__(self, width=1.0):
         c1, c2, c3 = (channels(width, c) for c in (80, 160, 320))
-        shapes = [(c1, c1), (c1, c1), (c1, c2), (c2, c2), (c2, c3), (c3, c3)]
+        shapes = [(c1, c1, 1), (c1, c1, 1), (c1, c2, 2)]
+        shapes += [(c2, c2, 1), (c2, c3, 2), (c3, c3, 1)]
         super().__init__(
             nn.Conv2d(3, c1, 3, padding=1, bias=False),
             nn.BatchNorm2d(c1),
@@ -143,10 +143,14 @@ class BiRealResNet18(nn.Sequential):
 
 
 class Sgdat(torch.optim.Optimizer):
-    """SGDAT as its authors' code computes it, all tensors of a kind in one call."""
+    """SGDAT as its authors' code computes it, one tensor after another.
+
+    After a step, `flipped` has the share of each tensor's weights that flipped.
+    """
 
     def __init__(self, params, learning_rate=1e-4, threshold=1e-7):
         super().__init__(params, {"lr": learning_rate, "threshold": threshold})
+        self.flipped = []
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = {
@@ -156,6 +160,7 @@ class Sgdat(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
+        self.flipped = []
         for group in self.param_groups:
             for p in group["params"]:
                 latent, flips = self.state[p]["latent"], self.state[p]["flips"]
@@ -165,10 +170,29 @@ class Sgdat(torch.optim.Optimizer):
                 )
                 flips.add_(flip)
                 p.copy_(torch.where(flip, -p, p))
+                self.flipped.append(flip.float().mean())
 
 
-def train_step(name, width, device, mixed, compiled):
-    """Returns a function that takes one step on images (NCHW) and labels."""
+def augment(images, padding):
+    """Shifts images (NHWC) by up to some pixels and mirrors half of them, by chance."""
+    count, height, width, _ = images.shape
+    device = images.device
+    padded = functional.pad(images, (0, 0, padding, padding, padding, padding))
+    top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
+    rows = top + torch.arange(height, device=device)
+    columns = left + torch.arange(width, device=device)
+    mirrored = torch.rand(count, 1, device=device) < 0.5
+    columns = torch.where(mirrored, columns.flip(1), columns)
+    examples = torch.arange(count, device=device)[:, None, None]
+    return padded[examples, rows[:, :, None], columns[:, None]]
+
+
+def train_step(name, width, device, *, mixed, compiled, padding, mean, std):
+    """Returns a function that takes one step on some of all images (NHWC, uint8).
+
+    It returns metrics as the library's step does: the sums over the batch of the loss,
+    of correct and of top-5 predictions, and the share of each binary kernel that flips.
+    """
     net = {
         "BinaryNet": BinaryNet,
         "SgdatResNet18": SgdatResNet18,
@@ -180,15 +204,24 @@ def train_step(name, width, device, mixed, compiled):
     real = [p for p in net.parameters() if id(p) not in known]
     optimizers = [Sgdat(binary), torch.optim.Adam(real, 1e-3)]
     forward = torch.compile(net) if compiled else net
+    mean, std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
-    def step(images, labels):
+    def step(all_images, all_labels, numbers):
+        labels = all_labels[numbers]
+        images = augment(all_images[numbers], padding)
+        # Channels stay last in memory.
+        images = ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
-            loss = functional.cross_entropy(forward(images).float(), labels)
+            logits = forward(images).float()
+            loss = functional.cross_entropy(logits, labels)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
-        return loss.detach()
+        with torch.no_grad():
+            hits = logits.topk(5, dim=1).indices == labels[:, None]
+            flips = torch.stack(optimizers[0].flipped)
+            return loss * len(labels), hits[:, 0].sum(), hits.sum(), flips
 
     return step

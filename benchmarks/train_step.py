@@ -1,9 +1,11 @@
 """How fast is a whole training step, next to full precision and to PyTorch?
 
-Forward and backward pass, both optimizers, batch normalization, augmentation and
-metrics of the same network: with SGDAT, with Adam on latent weights, in full precision,
-and written plainly in PyTorch, eager and on request compiled. All steps of a case take
-turns in one process; times are medians, ratios are medians over the turns.
+Forward and backward pass, both optimizers, batch normalization, augmentation (shifts
+and mirrors) and metrics of the same network: with SGDAT, with Adam on latent weights,
+in full precision, and written plainly in PyTorch, eager and on request compiled. All
+steps of a case take turns in one process; times are medians, ratios are medians over
+the turns. A turn is as many steps as training takes in one program: one on a CPU,
+hundreds elsewhere.
 
     python -m benchmarks.train_step --models BinaryNet --width 0.5 --batch 64
 
@@ -24,7 +26,7 @@ from rich import box, console, table
 
 from benchmarks import timing
 from sgdat_jax import summary
-from sgdat_jax.data import sources
+from sgdat_jax.data import dataset, sources
 from sgdat_jax.training import config, loop, state
 from sgdat_jax.training import step as step_lib
 
@@ -59,55 +61,67 @@ def settings_of(model, batch, options, **variant):
     )
 
 
-def library_step(settings, data):
-    """Returns a step of the training program itself, which keeps its state."""
+def library_steps(settings, data):
+    """Returns a turn of the training program itself, which keeps its state."""
     plan = loop.plan(settings, data)
     images = step_lib.Batch(
         jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     )
-    indices = jnp.arange(settings.batch_size)[jnp.newaxis]
+    batch = jnp.arange(settings.batch_size)
+    indices = jnp.tile(batch, (step_lib.steps_per_call(), 1))
     take = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
     held = [plan.init(0)]
 
-    def step():
+    def turn():
         held[0], record = take(plan.task, held[0], images, indices)
         return held[0], record
 
-    return step
+    return turn
 
 
-def torch_step(model, data, options, *, compiled):
-    """Returns a step of the same network in PyTorch."""
+def torch_steps(settings, data, *, compiled):
+    """Returns a turn of the same network in PyTorch."""
     import torch
 
     from benchmarks import torch_nets
 
     device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-    mixed = options.dtype == "bfloat16"
-    take = torch_nets.train_step(model, options.width, device, mixed, compiled)
-    scaled = torch.tensor(data.train_images).permute(0, 3, 1, 2).float() / 128 - 1
-    images = scaled.to(device, memory_format=torch.channels_last)
-    labels = torch.tensor(data.train_labels).long().to(device)
+    mean, std = dataset.channel_statistics(data.train_images)
+    take = torch_nets.train_step(
+        settings.model,
+        settings.width,
+        device,
+        mixed=settings.compute_dtype == "bfloat16",
+        compiled=compiled,
+        padding=settings.crop_padding,
+        mean=mean,
+        std=std,
+    )
+    images = torch.tensor(data.train_images, device=device)
+    labels = torch.tensor(data.train_labels, device=device).long()
+    numbers = torch.arange(settings.batch_size, device=device)
 
-    def step():
-        take(images, labels)
+    def turn():
+        for _ in range(step_lib.steps_per_call()):
+            take(images, labels, numbers)
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return step
+    return turn
 
 
 def steps_of(model, batch, options):
-    """Returns the steps of a case by name."""
+    """Returns a turn of each kind of step of a case by name."""
     data = made_images(batch)
     steps = {
-        name: library_step(settings_of(model, batch, options, **variant), data)
+        name: library_steps(settings_of(model, batch, options, **variant), data)
         for name, variant in VARIANTS.items()
     }
     if importlib.util.find_spec("torch"):
-        steps["pytorch"] = torch_step(model, data, options, compiled=False)
+        settings = settings_of(model, batch, options)
+        steps["pytorch"] = torch_steps(settings, data, compiled=False)
         if options.compile:
-            steps["pytorch compiled"] = torch_step(model, data, options, compiled=True)
+            steps["pytorch compiled"] = torch_steps(settings, data, compiled=True)
     return steps
 
 
@@ -130,7 +144,8 @@ def matmul_rate(dtype):
 def measure(model, batch, options, peak):
     """Returns a row per step of one case."""
     steps = steps_of(model, batch, options)
-    seconds = timing.take_turns(list(steps.values()), rounds=options.rounds).wall
+    turns = timing.take_turns(list(steps.values()), rounds=options.rounds).wall
+    seconds = turns / step_lib.steps_per_call()
     work = batch * flops_per_image(model, batch, options)
     rows = []
     for place, name in enumerate(steps):
@@ -141,6 +156,7 @@ def measure(model, batch, options, peak):
                 "batch": batch,
                 "step": name,
                 "rounds": len(seconds),
+                "steps_per_round": step_lib.steps_per_call(),
                 "seconds": took._asdict(),
                 "images_per_second": batch / took.median,
                 "share_of_matmul_rate": work / took.median / peak,

@@ -7,8 +7,9 @@ import io
 import os
 import pathlib
 import re
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NoReturn, Union
 
 import jax
@@ -20,7 +21,14 @@ from sgdat_jax.data import commands as data_commands
 from sgdat_jax.data import sources
 from sgdat_jax.training import compare as compare_lib
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import loop, progress, recipes, run_folder, tensorboard
+from sgdat_jax.training import (
+    interruption,
+    loop,
+    progress,
+    recipes,
+    run_folder,
+    tensorboard,
+)
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import sweep as sweep_lib
 
@@ -30,14 +38,15 @@ class EvaluateConfig:
     """Evaluates a finished run on the whole test set, and prints what it reached."""
 
     run_dir: tyro.conf.Positional[str]
-    """Folder of the run."""
+    """Folder of the run, for its last state; or a file of weights, such as the best.npz
+    in it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
     """Compares recorded runs: a table, and plots of all that they recorded.
 
-    Damaged and unfinished runs are named and left out.
+    Damaged and unfinished runs are named and left out; those that diverged are counted.
     """
 
     run_dirs: tyro.conf.Positional[tuple[str, ...]]
@@ -54,24 +63,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
       arguments: words of the command line; None takes those of the process.
 
     Raises:
-      SystemExit: with 2 after one line on stderr if an argument or a file is wrong,
-        with 1 if training diverges, with 130 if it is interrupted from the keyboard.
+      SystemExit: after one line on stderr: with 2 if an argument or a file is wrong,
+        with 1 if training diverges or its folder cannot be written any more, with 75
+        if a signal ended it and its state is saved, with 130 if it is interrupted from
+        the keyboard otherwise.
     """
     terminal = rich_console.Console(highlight=False)
     _keep_compiled_programs()
     try:
-        # Errors of the user are found here; whatever comes later is one of ours.
-        config = _parse(arguments)
-        _, set_up, command = next(
-            entry for entry in _COMMANDS.values() if type(config) is entry[0]
-        )
-        work = set_up(config)
-    except (ValueError, OSError) as error:
-        _fail(str(error), 2)
-    try:
+        try:
+            # Errors of the user are found here; whatever comes later is one of ours.
+            words = sys.argv[1:] if arguments is None else arguments
+            config, set_up, command = _parse(words)
+            work = set_up(config)
+        except (ValueError, OSError) as error:
+            _fail(str(error), 2)
         command(work, terminal)
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         _fail(str(error), 1)
+    except interruption.Interrupted as interrupted:
+        _fail(str(interrupted), 75)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
@@ -79,13 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(run: loop.Run, terminal: rich_console.Console) -> None:
     """Shows, trains and reports a run that is set up."""
     _print_task(run.config, run.dataset, terminal)
-    with contextlib.ExitStack() as stack:
-        bar = progress.ProgressBar(run, terminal)
-        watchers: list[loop.Watcher] = [stack.enter_context(bar)]
-        if run.config.tensorboard:
-            events = tensorboard.EventFile(run.folder / run_folder.TENSORBOARD)
-            watchers.append(stack.enter_context(events))
-        run, result = loop.train(run, loop.Watchers(watchers))
+    for note in run.notes:
+        print(f"sgdat-jax: not used: {note}", file=sys.stderr)
+    if (run.folder / run_folder.RESULT).exists():
+        terminal.print("already finished")
+    else:
+        run = _train(run, terminal)
+    result = run_folder.read_result(run.folder)
     lines = run_folder.read_metrics(run.folder)
     report.save_plots(run.folder / run_folder.PLOTS, lines, run.state.opt_state)
     terminal.print(
@@ -97,6 +108,20 @@ def train(run: loop.Run, terminal: rich_console.Console) -> None:
     _print_path("results and plots in", run.folder, terminal)
 
 
+def _train(run: loop.Run, terminal: rich_console.Console) -> loop.Run:
+    if run.steps_done:
+        terminal.print(f"goes on after step {run.steps_done:,}")
+    how = f"sgdat-jax train --resume {shlex.quote(str(run.folder))}"
+    with contextlib.ExitStack() as stack:
+        check = stack.enter_context(_saving_at_signals(how))
+        bar = progress.ProgressBar(run, terminal)
+        watchers: list[loop.Watcher] = [stack.enter_context(bar)]
+        if run.config.tensorboard:
+            events = tensorboard.EventFile(run.folder / run_folder.TENSORBOARD)
+            watchers.append(stack.enter_context(events))
+        return loop.train(run, loop.Watchers(watchers), check)[0]
+
+
 def compare(comparison: compare_lib.Comparison, terminal: rich_console.Console) -> None:
     """Trains what is still to do of a comparison, and reports all of it."""
     config = comparison.config
@@ -104,27 +129,30 @@ def compare(comparison: compare_lib.Comparison, terminal: rich_console.Console) 
     done = comparison.total - sum(map(len, comparison.todo))
     terminal.print(f"{comparison.total} runs, {done} of them finished before")
     watch = functools.partial(progress.ProgressBar, terminal=terminal, lines=False)
-    for outcome in compare_lib.train_all(comparison, watch):
-        done += 1
-        result = outcome.result
-        measured = "diverged"
-        if result:
-            measured = f"{result['test_accuracy']:.2%}, {result['seconds']:.1f} s"
-        terminal.print(
-            f"{done}/{comparison.total}  {outcome.config.run_dir}: {measured}",
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-        )
+    with _saving_at_signals("the same command") as check:
+        for outcome in compare_lib.train_all(comparison, watch, check):
+            done += 1
+            result = outcome.result
+            measured = "diverged"
+            if result:
+                measured = f"{result['test_accuracy']:.2%}, {result['seconds']:.1f} s"
+            terminal.print(
+                f"{done}/{comparison.total}  {outcome.config.run_dir}: {measured}",
+                markup=False,
+                emoji=False,
+                soft_wrap=True,
+            )
     folders = [
         config.folder / name / f"seed{seed}"
         for name in dict.fromkeys(config.optimizers)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
-    runs, _ = report.read_runs(folders)
+    runs = _read_runs(folders)
     if not runs:
-        raise FloatingPointError("all runs diverged")
+        _fail("no run can be read", 1)
     _report(report.group_runs(runs), config.folder, terminal)
+    if all(run.diverged for run in runs):
+        raise FloatingPointError("all runs diverged")
 
 
 def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
@@ -137,11 +165,13 @@ def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
         for line in lines:
             done += 1
             values = line["hyperparameters"].items()
+            accuracy = f"{line['test_accuracy']:.2%}"
             terminal.print(
                 f"{done}/{prepared.total}  "
                 + "  ".join(f"{name} {value:g}" for name, value in values)
-                + f"  seed {line['seed']}: {line['test_accuracy']:.2%}, "
-                f"{line['seconds']:.1f} s",
+                + f"  seed {line['seed']}: "
+                + ("diverged" if line["diverged"] else accuracy)
+                + f", {line['seconds']:.1f} s",
                 soft_wrap=True,
             )
     trials = sweep_lib.read(config.folder)
@@ -172,6 +202,17 @@ def show(result: Any, terminal: rich_console.Console) -> None:
     terminal.print(result, markup=False, emoji=False, soft_wrap=True)
 
 
+@contextlib.contextmanager
+def _saving_at_signals(how: str) -> Iterator[interruption.Check]:
+    """Lets a block that saves runs end at signals, and says how to go on after it."""
+    with interruption.until_signal() as check:
+        try:
+            yield check
+        except interruption.Interrupted as interrupted:
+            message = f"{interrupted}: the run is saved; it goes on with {how}"
+            raise interruption.Interrupted(message) from None
+
+
 def _report(
     groups: list[report.Group], folder: pathlib.Path, terminal: rich_console.Console
 ) -> None:
@@ -199,10 +240,18 @@ def _print_path(text: str, path: pathlib.Path, terminal: rich_console.Console) -
 
 
 def _read_groups(config: ReportConfig) -> tuple[list[report.Group], pathlib.Path]:
-    runs, skipped = report.read_runs(config.run_dirs)
+    groups = report.group_runs(_read_runs(config.run_dirs))
+    out = pathlib.Path(config.out)
+    run_folder.make([out], "out")
+    return groups, out
+
+
+def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
+    """Reads runs that have ended, and names what else there is."""
+    runs, skipped = report.read_runs(folders)
     for message in skipped:
         print(f"sgdat-jax: skipped: {message}", file=sys.stderr)
-    return report.group_runs(runs), pathlib.Path(config.out)
+    return runs
 
 
 def _new_run(config: config_lib.TrainConfig) -> loop.Run:
@@ -211,10 +260,18 @@ def _new_run(config: config_lib.TrainConfig) -> loop.Run:
     return loop.set_up(config)
 
 
+def _resumed_run(config: config_lib.TrainConfig) -> loop.Run:
+    if config.tensorboard:
+        tensorboard.check_installed()
+    return loop.resume(config)
+
+
 def _finished_run(config: EvaluateConfig) -> loop.Run:
-    folder = pathlib.Path(config.run_dir)
-    run_folder.read_result(folder)
-    return loop.restore(folder)
+    path = pathlib.Path(config.run_dir)
+    if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
+        return loop.restore_weights(path)
+    run_folder.read_result(path)
+    return loop.restore(path)
 
 
 # Name: its options, what sets it up (and finds errors of the user), and what does it.
@@ -236,19 +293,33 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _parse(arguments: Sequence[str] | None) -> Any:
-    """Parses the command line; an error becomes one line."""
-    words, recipe = _take_recipe(sys.argv[1:] if arguments is None else arguments)
+def _parse(
+    words: Sequence[str],
+) -> tuple[Any, Callable[[Any], Any], Callable[..., None]]:
+    """Parses the command line; returns the options, what sets them up and does them.
+
+    Raises:
+      ValueError: of one line, if a word is wrong.
+    """
+    words, recipe = _take("--recipe", words)
+    words, run_dir = _take("--resume", words)
+    name = words[0] if words else ""
+    default = _defaults(name, recipe, run_dir)
     commands: Any = Union[  # noqa: UP007, as it is not of types known here
         tuple(
-            Annotated[options, _subcommand(name, options, recipe, words)]
-            for name, (options, *_) in _COMMANDS.items()
+            Annotated[
+                options,
+                tyro.conf.subcommand(key, default=default)
+                if key == name and default is not None
+                else tyro.conf.subcommand(key),
+            ]
+            for key, (options, *_) in _COMMANDS.items()
         )
     ]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
+            config = tyro.cli(
                 commands,
                 prog="sgdat-jax",
                 description="Trains binary neural networks.",
@@ -261,32 +332,45 @@ def _parse(arguments: Sequence[str] | None) -> Any:
                 re.sub("^Error parsing [A-Z][A-Za-z]*: ", "", message)
             ) from None
         raise
+    _, set_up, command = _COMMANDS[name]
+    if run_dir is not None:
+        config, set_up = dataclasses.replace(config, run_dir=run_dir), _resumed_run
+    return config, set_up, command
 
 
-def _take_recipe(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Returns the words without ``--recipe NAME``, and the name."""
-    rest, names = [], []
+def _take(option: str, words: Sequence[str]) -> tuple[list[str], str | None]:
+    """Returns the words without an option that has one value, and the value."""
+    rest, values = [], []
     left = iter(words)
     for word in left:
-        option, equals, value = word.partition("=")
-        if option == "--recipe":
-            names.append(value if equals else next(left, ""))
+        name, equals, value = word.partition("=")
+        if name == option:
+            values.append(value if equals else next(left, ""))
         else:
             rest.append(word)
-    if len(names) > 1 or "" in names:
-        raise ValueError(f"--recipe must have one name, got {' '.join(words)}")
-    return rest, names[0] if names else None
+    if len(values) > 1 or "" in values:
+        raise ValueError(f"{option} must have one value, got {' '.join(words)}")
+    return rest, values[0] if values else None
 
 
-def _subcommand(
-    name: str, options: type, recipe: str | None, words: Sequence[str]
-) -> Any:
-    """Returns how Tyro shall take a command; a recipe gives the defaults of options."""
-    if recipe is None or words[:1] != [name]:
-        return tyro.conf.subcommand(name)
+def _defaults(name: str, recipe: str | None, run_dir: str | None) -> Any:
+    """Returns the defaults of a command's options; None: those of their type."""
+    options = _COMMANDS[name][0] if name in _COMMANDS else object
+    if run_dir is not None:
+        if options is not config_lib.TrainConfig:
+            raise ValueError(f"Only train takes --resume, got it for {name}.")
+        if not run_folder.is_empty(pathlib.Path(run_dir)):
+            if recipe is not None:
+                raise ValueError(
+                    f"{run_dir} has its own options and takes no --recipe, got "
+                    f"{recipe}."
+                )
+            return run_folder.read_config(pathlib.Path(run_dir))
+    if recipe is None:
+        return None
     if not issubclass(options, config_lib.BaseConfig):
         raise ValueError(f"{name} takes no --recipe, got {recipe}.")
-    return tyro.conf.subcommand(name, default=recipes.config(options, recipe))
+    return recipes.config(options, recipe)
 
 
 def _first_lines(box: str) -> str:

@@ -1,5 +1,6 @@
 """One short run on the digits, shared by all tests that only look at a run."""
 
+import dataclasses
 import functools
 import os
 import pathlib
@@ -59,7 +60,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 def fresh_state(run: loop.Run, **changes: object) -> state.TrainState:
     """The initial state of a run of the same kind; nothing shares its buffers."""
-    settings = config.TrainConfig(epochs=EPOCHS, **changes)  # type: ignore[arg-type]
+    settings = dataclasses.replace(run.config, **changes)  # type: ignore[arg-type]
     init = state.create(settings, run.dataset, run.steps_per_epoch)[1]
     return init(settings.seed)
 

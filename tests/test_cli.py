@@ -9,7 +9,7 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.training import config, run_folder
+from sgdat_jax.training import config, loop, run_folder
 
 _LINE = {
     "epoch",
@@ -60,17 +60,22 @@ def test_train_fills_the_folder():
     assert names == {
         "config.json",
         "metrics.jsonl",
+        "times.jsonl",
         "result.json",
+        "best.npz",
+        "last.npz",
+        "lock",
         "checkpoints",
         "plots",
     }
     assert len(list((folder / "plots").glob("*.png"))) == 3
     settings = json.loads((folder / "config.json").read_text())
-    assert set(settings) == {f.name for f in dataclasses.fields(config.TrainConfig)}
+    fields = {f.name for f in dataclasses.fields(config.TrainConfig)}
+    assert set(settings) == {"format"} | fields
     assert settings["epochs"] == shared_runs.EPOCHS
     assert settings["run_dir"] == str(folder)
 
-    lines = [json.loads(s) for s in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = run_folder.read_metrics(folder)
     assert [line["epoch"] for line in lines] == [1, 2]
     for line in lines:
         assert set(line) == _LINE
@@ -171,6 +176,8 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("evaluate " + 300 * "x", "is not the folder of a finished run"),
         ("train --run-dir new/" + 300 * "x", "run_dir must be a folder that can"),
         ("train --run-dir sweep[1]", "run_dir must have none of *, ? and ["),
+        ("compare --run-dir x[1]", "run_dir must have none of *, ? and [ in its path"),
+        ("compare --optimizers sgd --run-dir " + 300 * "x", "File name too long"),
     ],
 )
 def test_refused_arguments(arguments, named, capfd, tmp_path, monkeypatch):
@@ -211,6 +218,21 @@ def test_run_dir_that_is_taken(tmp_path, capfd):
     assert _files(tmp_path) == before
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_compare_and_report_where_no_folder_can_be(tmp_path, capfd, place):
+    run = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    (tmp_path / "file").write_text("precious")
+    before, path = _files(tmp_path), str(tmp_path / place)
+    capfd.readouterr()
+    for arguments, option in (
+        (["compare", "--run-dir", path], "run_dir"),
+        (["report", str(run), "--out", path], "out"),
+    ):
+        error = _refused(arguments, capfd)
+        assert f"{option} must be a folder that can be written, got {path}" in error
+    assert _files(tmp_path) == before
+
+
 def _write(name, content):
     return lambda folder: (folder / name).write_text(content)
 
@@ -234,18 +256,18 @@ def _checkpoint_file(folder, name):
         (_write("result.json", "null"), "result.json must hold a JSON object"),
         (lambda folder: shutil.rmtree(folder / "checkpoints"), "holds no checkpoint"),
         (
-            lambda folder: shutil.rmtree(_checkpoint_file(folder, "default")),
+            lambda folder: shutil.rmtree(_checkpoint_file(folder, "state")),
             "is missing",
         ),
         (
-            lambda folder: _checkpoint_file(folder, "default/_METADATA").unlink(),
-            "default/_METADATA is missing",
+            lambda folder: _checkpoint_file(folder, "state/_METADATA").unlink(),
+            "state/_METADATA is missing",
         ),
         (
-            lambda folder: _checkpoint_file(
-                folder, "default/manifest.ocdbt"
-            ).write_bytes(b""),
-            "default/manifest.ocdbt has changed",
+            lambda folder: _checkpoint_file(folder, "state/manifest.ocdbt").write_bytes(
+                b""
+            ),
+            "state/manifest.ocdbt has changed",
         ),
     ],
 )
@@ -312,9 +334,11 @@ def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
         cli.main([*arguments, "--run-dir", str(folder)])
     assert caught.value.code == 1
     error = capsys.readouterr().err
-    assert error.startswith("sgdat-jax: error: the training loss is nan in epoch 1")
+    assert error.startswith("sgdat-jax: error: the loss or gradients of 10 steps in")
     assert error.count("\n") == 1
+    assert json.loads((folder / "diverged.json").read_text())["epoch"] == 1
     assert not (folder / "result.json").exists()
+    assert loop.resume(run_folder.read_config(folder)).steps_done > 10
 
 
 @pytest.mark.parametrize("own", [None, "/own/folder"])

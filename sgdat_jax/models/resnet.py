@@ -85,7 +85,13 @@ class SgdatResNet18(nnx.Module):
         self.norm1 = build.batch_norm(c1)
         self.blocks = nnx.List(
             [
-                _SgdatBlock(build, f"blocks/{index}", *shape, last=index == 5)
+                _SgdatBlock(
+                    build,
+                    f"blocks/{index}",
+                    *shape,
+                    strides=2 if index in (2, 4) else 1,
+                    last=index == 5,
+                )
                 for index, shape in enumerate(
                     [(c1, c1), (c1, c1), (c1, c2), (c2, c2), (c2, c3), (c3, c3)]
                 )
@@ -110,8 +116,8 @@ class SgdatResNet18(nnx.Module):
 class _SgdatBlock(nnx.Module):
     """Two binary 3x3 convolutions; in and out it goes before the Hardtanh.
 
-    Where the channels change, the map is halved and the shortcut has weights. The last
-    block of a network leaves its second normalization to the head.
+    With strides the map is halved and the shortcut has weights. The last block of a
+    network leaves its second normalization to the head.
     """
 
     def __init__(
@@ -121,9 +127,9 @@ class _SgdatBlock(nnx.Module):
         in_features: int,
         out_features: int,
         *,
+        strides: int,
         last: bool,
     ):
-        strides = 1 if in_features == out_features else 2
         self.conv1 = build.conv(
             f"{name}/conv1", in_features, out_features, strides=strides
         )

@@ -1,7 +1,7 @@
 """Plots of several methods side by side."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,25 +19,15 @@ def plot_comparison(groups: _Groups) -> dict[str, figure.Figure]:
     """Draws everything that the runs have recorded.
 
     Args:
-      groups: what `group_runs` returns.
+      groups: what `group_runs` returns; those all of whose runs diverged are left out.
 
     Returns:
       Figures by name. Those of thresholds, margins, oscillation and gradients need runs
       that were recorded with diagnostics, and are left out without any.
     """
-    plots = {
-        "accuracy": (plot_accuracy, "test_accuracy"),
-        "flip_ratio": (plot_flip_ratios, "flip_ratio"),
-        "flip_ratio_per_layer": (plot_flip_ratios_per_layer, "flip_ratio_per_layer"),
-        "flip_histogram": (plot_flip_histograms, "flip_ratio"),
-        "silence_and_oscillation": (plot_oscillation, "epoch_flip_histogram"),
-        "thresholds": (plot_thresholds, "threshold_histogram"),
-        "margins": (plot_margins, "margin_histogram"),
-        "gradients": (plot_gradients, "gradient_per_layer"),
-    }
     return {
         name: plot(recorded)
-        for name, (plot, key) in plots.items()
+        for name, (plot, key) in PLOTS.items()
         if (recorded := _with_record(groups, key))
     }
 
@@ -199,12 +189,25 @@ def plot_gradients(groups: _Groups) -> figure.Figure:
     return fig
 
 
+# Figures by name, and the entry of a line that each needs.
+PLOTS: dict[str, tuple[Callable[[_Groups], figure.Figure], str]] = {
+    "accuracy": (plot_accuracy, "test_accuracy"),
+    "flip_ratio": (plot_flip_ratios, "flip_ratio"),
+    "flip_ratio_per_layer": (plot_flip_ratios_per_layer, "flip_ratio_per_layer"),
+    "flip_histogram": (plot_flip_histograms, "flip_ratio"),
+    "silence_and_oscillation": (plot_oscillation, "epoch_flip_histogram"),
+    "thresholds": (plot_thresholds, "threshold_histogram"),
+    "margins": (plot_margins, "margin_histogram"),
+    "gradients": (plot_gradients, "gradient_per_layer"),
+}
+
+
 def _with_record(groups: _Groups, key: str) -> list[runs_lib.Group]:
     """Returns the groups all of whose runs recorded something above zero."""
     return [
         group
         for group in groups
-        if all(_recorded(line, key) for run in group.runs for line in run.lines[-1:])
+        if group.runs and all(_recorded(run.lines[-1], key) for run in group.runs)
     ]
 
 

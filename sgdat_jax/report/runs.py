@@ -12,20 +12,27 @@ from sgdat_jax.training import methods, run_folder
 
 
 class Run(NamedTuple):
-    """A finished run as its folder has it."""
+    """A run that has ended, as its folder has it."""
 
     folder: pathlib.Path
     config: config_lib.TrainConfig
-    lines: list[dict[str, Any]]  # one per epoch
-    result: dict[str, Any]
+    lines: list[dict[str, Any]]  # one per epoch; none if it diverged
+    result: dict[str, Any]  # if it diverged, in which epoch and with which loss
+    diverged: bool = False
 
 
 class Group(NamedTuple):
     """Runs that differ in nothing but the seed."""
 
     label: str
-    runs: list[Run]
+    runs: list[Run]  # without those that diverged
     place: int = 0  # among the groups of a comparison, which gives it its color
+    diverged: Sequence[Run] = ()
+
+    @property
+    def config(self) -> config_lib.TrainConfig:
+        """What all runs have in common, with the seed of one of them."""
+        return next(iter((*self.runs, *self.diverged))).config
 
     @property
     def epochs(self) -> np.ndarray:
@@ -51,14 +58,15 @@ _NO_SETTINGS = ("seed", "run_dir", "diagnostics", "stream_above", "tensorboard")
 
 
 def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]]:
-    """Reads finished runs.
+    """Reads runs that have ended.
 
     Args:
       paths: folders of runs, or folders that hold such folders at any depth.
 
     Returns:
-      The runs in the order of their folders, and a line for each folder that was
-      skipped since it is damaged, unfinished, or repeats another.
+      The runs in the order of their folders, those that diverged included, and a line
+      for each folder that was skipped since it is damaged, unfinished, or repeats
+      another.
     """
     runs: list[Run] = []
     skipped = []
@@ -98,7 +106,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     groups = list(grouped.values())
     labels = _labels([members[0].config for members in groups])
     return [
-        Group(label, members, place)
+        Group(
+            label,
+            [run for run in members if not run.diverged],
+            place,
+            [run for run in members if run.diverged],
+        )
         for place, (label, members) in enumerate(zip(labels, groups, strict=True))
     ]
 
@@ -116,6 +129,8 @@ def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
 
 def _read_run(folder: pathlib.Path) -> Run:
     config = run_folder.read_config(folder)
+    if run_folder.has_diverged(folder):
+        return Run(folder, config, [], run_folder.read_diverged(folder), diverged=True)
     result = run_folder.read_result(folder)
     lines = run_folder.read_metrics(folder)
     model = result.get("model")

@@ -1,6 +1,5 @@
 """Table and heat map of a sweep."""
 
-import csv
 import json
 import pathlib
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from matplotlib import figure
 from rich import box
 from rich import table as rich_table
 
-from sgdat_jax.report import comparison, figures
+from sgdat_jax.report import figures, tables
 
 _MEASURES = ("test_accuracy", "best_test_accuracy", "flips_per_weight")
 
@@ -23,29 +22,38 @@ def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
       trials: lines of the sweep's file of trials.
 
     Returns:
-      A dictionary per setting: ``hyperparameters``, ``runs``, ``diverged`` (their
-      number), and ``mean`` and ``std`` over seeds of each measure; ``std`` is None for
-      a single run.
+      A dictionary per setting: ``hyperparameters``, ``runs`` and how many of them
+      ``diverged``, and of each measure ``mean`` and ``std`` over the other runs;
+      ``std`` is None for a single run, both are None where all diverged. Such settings
+      are the last.
 
     Raises:
       ValueError: if there are no trials.
     """
-    if not trials:
-        raise ValueError("There must be at least one finished trial.")
+    _check(trials)
     grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for trial in trials:
         key = tuple(trial["hyperparameters"].items())
         grouped.setdefault(key, []).append(trial)
-    rows = [
-        {
-            "hyperparameters": dict(key),
-            "runs": len(members),
-            "diverged": sum(trial["diverged"] for trial in members),
-            **{name: comparison.spread(members, name) for name in _MEASURES},
-        }
-        for key, members in grouped.items()
-    ]
-    return sorted(rows, key=lambda row: -row["test_accuracy"]["mean"])
+    rows = [_row(dict(key), members) for key, members in grouped.items()]
+    return sorted(rows, key=_accuracy, reverse=True)
+
+
+def _accuracy(row: dict[str, Any]) -> float:
+    mean = row["test_accuracy"]["mean"]
+    return -1.0 if mean is None else mean
+
+
+def _row(
+    hyperparameters: dict[str, float], trials: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    finite = [trial for trial in trials if not trial["diverged"]]
+    return {
+        "hyperparameters": hyperparameters,
+        "runs": len(trials),
+        "diverged": len(trials) - len(finite),
+        **{name: tables.spread(finite, name) for name in _MEASURES},
+    }
 
 
 def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table.Table:
@@ -54,7 +62,11 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
     Args:
       rows: what `rank_settings` returns.
       best: number of settings to show.
+
+    Raises:
+      ValueError: if there are no rows.
     """
+    _check(rows)
     table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for header in _headers(rows):
         table.add_column(header, justify="right")
@@ -66,15 +78,21 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
 def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
     """Draws accuracy over the one or two hyperparameters that have several values.
 
+    Settings all of whose runs diverged have no color.
+
     Args:
       rows: what `rank_settings` returns.
+
+    Raises:
+      ValueError: if there are no rows.
     """
+    _check(rows)
     values = {
         name: sorted({row["hyperparameters"][name] for row in rows})
         for name in rows[0]["hyperparameters"]
     }
-    several = [name for name in values if len(values[name]) > 1]
-    across, down = several[0], several[1] if len(several) > 1 else None
+    several = [name for name in values if len(values[name]) > 1] or [*values]
+    across, down = several[0], several[1] if len(several) == 2 else None
     rows_down = values[down] if down else [None]
     shape = (len(rows_down), len(values[across]))
     means, texts = np.full(shape, np.nan), np.full(shape, "", object)
@@ -84,12 +102,15 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
             rows_down.index(given[down] if down else None),
             values[across].index(given[across]),
         )
-        means[place] = 100 * row["test_accuracy"]["mean"]
+        if row["test_accuracy"]["mean"] is not None:
+            means[place] = 100 * row["test_accuracy"]["mean"]
         texts[place] = _percent(row["test_accuracy"]).replace(" ± ", "\n± ")
+        if row["diverged"]:
+            texts[place] = f"{texts[place]}\n{row['diverged']} diverged".strip()
     fig, (axes,) = figures.panels(1)
     axes.grid(visible=False)
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
-    middle = (np.nanmin(means) + np.nanmax(means)) / 2
+    middle = (image.norm.vmin + image.norm.vmax) / 2
     for (y, x), text in np.ndenumerate(texts):
         color = "white" if means[y, x] < middle else "black"
         axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small")
@@ -113,6 +134,9 @@ def write_sweep(
     Args:
       folder: where they go.
       trials: lines of the sweep's file of trials.
+
+    Raises:
+      ValueError: if there are no trials.
     """
     rows = rank_settings(trials)
     markdown, table, raw, picture = (
@@ -120,15 +144,16 @@ def write_sweep(
         for name in ("settings.md", "trials.csv", "settings.json", "heat_map.png")
     )
     lines = [_headers(rows), ["---:" for _ in _headers(rows)], *map(_cells, rows)]
-    markdown.write_text(f"{comparison.markdown(lines)}\n{comparison.SELECTION}\n")
+    markdown.write_text(f"{tables.markdown(lines)}\n{tables.SELECTION}\n")
     raw.write_text(json.dumps(rows, indent=2) + "\n")
-    with table.open("w", newline="") as file:
-        flat = [_flat(trial) for trial in trials]
-        writer = csv.DictWriter(file, flat[0])
-        writer.writeheader()
-        writer.writerows(flat)
+    tables.write_csv(table, [_columns(trial) for trial in trials])
     plot_heat_map(rows).savefig(picture, dpi=150)
     return [markdown, table, raw, picture]
+
+
+def _check(trials: Sequence[dict[str, Any]]) -> None:
+    if not trials:
+        raise ValueError("There must be at least one finished trial.")
 
 
 def _headers(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -137,24 +162,20 @@ def _headers(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
     return [
         *(f"{value:g}" for value in row["hyperparameters"].values()),
-        f"{row['runs']}{diverged}",
+        tables.format_runs(row),
         _percent(row["test_accuracy"]),
         _percent(row["best_test_accuracy"]),
-        comparison.format_spread(row["flips_per_weight"], ".2f"),
+        tables.format_spread(row["flips_per_weight"], ".2f"),
     ]
 
 
 def _percent(spread: dict[str, float | None]) -> str:
-    return comparison.format_spread(spread, ".2f", 100)
+    return tables.format_spread(spread, ".2f", 100)
 
 
-def _flat(trial: dict[str, Any]) -> dict[str, Any]:
-    rest = {
-        key: value
-        for key, value in trial.items()
-        if key not in ("hyperparameters", "test_accuracies")
-    }
+def _columns(trial: dict[str, Any]) -> dict[str, Any]:
+    left_out = ("hyperparameters", "test_accuracies")
+    rest = {key: value for key, value in trial.items() if key not in left_out}
     return trial["hyperparameters"] | rest

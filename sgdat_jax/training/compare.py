@@ -1,14 +1,14 @@
 """Many runs in one folder: several optimizers and seeds on the same task."""
 
-import dataclasses
+import itertools
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import interruption, loop, run_folder
+from sgdat_jax.training import state as state_lib
 
 
 class Comparison(NamedTuple):
@@ -28,36 +28,51 @@ class Outcome(NamedTuple):
 
 
 def set_up(config: config_lib.CompareConfig) -> Comparison:
-    """Loads the images and looks for finished runs.
+    """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
-      ValueError: if the config does not fit the images, or if the folder of a run holds
-        one with other settings, a damaged one, or anything else.
+      ValueError: if the config does not fit the images, if no weight is binary, or if
+        the folder of a run holds one with other settings, a damaged one, or anything
+        else, or cannot be written. Nothing is left on disk then.
     """
+    run_folder.check_path(config.folder)
     seeds = range(config.seed, config.seed + config.seeds)
     runs = [
         [config.run(method, seed) for seed in seeds]
         for method in dict.fromkeys(config.optimizers)
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
+    dataset = loop.load(config)
+    model: Any = state_lib.model_shapes(config, dataset)
+    if not model.choices.binary_layers:
+        raise ValueError(
+            "A comparison is of binary optimizers, but full_precision leaves no layer "
+            f"binary, got {config.full_precision}."
+        )
+    folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]
+    run_folder.make([config.folder, *folders])
     return Comparison(
         config,
-        loop.load(config),
+        dataset,
         todo=[of_method for of_method in todo if of_method],
         total=sum(map(len, runs)),
     )
 
 
 def train_all(
-    comparison: Comparison, watch: Callable[[loop.Run], Any]
+    comparison: Comparison,
+    watch: Callable[[loop.Run], Any],
+    check: interruption.Check = interruption.never,
 ) -> Iterator[Outcome]:
     """Trains what is still to do, and yields after each run.
 
-    A run that diverges is left unfinished, and the next one begins.
+    A run that was interrupted goes on where its state was saved. A run that diverges
+    has ended as well, and the next one begins.
 
     Args:
       comparison: what `set_up` returns.
       watch: gives a context manager of a `loop.Watcher` for each run.
+      check: as in `loop.train`.
     """
     for runs in comparison.todo:
         # One compiled program for all seeds of a method.
@@ -66,12 +81,10 @@ def train_all(
             folder = pathlib.Path(str(config.run_dir))
             if _is_finished(config):
                 continue  # since `set_up`, by another process
-            if folder.exists():
-                shutil.rmtree(folder)  # an unfinished run of these settings
-            run = loop.begin(plan, config.seed, folder)
+            run = loop.go_on(plan, config.seed, folder)
             try:
                 with watch(run) as watcher:
-                    result = loop.train(run, watcher)[1]
+                    result = loop.train(run, watcher, check)[1]
             except FloatingPointError:
                 result = None
             yield Outcome(config, result)
@@ -80,16 +93,11 @@ def train_all(
 def _is_finished(config: config_lib.TrainConfig) -> bool:
     """Returns whether a run need not be done, if its folder is in order."""
     folder = pathlib.Path(str(config.run_dir))
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if run_folder.is_empty(folder):
         return False
-    found = run_folder.read_config(folder)
-    for field in dataclasses.fields(config):
-        old, new = getattr(found, field.name), getattr(config, field.name)
-        if field.name not in ("run_dir", "stream_above") and old != new:
-            raise ValueError(
-                f"{folder} holds a run with {field.name}={old!r}, not {new!r}; choose "
-                "another run_dir."
-            )
+    config_lib.check_same(folder, run_folder.read_config(folder), config)
+    if run_folder.has_diverged(folder):
+        return True
     if not (folder / run_folder.RESULT).exists():
         return False
     run_folder.read_result(folder)

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 import pathlib
+import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 from sgdat_jax.data import sources
@@ -78,6 +80,10 @@ class BaseConfig:
     """Whether the moments of Adam, or the momentum of sgd, start again at every epoch,
     as in the published training script; the schedule goes on."""
 
+    reset_flips_every_epoch: bool = False
+    """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
+    in the published training script; other binary optimizers go on."""
+
     binary_schedule: str = "constant"
     """How the binary optimizer's learning rate, or gamma, goes on: constant, or cosine
     (down to 0 at the end)."""
@@ -112,10 +118,6 @@ class BaseConfig:
     """Gigabytes of training images up to which they are copied to the device as a
     whole; larger sets are streamed to it in batches. The result is the same."""
 
-    diagnostics: bool = False
-    """Whether each epoch also records gradients, flip counts, thresholds and margins of
-    every layer."""
-
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         kinds = typing.get_type_hints(type(self))
@@ -144,16 +146,61 @@ class BaseConfig:
             self.real_optimizer, self.real_learning_rate, self.real_momentum
         )
 
+    @property
+    def task_name(self) -> str:
+        """What folders of results are named after: data set and model."""
+        dataset = re.sub(r"[^\w.]+", "-", pathlib.PurePath(self.dataset).name)
+        return f"{dataset}-{self.model}"
+
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(BaseConfig):
+class RunConfig(BaseConfig):
+    """What the commands have in common that leave a folder for each run."""
+
+    diagnostics: bool = False
+    """Whether each epoch also records gradients, flip counts, thresholds and margins of
+    every layer."""
+
+    save_every_minutes: float = 10.0
+    """Minutes after which the state of a run is saved, from where it can go on to the
+    bit. It is saved at its end and when it is interrupted in any case."""
+
+    save_every_steps: int | None = None
+    """Training steps after which it is saved as well; None: by time alone. Where
+    several steps are taken in one program, it is saved after the last of them."""
+
+    keep_states: int = 2
+    """How many saved states to keep, at least two: the last ones. The weights of the
+    best epoch are kept besides."""
+
+    max_skipped_steps: int = 10
+    """Steps in a row whose loss or gradients are not finite, and which therefore change
+    nothing, after which a run ends as diverged."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        super().__post_init__()
+        if not self.save_every_minutes > 0:
+            raise ValueError(
+                f"save_every_minutes must be above 0, got {self.save_every_minutes}."
+            )
+        if self.save_every_steps is not None:
+            check_at_least("save_every_steps", self.save_every_steps, 1)
+        check_at_least("keep_states", self.keep_states, 2)
+        check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(RunConfig):
     """Trains a binary network and leaves a folder with its results.
 
     Binary weights are trained by the binary optimizer, all others by Adam. Without any
     option a small network learns scikit-learn's handwritten digits. With --recipe NAME,
     such as cifar10-binarynet-sgdat, options have the defaults of one of the paper's
     experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and a row of
-    its table as in compare.
+    its table as in compare. With --resume RUN_DIR an interrupted run goes on from its
+    last saved state, with its own options; a greater --epochs makes it longer. If the
+    folder is new or empty, a run with the options given begins there.
     """
 
     optimizer: str = "sgdat"
@@ -184,10 +231,6 @@ class TrainConfig(BaseConfig):
     eta: float | None = None
     """Growth of the squared threshold of boat; None: 0.1."""
 
-    reset_flips_every_epoch: bool = False
-    """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
-    in the published training script."""
-
     tensorboard: bool = False
     """Whether the run folder also gets an event file for TensorBoard."""
 
@@ -204,24 +247,27 @@ class TrainConfig(BaseConfig):
         super().__post_init__()
         registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
         check_seeds(self.seed)
-        hyperparameters = self.hyperparameters()
-        if self.reset_flips_every_epoch:
-            hyperparameters["reset_flips_every"] = 1
         registry.binary_optimizer(
-            self.optimizer, hyperparameters, schedule=self.binary_schedule
+            self.optimizer, self.hyperparameters(), schedule=self.binary_schedule
         )
 
     def hyperparameters(self) -> dict[str, float | None]:
         """Returns the binary optimizer's hyperparameters that have an option here."""
         return {name: getattr(self, name) for name in _HYPERPARAMETERS}
 
+    @property
+    def restarts_flips(self) -> bool:
+        """Whether flip counts start again at every epoch."""
+        return self.reset_flips_every_epoch and self.optimizer == "sgdat"
+
 
 @dataclasses.dataclass(frozen=True)
-class CompareConfig(BaseConfig):
+class CompareConfig(RunConfig):
     """Trains the same network with several optimizers and seeds, and compares them.
 
     Can be interrupted and started again: finished runs are not repeated. --recipe NAME
-    sets the task as in train, without a method: cifar10-binarynet.
+    sets the task as in train, without a method: cifar10-binarynet. Its restarts at
+    every epoch are those of all rows: sgdat is then what sgdat_restart is otherwise.
     """
 
     epochs: int = 10
@@ -230,9 +276,9 @@ class CompareConfig(BaseConfig):
     optimizers: tuple[str, ...] = tuple(methods.PAPER)
     """Rows of the comparison: those of the paper's table by default, or any of
     sgd_star, sgdm_star and adam_star (where the same optimizer trains all parameters),
-    sgd, sgdm, bop, bop2nd_order, sgdt, sgdat, sgdat_momentum, sgdat_restart (whose flip
-    counts start again at every epoch), adam_adaptive, lion, lion_adaptive, boat,
-    prob_bop and diode."""
+    sgd, sgdm, bop, bop2nd_order, sgdt, sgdat, sgdat_momentum, sgdat_restart (with
+    --reset-flips-every-epoch), adam_adaptive, lion, lion_adaptive, boat, prob_bop and
+    diode."""
 
     seeds: int = 5
     """Runs of each optimizer, with seeds that follow each other."""
@@ -249,19 +295,25 @@ class CompareConfig(BaseConfig):
         check_seeds(self.seed, self.seeds)
         if not self.optimizers:
             raise ValueError("optimizers must have at least one name, got none.")
+        rows: dict[TrainConfig, str] = {}
         for name in self.optimizers:
             registry.look_up("optimizer", methods.METHODS, name)
-            self.run(name, self.seed)
+            run = dataclasses.replace(self.run(name, self.seed), run_dir=None)
+            if rows.setdefault(run, name) != name:
+                raise ValueError(
+                    f"optimizers must differ, but with these settings {rows[run]} and "
+                    f"{name} are the same."
+                )
 
     @property
     def folder(self) -> pathlib.Path:
         """Folder of all runs."""
-        return pathlib.Path(self.run_dir or f"runs/compare-{self.dataset}-{self.model}")
+        return pathlib.Path(self.run_dir or f"runs/compare-{self.task_name}")
 
     def run(self, method: str, seed: int) -> TrainConfig:
         """Returns the config of one run."""
         folder = self.folder / method / f"seed{seed}"
-        settings = _shared(self) | dict(methods.METHODS[method].settings)
+        settings = _shared(self, RunConfig) | dict(methods.METHODS[method].settings)
         return TrainConfig(**settings, seed=seed, run_dir=str(folder))
 
 
@@ -344,16 +396,55 @@ class SweepConfig(BaseConfig):
     @property
     def folder(self) -> pathlib.Path:
         """Folder of the results."""
-        default = f"runs/sweep-{self.dataset}-{self.model}-{self.optimizer}"
+        default = f"runs/sweep-{self.task_name}-{self.optimizer}"
         return pathlib.Path(self.run_dir or default)
 
     def run(self) -> TrainConfig:
         """Returns the config that all models share."""
-        return TrainConfig(optimizer=self.optimizer, **_shared(self))
+        return TrainConfig(optimizer=self.optimizer, **_shared(self, BaseConfig))
 
 
-def _shared(config: BaseConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(BaseConfig)}
+def _shared(config: BaseConfig, kind: type[BaseConfig]) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(kind)}
+
+
+# What may change when a run goes on: where things are, and what leaves no trace in it.
+_FREE = {
+    "data_dir",
+    "run_dir",
+    "stream_above",
+    "save_every_minutes",
+    "save_every_steps",
+    "keep_states",
+    "tensorboard",
+}
+
+
+def check_same(
+    folder: pathlib.Path,
+    found: BaseConfig,
+    wanted: BaseConfig,
+    free: Sequence[str] = (),
+) -> None:
+    """Raises ValueError if a folder holds something with other settings.
+
+    Args:
+      folder: for the message.
+      found: its config.
+      wanted: the config of what shall go on there.
+      free: fields that may differ, besides those that leave no trace in a result.
+    """
+    differences = [
+        f"{field.name}={old!r}, not {new!r}"
+        for field in dataclasses.fields(wanted)
+        if field.name not in _FREE.union(free)
+        and (old := getattr(found, field.name)) != (new := getattr(wanted, field.name))
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} holds a run with {'; '.join(differences)}; choose another "
+            "run_dir."
+        )
 
 
 def check_at_least(name: str, value: int, bound: int) -> None:
@@ -388,7 +479,7 @@ def _fits(kind: Any, value: object) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(argument, value) for argument in arguments)
     if origin is tuple:
-        return isinstance(value, tuple | list) and all(
+        return isinstance(value, tuple) and all(
             _fits(arguments[0], item) for item in value
         )
     if isinstance(value, bool):

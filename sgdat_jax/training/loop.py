@@ -3,12 +3,10 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
-import math
 import pathlib
 import platform
-import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +15,15 @@ import numpy as np
 
 from sgdat_jax import __version__, optimizers
 from sgdat_jax.data import sources, stream
-from sgdat_jax.training import checkpoint, diagnostics, registry, run_folder
+from sgdat_jax.training import (
+    checkpoint,
+    diagnostics,
+    interruption,
+    records,
+    registry,
+    run_folder,
+    weights_file,
+)
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
@@ -26,8 +32,23 @@ _EVAL_BATCH = 512
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
+# Images with labels, and their weights: 1, or 0 for what only fills the batch.
+TestBatch = tuple[step_lib.Batch, jax.Array]
+
+
+class Progress(NamedTuple):
+    """How far a run has come, besides its state."""
+
+    lines: tuple[dict[str, Any], ...] = ()  # of metrics, one per epoch that has ended
+    times: tuple[dict[str, Any], ...] = ()  # of the same epochs
+    seconds: float = 0.0  # of the whole run so far
+    steps: int = 0  # of the epoch under way
+    epoch_seconds: float = 0.0  # that these took
+    record: records.EpochRecord | None = None  # of these
+
+
 class Run(NamedTuple):
-    """A run that is set up: all that its first step needs."""
+    """A run that is set up: all that its next step needs."""
 
     config: config_lib.TrainConfig
     folder: pathlib.Path
@@ -35,6 +56,15 @@ class Run(NamedTuple):
     task: state_lib.Task
     state: state_lib.TrainState
     steps_per_epoch: int
+    progress: Progress = Progress()
+    lock: Any = None  # of the folder, while it is written to
+    notes: tuple[str, ...] = ()  # what was found amiss when it was restored
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs so far."""
+        epochs = len(self.progress.lines)
+        return epochs * self.steps_per_epoch + self.progress.steps
 
 
 class Plan(NamedTuple):
@@ -145,8 +175,72 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
       ValueError: if the run folder holds something or cannot be written.
     """
     run = _run(plan, seed, folder)
-    run_folder.create(run.folder, run.config)
-    return run._replace(state=plan.init(np.uint32(seed)))
+    lock = run_folder.create(run.folder, run.config)
+    return run._replace(state=plan.init(np.uint32(seed)), lock=lock)
+
+
+def resume(config: config_lib.TrainConfig) -> Run:
+    """Goes on with the run in ``config.run_dir``, or begins one if there is none.
+
+    The result is that of a run without a pause, to the bit, on the same machine.
+
+    Raises:
+      ValueError: if the folder holds a run with other settings or fewer epochs to go,
+        something else, or what another process writes to; or as in `set_up`.
+    """
+    folder = pathlib.Path(str(config.run_dir))
+    if run_folder.is_empty(folder):
+        return set_up(config)
+    _check_recorded(folder, config)
+    return go_on(plan(config, load(config)), config.seed, folder)
+
+
+def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
+    """Returns the run in a folder from its last whole checkpoint, or from its start.
+
+    If the folder is new or empty, this is `begin`.
+
+    Raises:
+      ValueError: as in `resume`.
+    """
+    if run_folder.is_empty(folder):
+        return begin(plan, seed, folder)
+    _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
+    try:
+        lock = run_folder.lock(folder)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
+    try:
+        run = _run(plan, seed, folder)
+        found, notes = checkpoint.restore_newest_whole(
+            folder / run_folder.CHECKPOINTS, run.state
+        )
+        run = run._replace(notes=tuple(notes))
+        if found is None:
+            run = run._replace(state=plan.init(np.uint32(seed)))
+        else:
+            run = _at(run, found)
+        if len(run.progress.lines) < run.config.epochs:
+            run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
+            run_folder.reopen(folder, run.config)
+        if not (folder / run_folder.RESULT).exists():
+            return run._replace(lock=lock)
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
+    return run
+
+
+def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> None:
+    """Raises ValueError unless a run in a folder may go on with a config."""
+    recorded = run_folder.read_config(folder)
+    config_lib.check_same(folder, recorded, config, free=("epochs",))
+    if config.epochs < recorded.epochs:
+        raise ValueError(
+            f"epochs must be at least the {recorded.epochs} of the run in {folder}, "
+            f"got {config.epochs}."
+        )
 
 
 def restore(folder: pathlib.Path) -> Run:
@@ -157,7 +251,20 @@ def restore(folder: pathlib.Path) -> Run:
     """
     config = run_folder.read_config(folder)
     run = _run(plan(config, load(config)), config.seed, folder)
-    state = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
+    found = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
+    return _at(run, found)
+
+
+def restore_weights(file: pathlib.Path) -> Run:
+    """Returns a run with the weights of a file, and no state of its optimizers.
+
+    Raises:
+      ValueError: if the file is none of weights, or damaged.
+    """
+    config = weights_file.read_config(file)
+    run = _run(plan(config, load(config)), config.seed, file.parent)
+    params, stats = weights_file.read(file, run.state.params, run.state.stats)
+    state = run.state._replace(params=params, stats=stats, opt_state=())
     return run._replace(state=state)
 
 
@@ -173,49 +280,75 @@ def _run(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     )
 
 
-def train(run: Run, watcher: Watcher) -> tuple[Run, dict[str, Any]]:
+def train(
+    run: Run, watcher: Watcher, check: interruption.Check = interruption.never
+) -> tuple[Run, dict[str, Any]]:
     """Trains, evaluates after each epoch and fills the run folder.
+
+    Args:
+      run: a run at its start or anywhere else.
+      watcher: is told how it gets on.
+      check: raises `interruption.Interrupted` where the run shall end early.
 
     Returns:
       The run with its last state, and the result that was written to the folder.
 
     Raises:
-      FloatingPointError: after an epoch whose loss is not finite.
+      FloatingPointError: after ``max_skipped_steps`` in a row that were not finite, or
+        an epoch of such steps alone; it is recorded in the folder.
+      interruption.Interrupted: what ``check`` raised. In both cases the last good state
+        is saved.
+      OSError: if the folder cannot be written any more.
     """
-    start = time.perf_counter()
-    data = None if is_streamed(run) else on_device(run.dataset)
-    lines = []
-    for epoch in range(run.config.epochs):
-        run, line = _train_epoch(run, data, epoch, watcher)
-        if not math.isfinite(line["train_loss"]):
-            raise FloatingPointError(
-                f"the training loss is {line['train_loss']} in epoch {epoch + 1}; "
-                f"nothing of it is kept in {run.folder}"
-            )
-        line |= evaluate(run)
-        lines.append(line)
-        run_folder.append_metrics(run.folder, line)
-        watcher.epoch_ended(line)
-    checkpoint.save(run.folder / run_folder.CHECKPOINTS, run.state)
-    result = _result(run, lines, time.perf_counter() - start)
-    run_folder.write_result(run.folder, result)
+    saver = checkpoint.Saver(
+        run.folder / run_folder.CHECKPOINTS, run.config.keep_states
+    )
+    is_due = _timer(run)
+    try:
+        with saver:
+            try:
+                for run in _advance(run, watcher, check):  # noqa: B020
+                    if is_due(run.steps_done):
+                        saver.save(_checkpoint(run))
+                    check()
+                saver.save(_checkpoint(run))
+            except (FloatingPointError, interruption.Interrupted) as error:
+                saver.save(_checkpoint(run))
+                saver.wait()
+                if isinstance(error, FloatingPointError):
+                    epoch = len(run.progress.lines) + 1
+                    run_folder.write_diverged(run.folder, epoch, run.steps_done)
+                raise
+        run_folder.write_result(run.folder, _result(run))
+    finally:
+        if run.lock is not None:
+            run.lock.release()
     return run, run_folder.read_result(run.folder)
 
 
-def evaluate(run: Run) -> dict[str, float]:
-    """Returns loss and accuracies on the whole test set, as in a line of metrics."""
-    metrics = [
-        _eval_step(run.task, run.state, batch, weights)
-        for batch, weights in test_batches(run.dataset)
-    ]
-    return _means("test", jax.tree.map(lambda *sums: np.stack(sums), *metrics))
+def evaluate(
+    run: Run,
+    tests: Iterable[TestBatch] | None = None,
+    check: interruption.Check = interruption.never,
+) -> dict[str, float]:
+    """Returns loss and accuracies on the whole test set, as in a line of metrics.
+
+    Args:
+      run: with the state to evaluate.
+      tests: what `test_batches` gives, where it is at hand already.
+      check: as in `train`.
+    """
+    metrics = []
+    for batch, weights in tests or test_batches(run.dataset):
+        metrics.append(_eval_step(run.task, run.state, batch, weights))
+        check()
+    total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
+    return _means("test", total._asdict())
 
 
 def _default_folder(config: config_lib.TrainConfig) -> str:
     moment = time.strftime("%Y%m%d-%H%M%S")
-    name = re.sub(r"[^\w.]+", "-", pathlib.PurePath(config.dataset).name)
-    parts = (name, config.model, config.optimizer, f"seed{config.seed}")
-    return "-".join((f"runs/{parts[0]}", *parts[1:], moment))
+    return f"runs/{config.task_name}-{config.optimizer}-seed{config.seed}-{moment}"
 
 
 _train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
@@ -226,69 +359,190 @@ _diagnose = jax.jit(diagnostics.diagnose)
 _flip_histogram = jax.jit(optimizers.flip_histogram)
 
 
+def _timer(run: Run) -> Callable[[int], bool]:
+    """Returns a function that says after a step whether it is time to save."""
+    every, minutes = run.config.save_every_steps, run.config.save_every_minutes
+    last_time, last_step = time.monotonic(), run.steps_done
+
+    def is_due(step: int) -> bool:
+        nonlocal last_time, last_step
+        now = time.monotonic()
+        by_steps = every is not None and step // every > last_step // every
+        if not by_steps and now - last_time < 60 * minutes:
+            return False
+        last_time, last_step = now, step
+        return True
+
+    return is_due
+
+
+def _checkpoint(run: Run) -> checkpoint.Checkpoint:
+    progress = run.progress._asdict()
+    if run.progress.record is not None:
+        progress["record"] = run.progress.record.sums()
+    return checkpoint.Checkpoint(run.state, progress)
+
+
+def _at(run: Run, found: checkpoint.Checkpoint) -> Run:
+    """Returns a run where it was when a checkpoint was saved."""
+    progress = Progress(**found.progress)
+    if found.progress["record"] is not None:
+        record = records.EpochRecord(found.progress["record"])
+        progress = progress._replace(record=record)
+    return run._replace(state=found.state, progress=progress)
+
+
+def _advance(run: Run, watcher: Watcher, check: interruption.Check) -> Iterator[Run]:
+    """Takes a run to its end; yields it after each call of a program and each epoch.
+
+    Its caller may stop at each of them: the state is then still there.
+    """
+    start = time.perf_counter() - run.progress.seconds
+    data = tests = None
+    if not is_streamed(run):
+        data, tests = on_device(run.dataset), tuple(test_batches(run.dataset))
+    while len(run.progress.lines) < run.config.epochs:
+        for run in _train_epoch(run, data, watcher):  # noqa: B020
+            seconds = time.perf_counter() - start
+            yield run._replace(progress=run.progress._replace(seconds=seconds))
+        line, times = _epoch_lines(run)
+        line |= evaluate(run, tests, check)
+        _write_weights(run, line)
+        run_folder.append_epoch(run.folder, line, times)
+        progress = Progress(
+            lines=(*run.progress.lines, line),
+            times=(*run.progress.times, times),
+            seconds=time.perf_counter() - start,
+        )
+        run = run._replace(progress=progress)
+        watcher.epoch_ended(line | times)
+        yield run
+
+
+def _write_weights(run: Run, line: dict[str, Any]) -> None:
+    """Writes the weights of an epoch that is the best so far, or the last."""
+    before = (old["test_accuracy"] for old in run.progress.lines)
+    names = []
+    if line["test_accuracy"] > max(before, default=-1):
+        names.append(run_folder.BEST)
+    if line["epoch"] == run.config.epochs:
+        names.append(run_folder.LAST)
+    details = {
+        "input_shape": run.dataset.input_shape,
+        "num_classes": run.dataset.num_classes,
+        "mean": run.task.mean,
+        "std": run.task.std,
+        "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
+    }
+    for name in names:
+        file = run.folder / name
+        weights_file.write(file, run.config, run.state.params, run.state.stats, details)
+
+
 def _train_epoch(
-    run: Run, data: step_lib.Batch | None, epoch: int, watcher: Watcher
-) -> tuple[Run, dict[str, Any]]:
-    start = time.perf_counter()
-    state, records = run.state, []
-    counts_before = None
-    if run.task.diagnostics and run.task.is_binary:
-        counts_before = _flip_counts(state.opt_state)
-    for state, record in _steps(run, data, epoch):  # noqa: B007
-        records.append(record)
-        metrics, weights = record
+    run: Run, data: step_lib.Batch | None, watcher: Watcher
+) -> Iterator[Run]:
+    """Takes the steps of an epoch that are left; yields the run after each call."""
+    start = time.perf_counter() - run.progress.epoch_seconds
+    if run.progress.steps == 0 and run.state.counts_before is not None:
+        counts = _flip_counts(run.state.opt_state)
+        run = run._replace(state=run.state._replace(counts_before=counts))
+    record = run.progress.record or records.EpochRecord()
+    last = None
+    for state, found in _steps(run, data):
+        record.add(found)
+        metrics, weights = found
         watcher.stepped(metrics, weights.flips.total if weights.flips else None)
-    jax.block_until_ready(state)
+        progress = run.progress._replace(
+            steps=run.progress.steps + len(metrics.loss),
+            epoch_seconds=time.perf_counter() - start,
+            record=record,
+        )
+        run = run._replace(state=state, progress=progress)
+        yield run
+        _check_finite(run, last)
+        last = (
+            weights.skipped
+        )  # not yet that of this call, which may still be under way
+    _check_finite(run, last)
+    jax.block_until_ready(run.state)
     seconds = time.perf_counter() - start
-    run = run._replace(state=state)
+    yield run._replace(progress=run.progress._replace(epoch_seconds=seconds))
+
+
+def _check_finite(run: Run, skipped: jax.Array | None) -> None:
+    """Raises FloatingPointError after too many steps in a row that were skipped."""
+    if skipped is None or np.max(skipped) < run.config.max_skipped_steps:
+        return
+    raise FloatingPointError(
+        f"the loss or gradients of {int(np.max(skipped))} steps in a row are not "
+        f"finite, before step {run.steps_done}; the last good state is in {run.folder}"
+    )
+
+
+def _epoch_lines(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the line of metrics of an epoch whose steps are done, and its times.
+
+    Raises:
+      FloatingPointError: if all of the steps were skipped.
+    """
+    assert run.progress.record is not None
+    sums = run.progress.record.sums()
+    steps, epoch = sums["steps"], len(run.progress.lines) + 1
+    if not sums["examples"]:
+        raise FloatingPointError(
+            f"the loss or gradients of all steps of epoch {epoch} are not finite; the "
+            f"last good state is in {run.folder}"
+        )
+    line = {"epoch": epoch, **_means("train", sums)}
+    if sums["skipped_steps"]:
+        line["skipped_steps"] = int(sums["skipped_steps"])
+    for name in ("flip_ratio", "flip_ratio_per_layer", "gradient_per_layer"):
+        if name in sums:
+            line[name] = jax.tree.map(lambda total: total / steps, sums[name])
+    if run.task.diagnostics:
+        line |= _diagnostics_line(run)
+    seconds = run.progress.epoch_seconds
     images = run.steps_per_epoch * run.config.batch_size
-    metrics, weights = jax.tree.map(lambda *parts: np.concatenate(parts), *records)
-    means = jax.tree.map(lambda steps: np.mean(steps, dtype=np.float64), weights)
-    line = {
-        "epoch": epoch + 1,
-        **_means("train", metrics),
-        **(_shares("flip_ratio", means.flips) if means.flips else {}),
+    return line, {
+        "epoch": epoch,
         "seconds": seconds,
         "images_per_second": images / seconds,
     }
-    if run.task.diagnostics:
-        line |= _diagnostics_line(run, counts_before, means.gradients)
-    return run, line
 
 
 def _steps(
-    run: Run, data: step_lib.Batch | None, epoch: int
+    run: Run, data: step_lib.Batch | None
 ) -> Iterator[tuple[state_lib.TrainState, step_lib.Record]]:
     """Takes the steps of an epoch; yields the state after each call, and its record.
 
     Args:
-      run: at the start of the epoch.
+      run: at the start of the epoch, or within it after any call.
       data: all training images; None: they are streamed.
-      epoch: from 0.
     """
-    state = run.state
+    state, first_step = run.state, run.progress.steps
+    seed, epoch = run.config.seed, len(run.progress.lines)
     if data is None:
-        seed, size = run.config.seed, run.config.batch_size
-        for batch in stream.batches(run.dataset, seed, epoch, size):
+        batches = stream.batches(
+            run.dataset, seed, epoch, run.config.batch_size, first_step=first_step
+        )
+        for batch in batches:
             state, record = _train_batch(run.task, state, step_lib.Batch(*batch))
             yield state, record
         return
-    order, size = epoch_order(run, run.config.seed, epoch), step_lib.steps_per_call()
-    for first in range(0, len(order), size):
+    order, size = epoch_order(run, seed, epoch), step_lib.steps_per_call()
+    for first in range(first_step, len(order), size):
         indices = order[first : first + size]
         state, record = _train_steps(run.task, state, data, indices)
         yield state, record
 
 
-def _diagnostics_line(run: Run, counts_before: Any, gradients: Any) -> dict[str, Any]:
-    line: dict[str, Any] = {
-        "gradient_per_layer": {
-            name: float(mean) for name, mean in optimizers.layers_of(gradients).items()
-        }
-    }
-    if not run.task.is_binary:
+def _diagnostics_line(run: Run) -> dict[str, Any]:
+    line: dict[str, Any] = {}
+    counts_before = run.state.counts_before
+    if counts_before is None:
         return line
-    if run.config.reset_flips_every_epoch:
+    if run.config.restarts_flips:
         counts_before = jax.tree.map(jnp.zeros_like, counts_before)
     found = _diagnose(run.state.opt_state, counts_before)
     for name, value in found._asdict().items():
@@ -330,9 +584,7 @@ def epoch_order(plan: Plan | Run, seed: int, epoch: int) -> jax.Array:
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
-def test_batches(
-    dataset: sources.Dataset,
-) -> Iterator[tuple[step_lib.Batch, jax.Array]]:
+def test_batches(dataset: sources.Dataset) -> Iterator[TestBatch]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
     size = min(_EVAL_BATCH, len(dataset.test_images))
     for start in range(0, len(dataset.test_images), size):
@@ -348,21 +600,20 @@ def test_batches(
         )
 
 
-def _means(prefix: str, metrics: step_lib.Metrics) -> dict[str, float]:
-    """Returns means over all examples of metrics with an entry per step."""
-    total = jax.tree.map(lambda sums: float(np.sum(sums)), metrics)
+def _means(prefix: str, sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns means over all examples of the sums of `step.Metrics`."""
     return {
-        f"{prefix}_loss": total.loss / total.examples,
-        f"{prefix}_accuracy": total.correct / total.examples,
-        f"{prefix}_top5_accuracy": total.correct_top5 / total.examples,
+        f"{prefix}_loss": sums["loss"] / sums["examples"],
+        f"{prefix}_accuracy": sums["correct"] / sums["examples"],
+        f"{prefix}_top5_accuracy": sums["correct_top5"] / sums["examples"],
     }
 
 
-def _result(
-    run: Run, lines: Sequence[dict[str, Any]], seconds: float
-) -> dict[str, Any]:
+def _result(run: Run) -> dict[str, Any]:
+    lines = run.progress.lines
     best = max(lines, key=lambda line: line["test_accuracy"])
     device = jax.devices()[0]
+    skipped = sum(line.get("skipped_steps", 0) for line in lines)
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
         "best_test_accuracy": best["test_accuracy"],
@@ -370,7 +621,8 @@ def _result(
         "selection": "test_accuracy: last epoch; best_test_accuracy: best epoch on "
         "the test set",
         "epochs": run.config.epochs,
-        "seconds": seconds,
+        "skipped_steps": skipped,
+        "seconds": run.progress.seconds,
         "seed": run.config.seed,
         "model": {"name": run.config.model, **dataclasses.asdict(run.task.choices)},
         **(_flips(run, lines) if run.task.is_binary else {}),

@@ -8,20 +8,26 @@ class Method(NamedTuple):
     """A row of a comparison."""
 
     label: str
-    settings: Mapping[str, Any]  # fields of `TrainConfig` that are not at their default
+    settings: Mapping[str, Any]  # fields of `TrainConfig`, whatever the others are
 
 
 _SGD_FOR_ALL = {"real_optimizer": "sgd", "real_learning_rate": 1e-4}
+_RESTARTED = ", restarted every epoch"
 
 # Table 2 of Shan et al., Neurocomputing 555, 126431, 2023. A star means that one
 # optimizer trains binary and real-valued parameters; all others leave these to Adam.
 PAPER = {
-    "sgd_star": Method("SGD*", {"optimizer": "sgd", **_SGD_FOR_ALL}),
+    "sgd_star": Method(
+        "SGD*", {"optimizer": "sgd", "real_momentum": None, **_SGD_FOR_ALL}
+    ),
     "sgdm_star": Method(
         "SGDM*",
         {"optimizer": "sgd", "momentum": 0.9, "real_momentum": 0.9, **_SGD_FOR_ALL},
     ),
-    "adam_star": Method("Adam*", {"optimizer": "adam"}),
+    "adam_star": Method(
+        "Adam*",
+        {"optimizer": "adam", "real_optimizer": "adam", "real_momentum": None},
+    ),
     "sgd": Method("SGD", {"optimizer": "sgd"}),
     "sgdm": Method("SGDM", {"optimizer": "sgd", "momentum": 0.9}),
     "bop": Method("Bop", {"optimizer": "bop"}),
@@ -35,7 +41,7 @@ PAPER = {
 
 METHODS = PAPER | {
     "sgdat_restart": Method(
-        "SGDAT, restarted every epoch",
+        f"SGDAT{_RESTARTED}",
         {"optimizer": "sgdat", "reset_flips_every_epoch": True},
     ),
     "adam_adaptive": Method("Adam, adaptive", {"optimizer": "adam_adaptive"}),
@@ -72,12 +78,21 @@ def label_of(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
       The label of `METHODS`, or else the optimizer with all settings of the method that
       are not at their default.
     """
-    given = {
-        name: settings[name] for name in FIELDS if settings[name] != defaults[name]
-    }
-    given["optimizer"] = settings["optimizer"]
+    given = _given(settings, defaults)
+    restarted = given.pop("reset_flips_every_epoch", False)
+    suffix = _RESTARTED if restarted and given["optimizer"] == "sgdat" else ""
     for method in METHODS.values():
-        if given == {k: v for k, v in method.settings.items() if k in FIELDS}:
-            return method.label
+        if given == _given({**defaults, **method.settings}, defaults):
+            return f"{method.label}{suffix}"
     name = given.pop("optimizer")
-    return " ".join([name, *(f"{key}={value}" for key, value in given.items())])
+    parts = (name, *(f"{key}={value}" for key, value in given.items()))
+    return f"{' '.join(parts)}{suffix}"
+
+
+def _given(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the optimizer, and what else of a method is not at its default."""
+    return {
+        name: settings[name]
+        for name in FIELDS
+        if name == "optimizer" or settings[name] != defaults[name]
+    }

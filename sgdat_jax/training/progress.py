@@ -1,5 +1,7 @@
 """A bar that shows how a run gets on."""
 
+import math
+import time
 from typing import Any
 
 import jax
@@ -7,6 +9,9 @@ from rich import console, progress, text
 
 from sgdat_jax.training import loop
 from sgdat_jax.training import step as step_lib
+
+# Between two readings of the arrays, which wait for the step.
+_SECONDS = 0.2
 
 
 class _ImagesPerSecond(progress.ProgressColumn):
@@ -37,7 +42,8 @@ class ProgressBar(loop.Watcher):
         self._console = terminal
         self._lines = lines and not terminal.is_terminal
         self._epochs = run.config.epochs
-        self._epoch = 1
+        self._epoch = len(run.progress.lines) + 1
+        self._read_at = -math.inf
         self._bar = progress.Progress(
             progress.TextColumn("epoch {task.fields[epoch]}"),
             progress.BarColumn(),
@@ -52,7 +58,8 @@ class ProgressBar(loop.Watcher):
         self._task = self._bar.add_task(
             "train",
             total=run.config.epochs * run.steps_per_epoch,
-            epoch=f"1/{self._epochs}",
+            completed=run.steps_done,
+            epoch=f"{self._epoch}/{self._epochs}",
             status="compiling",
         )
 
@@ -69,8 +76,9 @@ class ProgressBar(loop.Watcher):
         """Moves the bar on."""
         epoch = f"{self._epoch}/{self._epochs}"
         self._bar.update(self._task, advance=len(metrics.loss), epoch=epoch)
-        # Reading the arrays waits for the step, so it is done for a visible bar alone.
-        if self._console.is_terminal:
+        now = time.monotonic()
+        if self._console.is_terminal and now - self._read_at >= _SECONDS:
+            self._read_at = now
             examples = float(metrics.examples[-1])
             status = (
                 f"loss {float(metrics.loss[-1]) / examples:.3f}  "

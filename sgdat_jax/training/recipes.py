@@ -24,6 +24,7 @@ _SHARED = {
     "flip": True,
     "real_schedule": "constant",
     "restart_real_every_epoch": True,
+    "reset_flips_every_epoch": True,
 }
 _CIFAR = {"epochs": 200, "crop_padding": 4, "normalization": "imagenet"}
 _DATASETS: Mapping[str, Mapping[str, Any]] = {
@@ -39,11 +40,6 @@ _DATASETS: Mapping[str, Mapping[str, Any]] = {
 _MODELS = {"binarynet": "BinaryNet", "resnet18": "SgdatResNet18"}
 
 
-def _with_restarts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    has_counts = settings["optimizer"] == "sgdat"
-    return {**settings, "reset_flips_every_epoch": has_counts}
-
-
 # The tasks alone, such as cifar10-binarynet, and the fields of `BaseConfig` they set.
 TASKS: dict[str, dict[str, Any]] = {
     f"{dataset}-{model}": {"dataset": dataset, "model": network, **_SHARED, **settings}
@@ -52,7 +48,7 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 # The tasks, and each with each row of the paper's table: fields of `TrainConfig`.
 RECIPES: dict[str, dict[str, Any]] = TASKS | {
-    f"{task}-{name}": {**settings, **_with_restarts(method.settings)}
+    f"{task}-{name}": {**settings, **method.settings}
     for task, settings in TASKS.items()
     for name, method in methods.PAPER.items()
 }

@@ -1,69 +1,190 @@
-"""The folder of a run: its config, a line of metrics per epoch, its result."""
+"""The folder of a run: its config, a line of metrics per epoch, its result.
 
+
+The times of the epochs are in a file of their own, so that the metrics of two runs with
+the same bits are equal files.
+"""
+
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+import filelock
 
 from sgdat_jax.training import config as config_lib
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+TIMES = "times.jsonl"
 RESULT = "result.json"
+DIVERGED = "diverged.json"
 CHECKPOINTS = "checkpoints"
+BEST = "best.npz"  # weights of the best epoch
+LAST = "last.npz"  # weights of the last epoch
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
+LOCK = "lock"
+FORMAT = 1  # of the folder and all that is in it; 0 had neither this number nor TIMES
 
 
 def create(
     path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
-) -> None:
+) -> filelock.BaseFileLock:
     """Makes a run folder with its config, in a file of the given name.
+
+    Returns:
+      The folder's lock, acquired.
 
     Raises:
       ValueError: if the folder holds a run or anything else, or cannot be written;
         nothing is left on disk then.
     """
+    check_path(path)
+    if path.is_dir() and not is_empty(path):
+        held = "a run" if (path / name).exists() else "other files"
+        raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
+    made = make([path])
+    try:
+        held_lock = lock(path)
+        write_config(path, config, name)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            (path / LOCK).unlink()
+        _remove(made)
+        raise _not_writable(path, "run_dir", error) from None
+    return held_lock
+
+
+def check_path(path: pathlib.Path) -> None:
+    """Raises ValueError if no run can be kept at a path.
+
+    Orbax looks for its own files by a pattern, and would lose the checkpoint.
+    """
     if set("*?[") & set(str(path.absolute())):
-        # Orbax looks for its own files by a pattern, and would lose the checkpoint.
         raise ValueError(
             f"run_dir must have none of *, ? and [ in its path, got {path}."
         )
+
+
+def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:
+    """Makes folders, and those above them, unless they are there.
+
+    Args:
+      paths: of the folders.
+      option: what gave the paths, for the message of an error.
+
+    Returns:
+      What was not there before, outermost first.
+
+    Raises:
+      ValueError: if one of them cannot be made or written; nothing is left on disk
+        then.
+    """
     made: list[pathlib.Path] = []
-    try:
-        if path.is_dir() and any(path.iterdir()):
-            held = "a run" if (path / name).exists() else "other files"
-            raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
-        for folder in (*reversed(path.parents), path):
-            if not folder.is_dir():
-                folder.mkdir()
-                made.append(folder)
-        _write_json(path / name, dataclasses.asdict(config))
-    except OSError as error:
-        for folder in reversed(made):
+    for path in paths:
+        try:
+            for folder in (*reversed(path.parents), path):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)  # another process may be faster
+                    made.append(folder)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            _remove(made)
+            raise _not_writable(path, option, error) from None
+    return made
+
+
+def _remove(folders: Sequence[pathlib.Path]) -> None:
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):  # another process has filled it
             folder.rmdir()
-        raise ValueError(
-            f"run_dir must be a folder that can be written, got {path}: "
-            f"{error.strerror}."
-        ) from None
 
 
-def append_metrics(path: pathlib.Path, metrics: Mapping[str, Any]) -> None:
-    """Adds the line of one epoch."""
+def _not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError:
+    return ValueError(
+        f"{option} must be a folder that can be written, got {path}: {error.strerror}."
+    )
+
+
+def is_empty(path: pathlib.Path) -> bool:
+    """Returns whether a folder is not there yet, or holds nothing."""
+    # A run that was killed at its very beginning leaves the lock alone.
+    return not path.exists() or (
+        path.is_dir() and all(file.name == LOCK for file in path.iterdir())
+    )
+
+
+def lock(path: pathlib.Path) -> filelock.BaseFileLock:
+    """Takes the lock of a folder, which the system frees when the process ends.
+
+    Raises:
+      ValueError: if another process holds it.
+      OSError: if the folder cannot be written.
+    """
+    held = filelock.FileLock(path / LOCK, blocking=False)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise ValueError(f"{path} is in use by another process.") from None
+    return held
+
+
+def write_config(
+    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+) -> None:
+    """Writes the config of a run, with the format of its folder."""
+    write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
+
+
+def append_epoch(
+    path: pathlib.Path, metrics: Mapping[str, Any], times: Mapping[str, Any]
+) -> None:
+    """Adds the lines of one epoch."""
+    append_line(path / TIMES, times)
     append_line(path / METRICS, metrics)
 
 
 def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Adds a line to a file of JSON lines."""
-    with file.open("a") as lines:
+    with _naming(file), file.open("a") as lines:
         lines.write(json.dumps(values) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def write_epochs(
+    path: pathlib.Path,
+    metrics: Sequence[Mapping[str, Any]],
+    times: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes the lines of all epochs anew."""
+    for name, lines in ((TIMES, times), (METRICS, metrics)):
+        with whole(path / name) as data:
+            data.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
+    """Makes a run folder one of a run that has not finished, with the given config."""
+    for name in (RESULT, DIVERGED):
+        (path / name).unlink(missing_ok=True)
+    write_config(path, config)
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a finished run."""
-    _write_json(path / RESULT, result)
+    write_json(path / RESULT, result)
+
+
+def write_diverged(path: pathlib.Path, epoch: int, step: int) -> None:
+    """Writes in which epoch, from 1, and after which step a run ended as diverged."""
+    write_json(path / DIVERGED, {"epoch": epoch, "step": step})
 
 
 def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
@@ -73,18 +194,32 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
-    # JSON has no tuples; what is read equals what was written, and can be hashed.
-    fields: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-    }
+    return config_of(path / CONFIG, values, values.pop("format", 0))
+
+
+def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainConfig:
+    """Returns a config from its values in JSON and the format of the file.
+
+    Raises:
+      ValueError: if they are none of a config, or of a newer format.
+    """
+    if found not in range(FORMAT + 1):
+        raise ValueError(
+            f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
+            f"reads formats up to {FORMAT}."
+        )
     try:
+        # JSON has no tuples; what is read equals what was written, and can be hashed.
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return config_lib.TrainConfig(**fields)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path / CONFIG} is not a run's config: {error}") from None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a run's config: {error}") from None
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads the metrics of all epochs.
+    """Reads the metrics of all epochs, with their times.
 
     Raises:
       ValueError: if there are none or a line is damaged.
@@ -93,7 +228,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     lines = read_lines(file)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
-    return lines
+    if not (path / TIMES).exists():
+        return lines  # of format 0
+    times = {line.get("epoch"): line for line in read_lines(path / TIMES)}
+    return [line | times.get(line.get("epoch"), {}) for line in lines]
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -103,6 +241,32 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
       ValueError: if the run has not finished or its result is damaged.
     """
     return read_json(path, RESULT)
+
+
+def has_diverged(path: pathlib.Path) -> bool:
+    """Returns whether a run ended as its loss was not finite."""
+    return (path / DIVERGED).exists()
+
+
+def read_diverged(path: pathlib.Path) -> dict[str, Any]:
+    """Reads where a run diverged.
+
+    Raises:
+      ValueError: if it has not, or what it left is damaged.
+    """
+    return read_json(path, DIVERGED)
+
+
+def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Returns the seconds of training in the median epoch.
+
+    The first epoch, which holds the compiling, counts only if there is no other.
+
+    Args:
+      lines: of the metrics of all epochs.
+    """
+    seconds = [line["seconds"] for line in lines]
+    return statistics.median(seconds[1:] or seconds)
 
 
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -122,19 +286,42 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     """
     file = path / name
     if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
-        kind = "finished run" if name == RESULT else "run"
+        kind = {RESULT: "finished run", DIVERGED: "run that diverged"}.get(name, "run")
         raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
     return _parse_json(file, _read_text(file))
 
 
-def _write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
-    # The rename leaves either the whole file or none.
+def write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Writes a file of JSON, or none if that fails."""
+    with whole(file) as data:
+        data.write(json.dumps(values, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def whole(file: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a file to write it whole: if the block fails, what was there stays."""
     partial = file.with_suffix(".partial")
     try:
-        partial.write_text(json.dumps(values, indent=2) + "\n")
-        partial.replace(file)
+        with _naming(file):
+            with partial.open(mode) as data:
+                yield data
+                data.flush()
+                os.fsync(data.fileno())
+            partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(file: pathlib.Path) -> Iterator[None]:
+    """Names a file where it cannot be written, which the system does not always."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        message = f"{file} cannot be written: {error.strerror}."
+        raise OSError(error.errno, message) from None
 
 
 def _read_text(file: pathlib.Path) -> str:

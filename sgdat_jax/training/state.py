@@ -24,6 +24,8 @@ class TrainState(NamedTuple):
     params: nnx.State
     stats: nnx.State  # running averages of batch normalization
     opt_state: optax.OptState
+    skipped: jax.Array  # shape (), int32: steps skipped in a row, up to now
+    counts_before: Any  # flip counts when the epoch began; None without diagnostics
 
 
 class Task(NamedTuple):
@@ -108,7 +110,7 @@ def create_optimizer(
       hyperparameters: of the binary optimizer; numbers, or traced arrays where many
         settings run in one program. Those that are None keep their default.
     """
-    if config.reset_flips_every_epoch:
+    if config.restarts_flips:
         hyperparameters = {**hyperparameters, "reset_flips_every": steps_per_epoch}
     steps = config.epochs * steps_per_epoch
     tx = registry.real_optimizer(
@@ -187,12 +189,18 @@ def create(
     def init(seed: int | jax.Array) -> TrainState:
         variables = nnx.state(build_model(config, dataset, seed))
         params, stats = nnx.split_state(variables, nnx.Param, ...)
+        opt_state = tx.init(params)
+        counts = None
+        if task.diagnostics and task.is_binary:
+            counts = optimizers.flip_counts(opt_state)
         state = TrainState(
             step=jnp.zeros([], jnp.int32),
             seed=jnp.asarray(seed, jnp.uint32),
             params=params,
             stats=stats,
-            opt_state=tx.init(params),
+            opt_state=opt_state,
+            skipped=jnp.zeros([], jnp.int32),
+            counts_before=counts,
         )
         return parallel.settle(layout, state)
 

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Sums over examples, so that those of several steps add up."""
+    """Sums over examples, so that those of several steps add up; 0 if skipped."""
 
     examples: jax.Array  # shape (), float32
     loss: jax.Array  # shape (), float32: sum of the cross-entropies, in nats
@@ -34,6 +34,7 @@ class Metrics(NamedTuple):
 class WeightMetrics(NamedTuple):
     """What a step does to the weights."""
 
+    skipped: jax.Array  # shape (), int32: steps skipped in a row, up to this one
     flips: optimizers.FlipRatio | None  # None for a network without binary weights
     gradients: Any  # mean magnitude per parameter, shape () each; None if not asked for
 
@@ -43,6 +44,9 @@ def train_step(
 ) -> tuple[state_lib.TrainState, Metrics, WeightMetrics]:
     """Takes one step of both optimizers.
 
+    If the loss or a gradient is not finite, the step is skipped: nothing changes but
+    the number of the step, and with it the images' augmentation.
+
     Returns:
       The next state, the metrics of the batch before the step, and what the step does
       to the weights.
@@ -50,7 +54,6 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     images = augment.augment(key, batch.images, task.augmentation)
     images = augment.normalize(images, task.mean, task.std)
-
     old_stats = parallel.whole(task.layout, state.stats)
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:
@@ -69,18 +72,30 @@ def train_step(
     flips = None
     if task.is_binary:
         flips = optimizers.flip_ratio(optimizers.select_binary(state.params, updates))
-    next_state = state_lib.TrainState(
-        step=optax.safe_increment(state.step),
-        seed=state.seed,
+    magnitudes = jax.tree.map(_mean_magnitude, gradients)
+    # A mean is finite only if all that it is of is.
+    losses_and_means = [metrics.loss, *jax.tree.leaves(magnitudes)]
+    is_finite = jnp.isfinite(jnp.stack(losses_and_means)).all()
+    taken = state._replace(
         params=optax.apply_updates(state.params, updates),
         stats=stats,
         opt_state=opt_state,
+        skipped=jnp.zeros_like(state.skipped),
     )
-    magnitudes = None
-    if task.diagnostics:
-        magnitudes = jax.tree.map(_mean_magnitude, gradients)
-    weights = parallel.whole(task.layout, WeightMetrics(flips, magnitudes))
+    skipped = state._replace(skipped=state.skipped + 1)
+    next_state = _select(is_finite, taken, skipped)
+    next_state = next_state._replace(step=optax.safe_increment(state.step))
+    record = metrics, flips, magnitudes if task.diagnostics else None
+    metrics, flips, magnitudes = _select(
+        is_finite, record, jax.tree.map(jnp.zeros_like, record)
+    )
+    weights = WeightMetrics(next_state.skipped, flips, magnitudes)
+    metrics, weights = parallel.whole(task.layout, (metrics, weights))
     return parallel.settle(task.layout, next_state), metrics, weights
+
+
+def _select(condition: jax.Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
 def _mean_magnitude(gradient: jax.Array) -> jax.Array:

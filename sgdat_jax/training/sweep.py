@@ -91,15 +91,19 @@ def models_at_once(config: config_lib.SweepConfig) -> int:
 def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
     """Trains the models of all trials, and yields lines of the folder as they come."""
     config, plan, todo, _ = sweep
-    size = models_at_once(config)
-    for first in range(0, len(todo), size):
+    images = loop.on_device(plan.dataset)
+    tests = tuple(loop.test_batches(plan.dataset))
+    size = min(models_at_once(config), len(todo))
+    for first in range(0, len(todo), max(size, 1)):
         start = time.perf_counter()
         chunk = todo[first : first + size]
-        measured = _train_chunk(plan, chunk)
+        # For fewer models the program would be compiled anew: the last is repeated.
+        filled = [*chunk, *chunk[-1:] * (size - len(chunk))]
+        measured = _train_chunk(plan, filled, images, tests)
         seconds = (time.perf_counter() - start) / len(chunk)
         lines = [
             {**trial._asdict(), **values, "seconds": seconds, "models_at_once": size}
-            for trial, values in zip(chunk, measured, strict=True)
+            for trial, values in zip(chunk, measured, strict=False)
         ]
         for line in lines:
             run_folder.append_line(config.folder / TRIALS, line)
@@ -128,30 +132,36 @@ def _check_same(config: config_lib.SweepConfig) -> None:
             )
 
 
-def _train_chunk(plan: loop.Plan, chunk: Sequence[Trial]) -> list[dict[str, Any]]:
+def _train_chunk(
+    plan: loop.Plan,
+    chunk: Sequence[Trial],
+    images: step_lib.Batch,
+    tests: Sequence[loop.TestBatch],
+) -> list[dict[str, Any]]:
     """Trains models side by side and returns what is measured of each."""
     hyperparameters = {
         name: jnp.array([trial.hyperparameters[name] for trial in chunk], jnp.float32)
         for name in chunk[0].hyperparameters
     }
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
-    data = loop.on_device(plan.dataset)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
     states = _init(plan.init, fixed, hyperparameters, seeds)
     accuracies, flips, finite = [], np.zeros(len(chunk)), np.ones(len(chunk), bool)
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
-        losses = []
+        losses, ratios = [], []
         for first in range(0, plan.steps_per_epoch, step_lib.steps_per_call()):
             indices = orders[:, first : first + step_lib.steps_per_call()]
             states, (metrics, weights) = _train_steps(
-                fixed, hyperparameters, states, data, indices
+                fixed, hyperparameters, states, images, indices
             )
             losses.append(metrics.loss)
             assert weights.flips is not None  # as `set_up` has seen
-            flips += np.sum(weights.flips.total, axis=1)
+            ratios.append(weights.flips.total)
+        # Read after the epoch, since reading waits for the step.
+        flips += np.concatenate(ratios, axis=1).sum(axis=1, dtype=np.float64)
         finite &= np.isfinite(np.concatenate(losses, axis=1)).all(1)
-        accuracies.append(_test_accuracies(plan, states))
+        accuracies.append(_test_accuracies(plan.task, states, tests))
     per_model = np.stack(accuracies, axis=1)  # (models, epochs)
     return [
         {
@@ -255,10 +265,12 @@ _train_steps = jax.jit(_train_steps, static_argnums=0, donate_argnums=2)
 _eval_step = jax.jit(_eval_step, static_argnums=0)
 
 
-def _test_accuracies(plan: loop.Plan, states: state_lib.TrainState) -> np.ndarray:
+def _test_accuracies(
+    task: state_lib.Task,
+    states: state_lib.TrainState,
+    tests: Sequence[loop.TestBatch],
+) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
-    correct = [
-        np.asarray(_eval_step(plan.task, states, batch, weights))
-        for batch, weights in loop.test_batches(plan.dataset)
-    ]
-    return np.sum(correct, axis=0) / len(plan.dataset.test_labels)
+    correct = [_eval_step(task, states, batch, weights) for batch, weights in tests]
+    images = sum(float(weights.sum()) for _, weights in tests)
+    return np.sum(correct, axis=0) / images

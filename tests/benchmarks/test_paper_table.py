@@ -7,7 +7,7 @@ import time
 import pytest
 
 import shared_runs
-from sgdat_jax.training import methods, recipes
+from sgdat_jax.training import interruption, methods, recipes
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
 
@@ -56,19 +56,10 @@ def test_table_stands_beside_the_published_numbers(paper_table):
     assert "cifar10\n" not in text
 
 
-def test_a_run_that_would_not_end_in_time_is_stopped(paper_table):
-    line = {"test_accuracy": 0.5, "seconds": 1.0}
-    clock = paper_table.Clock("run", 1000, deadline=math.inf)
-    for epoch in (1, 2, 3):
-        clock.epoch_ended({"epoch": epoch, **line})
-    clock = paper_table.Clock("run", 10**9, deadline=time.perf_counter() + 60)
-    clock.epoch_ended({"epoch": 1, **line})
-    with pytest.raises(paper_table.OutOfTime):
-        clock.epoch_ended({"epoch": 2, **line})
-    late = paper_table.Clock("run", 5, deadline=0.0)
-    late.epoch_ended({"epoch": 5, **line})  # it has ended
-    with pytest.raises(paper_table.OutOfTime):
-        late.epoch_ended({"epoch": 4, **line})
+def test_a_clock_ends_a_run_when_time_is_up(paper_table):
+    paper_table.Clock("run", deadline=math.inf).check()
+    with pytest.raises(interruption.Interrupted, match="--minutes are over"):
+        paper_table.Clock("run", deadline=time.perf_counter()).check()
 
 
 def test_training_needs_few_packages():
@@ -83,6 +74,15 @@ def test_training_needs_few_packages():
     assert (done.returncode, done.stdout) == (0, "Clock\n"), done.stderr
 
 
+def test_other_settings_do_not_mix_with_the_papers(paper_table, tmp_path, capsys):
+    words = ["--set", "epochs=1"]
+    for out in ([], ["--out", str(_SCRIPT.parent / "results" / "paper_table")]):
+        with pytest.raises(SystemExit):
+            paper_table.main([*words, *out])
+        assert "error: --set needs an --out of its own" in capsys.readouterr().err
+    assert paper_table._parse([*words, "--out", str(tmp_path)]).out == tmp_path
+
+
 @pytest.mark.slow
 def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
     arguments = ["--datasets", "cifar10", "--methods", "sgd", "sgdat"]
@@ -90,10 +90,10 @@ def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
     arguments += ["--out", str(tmp_path / "out"), "--set", "epochs=1"]
     small = ["batch_size=479", "width=0.0625", "normalization=dataset"]
     paper_table.main([*arguments, *small, "--minutes", "0"])
-    assert "no time for more runs" in capsys.readouterr().out
+    assert "--minutes are over: start again" in capsys.readouterr().out
     paper_table.main([*arguments, *small])
     printed = capsys.readouterr().out
-    assert "cifar10-binarynet-sgdat-seed0 1/1: " in printed
+    assert "cifar10-binarynet-sgdat-seed0 epoch 1: " in printed
     records = [
         json.loads(file.read_text())
         for file in sorted((tmp_path / "out").glob("*.json"))
@@ -104,6 +104,6 @@ def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
     table = (tmp_path / "out" / "README.md").read_text()
     assert 'Not as in the paper: {"epochs": 1, "batch_size": 479' in table
     paper_table.main([*arguments, *small])
-    assert " 1/1: " not in capsys.readouterr().out
+    assert " epoch 1: " not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="is of a run with --set"):
         paper_table.main(arguments)

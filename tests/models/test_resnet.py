@@ -57,6 +57,14 @@ def test_weights_and_maps_behind_the_stem_and_the_first_stages(
     assert sorted(binary) == sorted(model.choices.binary_layers)
 
 
+def test_stages_of_a_narrow_network_halve_their_maps_too():
+    model = nnx.eval_shape(lambda: sgdat_net(width=1 / 16))
+    assert len(model.choices.binary_layers) == 14
+    rows = {row.name: row for row in sj.summarize(model, (32, 32, 3))}
+    maps = [rows[f"blocks/{index}/conv1"].output_shape for index in (0, 2, 4)]
+    assert maps == [(32, 32, 8), (16, 16, 8), (8, 8, 24)]  # as wide, yet halved
+
+
 def sgdat_reference(net, x):
     """The SGDAT paper's network, after the published code."""
     x = net.norm("norm1", conv(x, net.variables("conv1")["kernel"]))

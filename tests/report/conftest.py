@@ -35,6 +35,19 @@ def folder_of(tmp_path):
 
 
 @pytest.fixture
+def diverged_of(folder_of):
+    """Makes what is left of a run that diverged in its second epoch."""
+
+    def make(name, **settings):
+        folder = folder_of(name, **settings)
+        (folder / "result.json").unlink()
+        run_folder.write_diverged(folder, 2, 30)
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def groups(folder_of):
     """Two methods: two seeds with diagnostics, one without."""
     folders = [

@@ -18,8 +18,48 @@ def test_rows_hold_mean_and_sample_deviation(groups):
     assert first["test_accuracy"]["std"] == pytest.approx(0.2 / np.sqrt(2))
     assert first["best_test_accuracy"]["mean"] == pytest.approx(0.7)
     assert second["test_accuracy"] == {"mean": 0.4, "std": None}
-    seconds = np.median(groups[1].values("seconds"))
-    assert second["seconds_per_epoch"]["mean"] == pytest.approx(seconds)
+    # The first of two epochs holds the compiling.
+    seconds = groups[1].runs[0].lines[1]["seconds"]
+    assert second["seconds_per_epoch"]["mean"] == seconds
+    assert (first["diverged"], second["diverged"]) == (0, 0)
+
+
+def test_runs_that_diverged_are_counted_and_not_averaged(
+    folder_of, diverged_of, tmp_path
+):
+    folder_of("a", 0.5), folder_of("b", 0.7, seed=1)
+    some, all_ = diverged_of("c", seed=2), diverged_of("d", optimizer="bop")
+    runs, skipped = report.read_runs([tmp_path / "runs"])
+    assert skipped == []
+    assert [run.folder for run in runs if run.diverged] == [some, all_]
+    assert runs[-1].result == {"epoch": 2, "step": 30}
+    groups = report.group_runs(runs)
+    assert [(g.label, len(g.runs), len(g.diverged)) for g in groups] == [
+        ("SGDAT", 2, 1),
+        ("Bop", 0, 1),
+    ]
+    first, second = report.compare_runs(groups)
+    assert (first["runs"], first["diverged"], first["seeds"]) == (3, 1, [0, 1, 2])
+    assert first["test_accuracy"]["mean"] == pytest.approx(0.6)
+    assert second["test_accuracy"] == {"mean": None, "std": None}
+    out = tmp_path / "out"
+    report.write_comparison(out, groups)
+    text = (out / "comparison.md").read_text()
+    assert "| SGDAT | 3 (1 diverged) | 2 | 60.00 ± 14.14 |" in text
+    assert "| Bop | 1 (1 diverged) | 2 |  |  |  |  |" in text
+    with (out / "comparison.csv").open(newline="") as file:
+        assert [row["diverged"] for row in csv.DictReader(file)] == ["1", "1"]
+    assert (out / "accuracy.png").exists()
+    # A folder of nothing else is reported too, and keeps no plot of what was before.
+    (out / "notes.png").write_text("mine")
+    report.write_comparison(out, groups[1:])
+    names = {path.name for path in out.glob("*.*")}
+    assert names == {
+        "comparison.md",
+        "comparison.csv",
+        "comparison.json",
+        "notes.png",
+    }
 
 
 def test_files_agree(groups, tmp_path):

@@ -1,6 +1,5 @@
 import contextlib
 import json
-import pathlib
 import shutil
 
 import pytest
@@ -47,6 +46,7 @@ def folder(tmp_path):
         settings = json.loads(file.read_text()) | {"seed": seed}
         file.write_text(json.dumps(settings))
     (folder / "sgdat" / "seed1" / "result.json").unlink()
+    shutil.rmtree(folder / "sgdat" / "seed1" / "checkpoints")
     return folder
 
 
@@ -96,6 +96,22 @@ def test_a_folder_of_other_files_is_left_alone(folder):
     assert (other / "thesis.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("layers", [("*",), ("conv*", "dense4")])
+def test_networks_without_binary_layers_have_nothing_to_compare(tmp_path, layers):
+    settings = _config(tmp_path / "new", full_precision=layers)
+    with pytest.raises(ValueError, match="full_precision leaves no layer binary, got "):
+        compare.set_up(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_in_the_place_of_a_methods_folder(tmp_path):
+    (tmp_path / "sgdat").write_text("mine")
+    settings = _config(tmp_path, optimizers=("bop", "sgdat"))
+    with pytest.raises(ValueError, match=r"run_dir must be a folder.*sgdat/seed0: "):
+        compare.set_up(settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["sgdat"]
+
+
 def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
     arguments = ["compare", "--epochs", "2", "--diagnostics", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--run-dir", str(folder)]
@@ -116,13 +132,32 @@ def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
     ).read_text()
 
 
-def test_divergence_leaves_a_run_unfinished(tmp_path, capsys):
+def test_divergence_is_recorded_and_not_repeated(tmp_path, capsys):
     arguments = ["compare", "--epochs", "2", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--real-learning-rate", "1e30"]
+    for done in (0, 1):
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*arguments, "--run-dir", str(tmp_path)])
+        assert caught.value.code == 1
+        printed = capsys.readouterr()
+        assert f"1 runs, {done} of them finished before" in printed.out
+        assert ("seed0: diverged" in printed.out) == (not done)
+        assert printed.err == "sgdat-jax: error: all runs diverged\n"
+        assert "| SGDAT | 1 (1 diverged) |" in (tmp_path / "comparison.md").read_text()
+    run = tmp_path / "sgdat" / "seed0"
+    names = {path.name for path in run.iterdir()}
+    assert names == {"config.json", "diverged.json", "checkpoints", "lock"}
+    assert run_folder.read_diverged(run)["epoch"] == 1
+
+
+def test_runs_that_cannot_be_read_are_named(folder, capsys):
+    (folder / "sgdat" / "seed0" / "metrics.jsonl").write_text("{")
+    arguments = ["compare", "--epochs", "2", "--diagnostics", "--seeds", "1"]
+    arguments += ["--optimizers", "sgdat", "--run-dir", str(folder)]
     with pytest.raises(SystemExit) as caught:
-        cli.main([*arguments, "--run-dir", str(tmp_path)])
+        cli.main(arguments)
     assert caught.value.code == 1
-    printed = capsys.readouterr()
-    assert "seed0: diverged" in printed.out
-    assert printed.err == "sgdat-jax: error: all runs diverged\n"
-    assert not list(pathlib.Path(tmp_path).rglob("result.json"))
+    skipped, error = capsys.readouterr().err.splitlines()
+    file = folder / "sgdat" / "seed0" / "metrics.jsonl"
+    assert skipped.startswith(f"sgdat-jax: skipped: {file} cannot be read")
+    assert error == "sgdat-jax: error: no run can be read"

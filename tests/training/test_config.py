@@ -1,9 +1,10 @@
 import dataclasses
 import math
+import pathlib
 
 import pytest
 
-from sgdat_jax.training import config
+from sgdat_jax.training import config, methods
 
 
 @pytest.mark.parametrize(
@@ -58,6 +59,7 @@ def test_value_outside_its_range(name, value):
         ("run_dir", 3),
         ("full_precision", "conv2"),
         ("full_precision", (2,)),
+        ("full_precision", ["conv2"]),
     ],
 )
 def test_value_of_another_type(name, value):
@@ -116,3 +118,60 @@ def test_comparison_checks_each_of_its_methods():
     config.CompareConfig(binary_schedule="cosine")
     with pytest.raises(ValueError, match="boat has no rate for `binary_schedule`"):
         config.CompareConfig(optimizers=("sgd", "boat"), binary_schedule="cosine")
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"reset_flips_every_epoch": True}, ("sgdat", "sgdat_restart")),
+        ({"real_optimizer": "sgd", "real_learning_rate": 1e-4}, ("sgd_star", "sgd")),
+    ],
+)
+def test_rows_of_a_comparison_must_differ(settings, same):
+    config.CompareConfig(optimizers=(*same, same[0]))
+    with pytest.raises(ValueError, match=rf"{same[0]} and {same[1]} are the same\."):
+        config.CompareConfig(optimizers=("bop", *same), **settings)
+
+
+def test_starred_rows_are_what_they_say_whatever_the_rest_is():
+    comparison = config.CompareConfig(real_optimizer="sgd", real_momentum=0.9)
+    runs = {name: comparison.run(name, 0) for name in methods.METHODS}
+    found = {
+        name: (runs[name].real_optimizer, runs[name].real_momentum)
+        for name in ("sgd_star", "sgdm_star", "adam_star", "sgdat")
+    }
+    assert found == {
+        "sgd_star": ("sgd", None),
+        "sgdm_star": ("sgd", 0.9),
+        "adam_star": ("adam", None),
+        "sgdat": ("sgd", 0.9),
+    }
+
+
+def test_methods_know_their_labels():
+    defaults = dataclasses.asdict(config.TrainConfig())
+    for comparison in (
+        config.CompareConfig(),
+        config.CompareConfig(real_learning_rate=0.5, epochs=3),
+    ):
+        for name, method in methods.METHODS.items():
+            settings = dataclasses.asdict(comparison.run(name, 0))
+            assert methods.label_of(settings, defaults) == method.label
+    restarted = config.CompareConfig(reset_flips_every_epoch=True)
+    labels = [
+        methods.label_of(dataclasses.asdict(restarted.run(name, 0)), defaults)
+        for name in ("sgdat", "sgdat_momentum", "sgdt")
+    ]
+    assert labels == [
+        "SGDAT, restarted every epoch",
+        "SGDAT with momentum, restarted every epoch",
+        "SGDT",
+    ]
+
+
+def test_default_folders_are_named_after_the_last_part_of_a_path():
+    folder = "images/of letters/"
+    compare = config.CompareConfig(dataset=folder).folder
+    sweep = config.SweepConfig(dataset=folder, optimizer="bop").folder
+    assert compare == pathlib.Path("runs/compare-of-letters-DigitsNet")
+    assert sweep == pathlib.Path("runs/sweep-of-letters-DigitsNet-bop")

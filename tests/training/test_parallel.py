@@ -138,10 +138,11 @@ def test_every_optimizer_has_the_bits_of_one_device():
 
 def test_a_checkpoint_goes_from_a_sharded_run_to_any_other(tmp_path):
     start = small_runs.task_and_init(SHARDED)[1](np.uint32(0))
-    checkpoint.save(tmp_path, start)
+    with checkpoint.Saver(tmp_path, keep=2) as saver:
+        saver.save(checkpoint.Checkpoint(start, {}))
     for layout in (None, COPIED, SHARDED):
         like = parallel.shapes(layout, start)
-        restored = checkpoint.restore(tmp_path, like)
+        restored = checkpoint.restore(tmp_path, like).state
         shared_runs.assert_bit_equal(restored, start)
         for leaf, shape in zip(
             jax.tree.leaves(restored), jax.tree.leaves(like), strict=True

@@ -36,13 +36,13 @@ def test_settings_are_the_papers():
     assert (cifar.epochs, cifar.normalization) == (200, "imagenet")
     assert _augmentation(cifar) == augment.Augmentation(4, True, False)
     assert (cifar.optimizer, cifar.momentum) == ("sgdat", 0.9)
-    assert cifar.reset_flips_every_epoch
+    assert cifar.restarts_flips
     assert (cifar.real_optimizer, cifar.real_learning_rate) == ("adam", 1e-3)
     tiny = recipes.config(config.TrainConfig, "tiny_imagenet-binarynet-sgdm_star")
     assert (tiny.epochs, tiny.normalization) == (100, "tiny_imagenet")
     assert _augmentation(tiny) == augment.Augmentation(0, True, True)
     assert (tiny.optimizer, tiny.momentum) == ("sgd", 0.9)
-    assert not tiny.reset_flips_every_epoch
+    assert not tiny.restarts_flips  # it has no flip counts that could
     assert (tiny.real_optimizer, tiny.real_learning_rate) == ("sgd", 1e-4)
     assert tiny.real_momentum == 0.9
 
@@ -61,7 +61,7 @@ def _augmentation(run):
 )
 def test_options_override_a_recipe(words):
     expected = recipes.config(config.TrainConfig, "cifar10-binarynet-bop")
-    parsed = cli._parse(words.split())
+    parsed, *_ = cli._parse(words.split())
     assert parsed == dataclasses.replace(expected, epochs=3, flip=False)
 
 
@@ -70,9 +70,19 @@ def test_options_override_a_recipe(words):
     [("compare", config.CompareConfig), ("sweep", config.SweepConfig)],
 )
 def test_recipe_of_a_task_is_for_other_commands_too(command, kind):
-    parsed = cli._parse([command, "--recipe", "cifar10-resnet18", "--seeds", "2"])
+    parsed, *_ = cli._parse([command, "--recipe", "cifar10-resnet18", "--seeds", "2"])
     assert parsed == kind(**recipes.TASKS["cifar10-resnet18"], seeds=2)
     assert parsed.restart_real_every_epoch
+    run = parsed.run("sgdat", 0) if command == "compare" else parsed.run()
+    assert run.restarts_flips
+
+
+def test_task_is_the_published_procedure_for_any_optimizer():
+    words = ["train", "--recipe", "cifar10-binarynet"]
+    published, *_ = cli._parse([*words, "--optimizer", "sgdat"])
+    assert published == cli._parse(["train", "--recipe", "cifar10-binarynet-sgdat"])[0]
+    other, *_ = cli._parse([*words, "--optimizer", "boat"])
+    assert (other.restart_real_every_epoch, other.restarts_flips) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +98,8 @@ def test_recipe_of_a_task_is_for_other_commands_too(command, kind):
             r"the nearest is 'cifar10-binarynet' \(recipes are DATASET-NETWORK\)",
         ),
         ("evaluate --recipe cifar10-binarynet runs/a", "evaluate takes no --recipe"),
-        ("train --recipe", "--recipe must have one name, got train --recipe"),
-        ("train --recipe a --recipe b", "--recipe must have one name"),
+        ("train --recipe", "--recipe must have one value, got train --recipe"),
+        ("train --recipe a --recipe b", "--recipe must have one value"),
         (
             "train --recipe cifar10-binarynet-bop --momentum 0.9",
             "bop has no `momentum`",

@@ -10,16 +10,21 @@ _CONFIG = config.TrainConfig(
 def test_round_trips(tmp_path):
     folder = tmp_path / "a" / "b"
     run_folder.create(folder, _CONFIG)
-    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    assert {file.name for file in folder.iterdir()} == {"config.json", "lock"}
     assert run_folder.read_config(folder) == _CONFIG
     lines = [{"epoch": 1, "loss": 1 / 3, "per": {"x": 0.0}}, {"epoch": 2, "loss": 2.0}]
     for line in lines:
-        run_folder.append_metrics(folder, line)
-    assert run_folder.read_metrics(folder) == lines
+        run_folder.append_epoch(folder, line, {"epoch": line["epoch"], "seconds": 0.5})
+    assert run_folder.read_metrics(folder) == [
+        line | {"seconds": 0.5} for line in lines
+    ]
+    run_folder.write_epochs(folder, lines[:1], [])
+    assert run_folder.read_metrics(folder) == lines[:1]
     run_folder.write_result(folder, {"test_accuracy": 0.1 + 0.2})
     assert run_folder.read_result(folder) == {"test_accuracy": 0.1 + 0.2}
     names = sorted(file.name for file in folder.iterdir())
-    assert names == ["config.json", "metrics.jsonl", "result.json"]
+    files = ["config.json", "lock", "metrics.jsonl", "result.json", "times.jsonl"]
+    assert names == files
 
 
 @pytest.mark.parametrize("name", ["sweep[1]", "what?", "*"])
@@ -89,13 +94,15 @@ def test_name_too_long_for_a_file(tmp_path, name):
         ('{"epochs": 0}', "epochs"),
         ('{"seed": 0.5}', "seed"),
         ('{"momentum": 1}', "momentum"),
+        ('{"format": 2}', "of another version of sgdat-jax"),
+        ('{"format": "1"}', "of another version of sgdat-jax"),
         ('{"optimizer": "sgdta"}', "sgdat"),
     ],
 )
 def test_config_that_is_none(tmp_path, content, named):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(
-        ValueError, match=r"config\.json is not a run's config"
+        ValueError, match=r"config\.json is (not a run's config|of format)"
     ) as caught:
         run_folder.read_config(tmp_path)
     assert str(tmp_path) in str(caught.value)
@@ -103,8 +110,22 @@ def test_config_that_is_none(tmp_path, content, named):
 
 
 def test_damaged_line_of_metrics(tmp_path):
-    run_folder.append_metrics(tmp_path, {"epoch": 1})
+    run_folder.append_epoch(tmp_path, {"epoch": 1}, {"epoch": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": ')
     with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read"):
         run_folder.read_metrics(tmp_path)
+
+
+def test_only_one_may_write(tmp_path):
+    held = run_folder.create(tmp_path, _CONFIG)
+    with pytest.raises(ValueError, match=f"{tmp_path} is in use by another process"):
+        run_folder.lock(tmp_path)
+    held.release()
+    run_folder.lock(tmp_path).release()
+
+
+def test_folder_that_was_left_at_once_is_taken(tmp_path):
+    run_folder.lock(tmp_path).release()
+    run_folder.create(tmp_path, _CONFIG).release()
+    assert run_folder.read_config(tmp_path) == _CONFIG

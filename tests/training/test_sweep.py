@@ -109,7 +109,10 @@ def test_trial_is_the_run_of_train(finished, tmp_path):
 def test_models_at_once_are_the_models_one_by_one(finished, tmp_path):
     settings = config.SweepConfig(**_SHORT, run_dir=str(tmp_path), models_at_once=3)
     prepared = sweep.set_up(settings)
+    programs = sweep._train_steps._cache_size()
     assert [len(lines) for lines in sweep.train_all(prepared)] == [3, 1]
+    assert sweep._train_steps._cache_size() == programs + 1  # the last is filled up
+    assert list(sweep.train_all(prepared._replace(todo=[]))) == []
     for together, alone in zip(sweep.read(tmp_path), sweep.read(finished), strict=True):
         assert together["hyperparameters"] == alone["hyperparameters"]
         assert together["flips_per_weight"] == pytest.approx(
@@ -135,16 +138,60 @@ def test_command_reports_a_finished_sweep(finished, capsys):
     assert "holds a sweep with epochs=1, not 2" in capsys.readouterr().err
 
 
+def _trial(gamma, threshold, seed, accuracy, diverged=False):
+    return {
+        "hyperparameters": {"gamma": gamma, "threshold": threshold},
+        "seed": seed,
+        "test_accuracy": accuracy,
+        "best_test_accuracy": 0.9,
+        "test_accuracies": [0.9, accuracy],
+        "flips_per_weight": 1.0,
+        "diverged": diverged,
+    }
+
+
+def test_models_that_diverged_are_counted_and_not_ranked(tmp_path):
+    trials = [
+        _trial(0.1, 1.0, 0, 0.1, diverged=True),
+        _trial(0.1, 2.0, 0, 0.5),
+        _trial(0.1, 2.0, 1, 0.1, diverged=True),
+        _trial(0.1, 3.0, 0, 0.4),
+    ]
+    rows = report.rank_settings(trials)
+    found = [
+        (
+            row["hyperparameters"]["threshold"],
+            row["runs"],
+            row["diverged"],
+            row["test_accuracy"]["mean"],
+        )
+        for row in rows
+    ]
+    assert found == [(2.0, 2, 1, 0.5), (3.0, 1, 0, 0.4), (1.0, 1, 1, None)]
+    texts = [text.get_text() for text in report.plot_heat_map(rows).axes[0].texts]
+    assert texts == ["1 diverged", "50.00\n1 diverged", "40.00"]
+    report.write_sweep(tmp_path, trials)
+    assert "| 2 (1 diverged) | 50.00 |" in (tmp_path / "settings.md").read_text()
+
+
+@pytest.mark.parametrize("diverged", [False, True])
+def test_sweep_of_which_one_setting_is_there(tmp_path, diverged):
+    paths = report.write_sweep(tmp_path, [_trial(0.1, 1.0, 0, 0.5, diverged)])
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+
+
+def test_sweep_without_a_finished_trial(tmp_path):
+    for function in (report.rank_settings, report.settings_table, report.plot_heat_map):
+        with pytest.raises(ValueError, match="at least one finished trial"):
+            function([])
+    with pytest.raises(ValueError, match="at least one finished trial"):
+        report.write_sweep(tmp_path, [])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_heat_map_places_each_setting():
     trials = [
-        {
-            "hyperparameters": {"gamma": gamma, "threshold": threshold},
-            "seed": seed,
-            "test_accuracy": gamma + threshold + 0.01 * seed,
-            "best_test_accuracy": 0.9,
-            "flips_per_weight": 1.0,
-            "diverged": False,
-        }
+        _trial(gamma, threshold, seed, gamma + threshold + 0.01 * seed)
         for gamma in (0.2, 0.1)
         for threshold in (0.3, 0.4, 0.5)
         for seed in (0, 1)
@@ -155,5 +202,3 @@ def test_heat_map_places_each_setting():
     expected = 100 * np.add.outer([0.3, 0.4, 0.5], [0.1, 0.2]) + 0.5
     np.testing.assert_allclose(image.get_array(), expected)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("gamma", "threshold")
-    with pytest.raises(ValueError, match="at least one finished trial"):
-        report.rank_settings([])

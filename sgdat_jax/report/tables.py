@@ -1,0 +1,77 @@
+"""What all tables have in common."""
+
+import csv
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SELECTION = (
+    "Top-1 accuracy on the test set, mean ± standard deviation over seeds, without "
+    "runs that diverged; best epoch: chosen on the test set, as in the paper."
+)
+
+
+def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None]:
+    """Returns mean and standard deviation of an entry; the latter None for one.
+
+    Both are None where a result has no such entry, or there is no result.
+    """
+    if not results or any(key not in result for result in results):
+        return {"mean": None, "std": None}
+    values = np.array([result[key] for result in results], np.float64)
+    std = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "std": std}
+
+
+def format_spread(
+    values: Mapping[str, float | None], form: str, scale: float = 1.0
+) -> str:
+    """Returns what `spread` returns as text, empty without a mean."""
+    mean, std = values["mean"], values["std"]
+    if mean is None:
+        return ""
+    plus_minus = "" if std is None else f" ± {scale * std:{form}}"
+    return f"{scale * mean:{form}}{plus_minus}"
+
+
+def format_runs(row: Mapping[str, Any]) -> str:
+    """Returns the number of a row's runs, and of those that diverged, as text."""
+    diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    return f"{row['runs']}{diverged}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Returns lines of cells, the second of them the rule, as a Markdown table."""
+    return "".join(
+        "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n"
+        for line in lines
+    )
+
+
+def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as CSV.
+
+    Args:
+      path: of the file.
+      rows: an entry that is a dictionary has a column for each of its own, such as
+        ``test_accuracy_mean``; a list is one cell, divided by spaces.
+    """
+    flat = [_flat(row) for row in rows]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
+        writer.writeheader()
+        writer.writerows(flat)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}_{name}": entry for name, entry in value.items()}
+        elif isinstance(value, list):
+            flat[key] = " ".join(map(str, value))
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,64 @@
+"""Ending a run at a safe point when the system or the user asks for it."""
+
+import contextlib
+import signal
+import types
+from collections.abc import Callable, Iterator
+
+Check = Callable[[], None]  # raises Interrupted if a signal has come
+
+
+class Interrupted(Exception):
+    """A signal has come; its name is the message."""
+
+
+def never() -> None:
+    """Checks for nothing."""
+
+
+@contextlib.contextmanager
+def until_signal() -> Iterator[Check]:
+    """Holds SIGTERM and SIGINT back until the block checks for them.
+
+    A second signal acts at once, as it does outside of the block.
+
+    Yields:
+      A function that raises `Interrupted` once a signal has come.
+
+    Raises:
+      ValueError: outside of the main thread, where Python takes no signals.
+
+    Example:
+      >>> import signal
+      >>> from sgdat_jax.training import interruption
+      >>> with interruption.until_signal() as check:
+      ...     check()
+      ...     signal.raise_signal(signal.SIGTERM)
+      ...     try:
+      ...         check()
+      ...     except interruption.Interrupted as interrupted:
+      ...         print(interrupted)
+      SIGTERM
+    """
+    came: list[signal.Signals] = []
+
+    def remember(number: int, frame: types.FrameType | None) -> None:
+        came.append(signal.Signals(number))
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def check() -> None:
+        if came:
+            raise Interrupted(came[0].name)
+
+    before = {
+        number: signal.signal(number, remember)
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield check
+    finally:
+        restore()
