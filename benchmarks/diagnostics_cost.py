@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from benchmarks import timing, train_step
 from sgdat_jax import optimizers
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, diagnostics, loop
+from sgdat_jax.training import config, diagnostics, setup
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "diagnostics_cost"
 
@@ -69,7 +69,7 @@ def epoch_seconds(options, data):
     settings = config.TrainConfig(
         model=options.model, width=options.width, batch_size=options.batch
     )
-    state = loop.plan(settings, data).init(0)
+    state = setup.plan(settings, data).init(0)
     counts = jax.jit(optimizers.flip_counts)(state.opt_state)
     before = jax.tree.map(jnp.zeros_like, counts)
     diagnose = jax.jit(diagnostics.diagnose)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from sgdat_jax import names
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import interruption, loop, methods, recipes, run_folder
+from sgdat_jax.training import interruption, loop, methods, recipes, run_folder, setup
 
 _OUT = pathlib.Path(__file__).parent / "results" / "paper_table"
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
@@ -186,7 +186,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
       ValueError: if a setting is wrong or a data set is not there.
     """
     data: dict[str, dataset_lib.Dataset] = {}
-    plans: dict[str, loop.Plan] = {}  # by recipe: its seeds share a compiled program
+    plans: dict[str, setup.Plan] = {}  # by recipe: its seeds share a compiled program
     for experiment in _experiments(options):
         file = options.out / f"{experiment.name}.json"
         if file.exists():
@@ -197,8 +197,8 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
         if experiment.recipe not in plans:
             settings = _config(experiment, options)
             if experiment.dataset not in data:
-                data[experiment.dataset] = loop.load(settings)
-            plan = loop.plan(settings, data[experiment.dataset])
+                data[experiment.dataset] = setup.load(settings)
+            plan = setup.plan(settings, data[experiment.dataset])
             plans[experiment.recipe] = plan
         try:
             record = _train(experiment, plans[experiment.recipe], options, clock)
@@ -210,7 +210,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
 
 def _train(
     experiment: Experiment,
-    plan: loop.Plan,
+    plan: setup.Plan,
     options: argparse.Namespace,
     clock: Clock,
 ) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _train(
     folder = options.runs / experiment.name
     if (folder / run_folder.RESULT).exists():
         raise ValueError(f"{folder} holds a finished run; choose other --runs.")
-    run = loop.go_on(plan, experiment.seed, folder)
+    run = setup.go_on(plan, experiment.seed, folder)
     run, result = loop.train(run, clock, clock.check)
     lines = run_folder.read_metrics(folder)
     return {

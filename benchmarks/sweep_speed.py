@@ -18,7 +18,7 @@ import tempfile
 import time
 
 from benchmarks import timing
-from sgdat_jax.training import config, loop, sweep
+from sgdat_jax.training import config, loop, setup, sweep
 
 THRESHOLDS = (0.0, 1e-8, 1e-7, 1e-6)
 RESULTS = pathlib.Path(__file__).parent / "results" / "sweep_speed"
@@ -53,7 +53,7 @@ def train(way, models, epochs):
                 run_dir=run_dir,
                 **trial.hyperparameters,
             )
-            loop.train(loop.set_up(one), loop.Watcher())
+            loop.train(setup.set_up(one), loop.Watcher())
 
 
 def seconds_of(way, models, epochs):

@@ -27,7 +27,7 @@ from rich import box, console, table
 from benchmarks import timing
 from sgdat_jax import summary
 from sgdat_jax.data import dataset, sources
-from sgdat_jax.training import config, loop, state
+from sgdat_jax.training import config, setup, state
 from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step"
@@ -63,7 +63,7 @@ def settings_of(model, batch, options, **variant):
 
 def library_steps(settings, data):
     """Returns a turn of the training program itself, which keeps its state."""
-    plan = loop.plan(settings, data)
+    plan = setup.plan(settings, data)
     images = step_lib.Batch(
         jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     )

@@ -27,6 +27,7 @@ from sgdat_jax.training import (
     progress,
     recipes,
     run_folder,
+    setup,
     tensorboard,
 )
 from sgdat_jax.training import state as state_lib
@@ -87,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("interrupted", 130)
 
 
-def train(run: loop.Run, terminal: rich_console.Console) -> None:
+def train(run: setup.Run, terminal: rich_console.Console) -> None:
     """Shows, trains and reports a run that is set up."""
     _print_task(run.config, run.dataset, terminal)
     for note in run.notes:
@@ -108,7 +109,7 @@ def train(run: loop.Run, terminal: rich_console.Console) -> None:
     _print_path("results and plots in", run.folder, terminal)
 
 
-def _train(run: loop.Run, terminal: rich_console.Console) -> loop.Run:
+def _train(run: setup.Run, terminal: rich_console.Console) -> setup.Run:
     if run.steps_done:
         terminal.print(f"goes on after step {run.steps_done:,}")
     how = f"sgdat-jax train --resume {shlex.quote(str(run.folder))}"
@@ -187,7 +188,7 @@ def report_runs(
     _report(*work, terminal)
 
 
-def evaluate(run: loop.Run, terminal: rich_console.Console) -> None:
+def evaluate(run: setup.Run, terminal: rich_console.Console) -> None:
     """Evaluates a run on its test set."""
     metrics = loop.evaluate(run)
     terminal.print(
@@ -254,24 +255,24 @@ def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
     return runs
 
 
-def _new_run(config: config_lib.TrainConfig) -> loop.Run:
+def _new_run(config: config_lib.TrainConfig) -> setup.Run:
     if config.tensorboard:
         tensorboard.check_installed()
-    return loop.set_up(config)
+    return setup.set_up(config)
 
 
-def _resumed_run(config: config_lib.TrainConfig) -> loop.Run:
+def _resumed_run(config: config_lib.TrainConfig) -> setup.Run:
     if config.tensorboard:
         tensorboard.check_installed()
-    return loop.resume(config)
+    return setup.resume(config)
 
 
-def _finished_run(config: EvaluateConfig) -> loop.Run:
+def _finished_run(config: EvaluateConfig) -> setup.Run:
     path = pathlib.Path(config.run_dir)
     if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
-        return loop.restore_weights(path)
+        return setup.restore_weights(path)
     run_folder.read_result(path)
-    return loop.restore(path)
+    return setup.restore(path)
 
 
 # Name: its options, what sets it up (and finds errors of the user), and what does it.

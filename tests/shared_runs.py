@@ -11,7 +11,7 @@ import tempfile
 import jax
 import numpy as np
 
-from sgdat_jax.training import config, loop, state
+from sgdat_jax.training import config, loop, setup, state
 
 EPOCHS = 2
 BATCH = 64
@@ -24,10 +24,10 @@ def scratch() -> tempfile.TemporaryDirectory:
 
 
 @functools.cache
-def finished() -> loop.Run:
+def finished() -> setup.Run:
     """A run of two epochs with seed 0 in this process."""
     folder = pathlib.Path(scratch().name, "finished")
-    run = loop.set_up(
+    run = setup.set_up(
         config.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
     )
     return loop.train(run, loop.Watcher())[0]
@@ -58,7 +58,7 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def fresh_state(run: loop.Run, **changes: object) -> state.TrainState:
+def fresh_state(run: setup.Run, **changes: object) -> state.TrainState:
     """The initial state of a run of the same kind; nothing shares its buffers."""
     settings = dataclasses.replace(run.config, **changes)  # type: ignore[arg-type]
     init = state.create(settings, run.dataset, run.steps_per_epoch)[1]

@@ -9,7 +9,7 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.training import config, loop, run_folder
+from sgdat_jax.training import config, run_folder, setup
 
 _LINE = {
     "epoch",
@@ -338,7 +338,7 @@ def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
     assert json.loads((folder / "diverged.json").read_text())["epoch"] == 1
     assert not (folder / "result.json").exists()
-    assert loop.resume(run_folder.read_config(folder)).steps_done > 10
+    assert setup.resume(run_folder.read_config(folder)).steps_done > 10
 
 
 @pytest.mark.parametrize("own", [None, "/own/folder"])

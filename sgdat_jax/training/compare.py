@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import interruption, loop, run_folder
+from sgdat_jax.training import interruption, loop, run_folder, setup
 from sgdat_jax.training import state as state_lib
 
 
@@ -42,7 +42,7 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
         for method in dict.fromkeys(config.optimizers)
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
-    dataset = loop.load(config)
+    dataset = setup.load(config)
     model: Any = state_lib.model_shapes(config, dataset)
     if not model.choices.binary_layers:
         raise ValueError(
@@ -61,7 +61,7 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
 
 def train_all(
     comparison: Comparison,
-    watch: Callable[[loop.Run], Any],
+    watch: Callable[[setup.Run], Any],
     check: interruption.Check = interruption.never,
 ) -> Iterator[Outcome]:
     """Trains what is still to do, and yields after each run.
@@ -76,12 +76,12 @@ def train_all(
     """
     for runs in comparison.todo:
         # One compiled program for all seeds of a method.
-        plan = loop.plan(runs[0], comparison.dataset)
+        plan = setup.plan(runs[0], comparison.dataset)
         for config in runs:
             folder = pathlib.Path(str(config.run_dir))
             if _is_finished(config):
                 continue  # since `set_up`, by another process
-            run = loop.go_on(plan, config.seed, folder)
+            run = setup.go_on(plan, config.seed, folder)
             try:
                 with watch(run) as watcher:
                     result = loop.train(run, watcher, check)[1]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from rich import console, progress, text
 
-from sgdat_jax.training import loop
+from sgdat_jax.training import loop, setup
 from sgdat_jax.training import step as step_lib
 
 # Between two readings of the arrays, which wait for the step.
@@ -38,7 +38,9 @@ class ProgressBar(loop.Watcher):
       lines: whether to print the lines.
     """
 
-    def __init__(self, run: loop.Run, terminal: console.Console, *, lines: bool = True):
+    def __init__(
+        self, run: setup.Run, terminal: console.Console, *, lines: bool = True
+    ):
         self._console = terminal
         self._lines = lines and not terminal.is_terminal
         self._epochs = run.config.epochs

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import loop, run_folder, setup
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
 
@@ -34,7 +34,7 @@ class Sweep(NamedTuple):
     """A sweep that is set up."""
 
     config: config_lib.SweepConfig
-    plan: loop.Plan
+    plan: setup.Plan
     todo: list[Trial]
     total: int  # trials, finished ones included
 
@@ -47,13 +47,13 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
         images would have to be streamed, or if the folder holds a sweep with other
         settings, a damaged one, or anything else, or cannot be written.
     """
-    plan = loop.plan(config.run(), loop.load(config))
+    plan = setup.plan(config.run(), setup.load(config))
     if not plan.task.is_binary:
         raise ValueError(
             "A sweep is of the binary optimizer, but full_precision leaves no layer "
             f"binary, got {config.full_precision}."
         )
-    if loop.is_streamed(plan):
+    if setup.is_streamed(plan):
         raise ValueError(
             "A sweep holds all training images on the device: stream_above must be "
             f"above their {plan.dataset.train_images.nbytes / 1e9:.2g} gigabytes, got "
@@ -133,7 +133,7 @@ def _check_same(config: config_lib.SweepConfig) -> None:
 
 
 def _train_chunk(
-    plan: loop.Plan,
+    plan: setup.Plan,
     chunk: Sequence[Trial],
     images: step_lib.Batch,
     tests: Sequence[loop.TestBatch],

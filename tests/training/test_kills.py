@@ -10,7 +10,7 @@ import time
 import pytest
 
 import shared_runs
-from sgdat_jax.training import checkpoint, loop, run_folder
+from sgdat_jax.training import checkpoint, run_folder, setup
 
 _KILLS = 50
 _OPTIONS = ("--epochs", "30", "--width", "0.25", "--save-every-steps", "3")
@@ -61,7 +61,7 @@ def test_killed_runs_end_in_the_same_bits(tmp_path):
         name = run_folder.METRICS
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
         shared_runs.assert_bit_equal(
-            loop.restore(folder).state, loop.restore(whole).state
+            setup.restore(folder).state, setup.restore(whole).state
         )
         finished += 1
     print(f"{kills} kills, {cut_short} of them while saving; {finished} runs finished")

@@ -9,7 +9,16 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import checkpoint, config, loop, registry, run_folder, state
+from sgdat_jax.training import (
+    checkpoint,
+    config,
+    loop,
+    registry,
+    results,
+    run_folder,
+    setup,
+    state,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +106,7 @@ def test_evaluate_does_not_depend_on_the_batches(run, monkeypatch):
 
 
 def test_restore_gives_the_same_state_and_metrics(run):
-    restored = loop.restore(run.folder)
+    restored = setup.restore(run.folder)
     shared_runs.assert_bit_equal(restored.state, run.state)
     assert restored.config == run.config
     last = run_folder.read_metrics(run.folder)[-1]
@@ -125,13 +134,13 @@ def test_result_says_how_it_was_chosen(run):
 def test_config_that_does_not_fit_leaves_nothing(tmp_path, settings, message):
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match=message):
-        loop.set_up(config.TrainConfig(run_dir=str(folder), **settings))
+        setup.set_up(config.TrainConfig(run_dir=str(folder), **settings))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_default_folder_is_named_after_the_run():
     settings = config.TrainConfig(seed=12)
-    folder = pathlib.Path(loop._default_folder(settings))
+    folder = pathlib.Path(setup._default_folder(settings))
     assert folder.parent == pathlib.Path("runs")
     assert folder.name.startswith("digits-DigitsNet-sgdat-seed12-2")
 
@@ -156,28 +165,28 @@ def test_restart_of_flip_counts_at_every_epoch(run):
 def test_streaming_changes_no_bit(run):
     settings = dataclasses.replace(run.config, stream_above=0.0)
     streamed = run._replace(config=settings)
-    assert loop.is_streamed(streamed) and not loop.is_streamed(run)
+    assert setup.is_streamed(streamed) and not setup.is_streamed(run)
     ends = []
     for kind, data in ((run, loop.on_device(run.dataset)), (streamed, None)):
         state_ = shared_runs.fresh_state(run, diagnostics=True)
-        begin = kind._replace(state=state_, progress=loop.Progress())
+        begin = kind._replace(state=state_, progress=setup.Progress())
         *_, end = loop._train_epoch(begin, data, loop.Watcher())
         ends.append(end)
     shared_runs.assert_bit_equal(ends[0].state, ends[1].state)
-    lines = [loop._epoch_lines(end)[0] for end in ends]
+    lines = [results.epoch_lines(end)[0] for end in ends]
     assert lines[0] == lines[1]
 
 
 def test_streaming_needs_grain(run, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    loop.load(run.config)
+    setup.load(run.config)
     with pytest.raises(ValueError, match=r"grain is not installed.* got 0\.0"):
-        loop.load(dataclasses.replace(run.config, stream_above=0.0))
+        setup.load(dataclasses.replace(run.config, stream_above=0.0))
 
 
 @pytest.mark.slow
 def test_default_run_reaches_its_accuracy(tmp_path):
-    run = loop.set_up(config.TrainConfig(run_dir=str(tmp_path / "run")))
+    run = setup.set_up(config.TrainConfig(run_dir=str(tmp_path / "run")))
     _, result = loop.train(run, loop.Watcher())
     assert result["epochs"] == 20
     assert result["test_accuracy"] >= 0.985
@@ -195,7 +204,7 @@ def test_every_optimizer_trains(tmp_path, name):
         epochs=3,
         run_dir=str(tmp_path),
     )
-    run, result = loop.train(loop.set_up(settings), loop.Watcher())
+    run, result = loop.train(setup.set_up(settings), loop.Watcher())
     assert result["test_accuracy"] > 0.5
     for leaf in jax.tree.leaves(sj.select_binary(run.state.params, run.state.params)):
         assert set(np.unique(leaf)) == {-1.0, 1.0}

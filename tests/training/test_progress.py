@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from rich import console
 
 import shared_runs
-from sgdat_jax.training import loop, progress, step
+from sgdat_jax.training import progress, setup, step
 
 
 def _bar():
     terminal = console.Console(file=io.StringIO(), force_terminal=True, width=120)
-    run = shared_runs.finished()._replace(progress=loop.Progress())
+    run = shared_runs.finished()._replace(progress=setup.Progress())
     return progress.ProgressBar(run, terminal), terminal
 
 

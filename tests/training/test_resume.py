@@ -15,7 +15,7 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.training import config, interruption, loop, run_folder
+from sgdat_jax.training import config, interruption, loop, run_folder, setup
 
 _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 
@@ -23,7 +23,7 @@ _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 @pytest.fixture(scope="module")
 def plan():
     run = shared_runs.finished()
-    return loop.plan(run.config, run.dataset)
+    return setup.plan(run.config, run.dataset)
 
 
 def _train_until(run, calls):
@@ -44,7 +44,7 @@ def _train_until(run, calls):
 def _assert_same(folder):
     """Asserts that a run equals the shared one, to the bit."""
     whole = shared_runs.finished()
-    shared_runs.assert_bit_equal(loop.restore(folder).state, whole.state)
+    shared_runs.assert_bit_equal(setup.restore(folder).state, whole.state)
     for name in (run_folder.METRICS, run_folder.BEST, run_folder.LAST):
         ours, theirs = ((path / name).read_bytes() for path in (folder, whole.folder))
         if name == run_folder.METRICS:
@@ -61,12 +61,12 @@ def test_interrupted_anywhere_ends_in_the_same_bits(tmp_path, plan, monkeypatch)
     # After the steps of an epoch the check is called again: once for the state at its
     # end, once in the evaluation, once after it.
     for calls in (1, 5, 16, 1, 1, 1, 20):
-        run = loop.go_on(plan, 0, folder)
+        run = setup.go_on(plan, 0, folder)
         steps.append(run.steps_done)
         assert not _train_until(run, calls)
         assert not (folder / run_folder.RESULT).exists()
     assert steps == [0, 1, 6, 22, 22, 22, 22]
-    assert _train_until(loop.go_on(plan, 0, folder), 0)
+    assert _train_until(setup.go_on(plan, 0, folder), 0)
     _assert_same(folder)
     result = run_folder.read_result(folder)
     whole = run_folder.read_result(shared_runs.finished().folder)
@@ -78,7 +78,7 @@ def test_interrupted_anywhere_ends_in_the_same_bits(tmp_path, plan, monkeypatch)
 
 def test_states_are_saved_on_the_way(tmp_path, plan):
     settings = dataclasses.replace(plan.config, save_every_steps=5, keep_states=3)
-    run = loop.begin(plan._replace(config=settings), 0, tmp_path / "run")
+    run = setup.begin(plan._replace(config=settings), 0, tmp_path / "run")
     assert not _train_until(run, 18)
     names = {path.name for path in (run.folder / run_folder.CHECKPOINTS).iterdir()}
     assert names == {"10", "15", "18"}
@@ -88,7 +88,7 @@ def test_states_are_saved_on_the_way(tmp_path, plan):
 def interrupted(tmp_path, plan):
     """The folder of a run of which the states after 10 and 16 steps are saved."""
     settings = dataclasses.replace(plan.config, save_every_steps=10)
-    run = loop.begin(plan._replace(config=settings), 0, tmp_path / "run")
+    run = setup.begin(plan._replace(config=settings), 0, tmp_path / "run")
     assert not _train_until(run, 16)
     return run.folder
 
@@ -97,7 +97,7 @@ def test_damaged_newest_state(interrupted, plan, capsys):
     (file,) = (interrupted / "checkpoints" / "16" / "state").glob("_METADATA")
     file.write_bytes(file.read_bytes()[:-1])
     (interrupted / run_folder.TIMES).write_bytes(b"\xff")  # is written anew
-    run = loop.go_on(plan, 0, interrupted)
+    run = setup.go_on(plan, 0, interrupted)
     (note,) = run.notes
     assert "16 is a damaged checkpoint: state/_METADATA has changed" in note
     assert run.steps_done == 10
@@ -107,7 +107,7 @@ def test_damaged_newest_state(interrupted, plan, capsys):
 
 def test_no_state_left_begins_anew(interrupted, plan):
     shutil.rmtree(interrupted / "checkpoints")
-    run = loop.go_on(plan, 0, interrupted)
+    run = setup.go_on(plan, 0, interrupted)
     assert (run.steps_done, run.notes) == (0, ())
 
 
@@ -126,7 +126,7 @@ def test_changed_config_is_refused(interrupted, changes, named):
     before = (interrupted / run_folder.CONFIG).read_bytes()
     recorded = run_folder.read_config(interrupted)
     with pytest.raises(ValueError, match=named):
-        loop.resume(dataclasses.replace(recorded, **changes))
+        setup.resume(dataclasses.replace(recorded, **changes))
     assert (interrupted / run_folder.CONFIG).read_bytes() == before
 
 
@@ -196,7 +196,7 @@ def test_refused_resume(tmp_path, capsys, monkeypatch, words, named):
 
 
 def test_steps_that_are_not_finite_are_skipped(plan, tmp_path):
-    run = loop.begin(plan, 0, tmp_path / "run")
+    run = setup.begin(plan, 0, tmp_path / "run")
     before = shared_runs.copy(run.state)
     data = loop.on_device(run.dataset)
     numbers = jnp.arange(64)[jnp.newaxis]
@@ -231,15 +231,15 @@ def test_full_disk_and_read_only_folder(tmp_path, plan):
     _on_small_disk(disk, "5m")
     try:
         settings = dataclasses.replace(plan.config, save_every_steps=5, keep_states=9)
-        run = loop.begin(plan._replace(config=settings), 0, disk / "run")
+        run = setup.begin(plan._replace(config=settings), 0, disk / "run")
         with pytest.raises(OSError, match=r"cannot be (saved|written)"):
             _train_until(run, 0)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(ValueError, match="run cannot be written: Read-only file"):
-            loop.go_on(plan, 0, run.folder)
+            setup.go_on(plan, 0, run.folder)
         remount = ["mount", "-o", "remount,rw,size=50m", str(disk)]
         subprocess.run(remount, check=True)
-        again = loop.go_on(plan, 0, run.folder)
+        again = setup.go_on(plan, 0, run.folder)
         assert again.steps_done % 5 == 0 < again.steps_done < _STEPS
         assert again.notes == ()
         assert _train_until(again, 0)
@@ -250,8 +250,8 @@ def test_full_disk_and_read_only_folder(tmp_path, plan):
 
 def test_weights_in_packed_files(capsys):
     run = shared_runs.finished()
-    best = loop.restore_weights(run.folder / run_folder.BEST)
-    last = loop.restore_weights(run.folder / run_folder.LAST)
+    best = setup.restore_weights(run.folder / run_folder.BEST)
+    last = setup.restore_weights(run.folder / run_folder.LAST)
     shared_runs.assert_bit_equal(
         (last.state.params, last.state.stats), (run.state.params, run.state.stats)
     )
@@ -309,7 +309,7 @@ def test_file_of_weights_that_is_none(tmp_path, change, named):
     change(arrays)
     np.savez(file, **arrays)
     with pytest.raises(ValueError, match=named) as caught:
-        loop.restore_weights(file)
+        setup.restore_weights(file)
     assert str(file) in str(caught.value)
 
 
@@ -325,4 +325,4 @@ def test_damaged_file_of_weights(tmp_path, share):
     ):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match="is not a whole file of weights"):
-            loop.restore_weights(file)
+            setup.restore_weights(file)

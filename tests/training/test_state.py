@@ -11,7 +11,7 @@ from flax import nnx
 import sgdat_jax as sj
 from sgdat_jax import report
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, loop, run_folder, state, step
+from sgdat_jax.training import config, loop, run_folder, setup, state, step
 
 _SMALL = {"width": 0.125, "epochs": 1, "batch_size": 479}
 
@@ -52,7 +52,7 @@ def test_model_is_built_as_told(digits):
 def test_options_that_do_not_fit_are_refused_by_every_command(settings, message):
     for kind in (config.TrainConfig, config.CompareConfig, config.SweepConfig):
         with pytest.raises(ValueError, match=message):
-            loop.load(kind(**settings))
+            setup.load(kind(**settings))
 
 
 def test_normalization_by_constants(digits):
@@ -123,7 +123,7 @@ def real_run(tmp_path_factory):
     """A run of a network that has no binary layer."""
     folder = str(tmp_path_factory.mktemp("real"))
     settings = config.TrainConfig(**_REAL, label_smoothing=0.1, run_dir=folder)
-    return loop.train(loop.set_up(settings), loop.Watcher())
+    return loop.train(setup.set_up(settings), loop.Watcher())
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ def test_network_without_binary_layers_trains(real_run):
     assert result["model"]["name"] == "DigitsNet"
     assert result["model"]["binary_layers"] == []
     assert result == json.loads((run.folder / "result.json").read_text())
-    assert loop.restore(run.folder).config == run.config  # names of layers included
+    assert setup.restore(run.folder).config == run.config  # names of layers included
     paths = report.save_plots(run.folder / "plots", [line], run.state.opt_state)
     assert [path.name for path in paths] == ["learning.png"]
 

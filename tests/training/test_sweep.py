@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sgdat_jax import cli, report
-from sgdat_jax.training import config, loop, sweep
+from sgdat_jax.training import config, loop, setup, sweep
 
 # Three steps of one epoch: enough to tell settings apart.
 _SHORT = {"epochs": 1, "batch_size": 479, "seeds": 2, "threshold": (0.0, 1e-6)}
@@ -93,7 +93,7 @@ def test_every_trial_is_recorded_once(finished):
 @pytest.mark.slow
 def test_trial_is_the_run_of_train(finished, tmp_path):
     settings = {name: _SHORT[name] for name in ("epochs", "batch_size")}
-    run = loop.set_up(
+    run = setup.set_up(
         config.TrainConfig(**settings, threshold=1e-6, run_dir=str(tmp_path / "run"))
     )
     _, result = loop.train(run, loop.Watcher())

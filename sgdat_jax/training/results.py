@@ -1,0 +1,117 @@
+"""What is written of a run: the lines of its epochs, and its result."""
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sgdat_jax import __version__, optimizers
+from sgdat_jax.training import diagnostics, setup
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def epoch_lines(run: setup.Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the line of metrics of an epoch whose steps are done, and its times.
+
+    Raises:
+      FloatingPointError: if all of the steps were skipped.
+    """
+    assert run.progress.record is not None
+    sums = run.progress.record.sums()
+    steps, epoch = sums["steps"], len(run.progress.lines) + 1
+    if not sums["examples"]:
+        raise FloatingPointError(
+            f"the loss or gradients of all steps of epoch {epoch} are not finite; the "
+            f"last good state is in {run.folder}"
+        )
+    line = {"epoch": epoch, **means("train", sums)}
+    if sums["skipped_steps"]:
+        line["skipped_steps"] = int(sums["skipped_steps"])
+    for name in ("flip_ratio", "flip_ratio_per_layer", "gradient_per_layer"):
+        if name in sums:
+            line[name] = jax.tree.map(lambda total: total / steps, sums[name])
+    if run.task.diagnostics:
+        line |= _diagnostics_line(run)
+    seconds = run.progress.epoch_seconds
+    images = run.steps_per_epoch * run.config.batch_size
+    return line, {
+        "epoch": epoch,
+        "seconds": seconds,
+        "images_per_second": images / seconds,
+    }
+
+
+def means(prefix: str, sums: Mapping[str, float]) -> dict[str, float]:
+    """Returns means over all examples of the sums of `step.Metrics`."""
+    return {
+        f"{prefix}_loss": sums["loss"] / sums["examples"],
+        f"{prefix}_accuracy": sums["correct"] / sums["examples"],
+        f"{prefix}_top5_accuracy": sums["correct_top5"] / sums["examples"],
+    }
+
+
+def result_of(run: setup.Run) -> dict[str, Any]:
+    """Returns the result of a run that has come to its end."""
+    lines = run.progress.lines
+    best = max(lines, key=lambda line: line["test_accuracy"])
+    device = jax.devices()[0]
+    skipped = sum(line.get("skipped_steps", 0) for line in lines)
+    return {
+        "test_accuracy": lines[-1]["test_accuracy"],
+        "best_test_accuracy": best["test_accuracy"],
+        "best_epoch": best["epoch"],
+        "selection": "test_accuracy: last epoch; best_test_accuracy: best epoch on "
+        "the test set",
+        "epochs": run.config.epochs,
+        "skipped_steps": skipped,
+        "seconds": run.progress.seconds,
+        "seed": run.config.seed,
+        "model": {"name": run.config.model, **dataclasses.asdict(run.task.choices)},
+        **(_flips(run, lines) if run.task.is_binary else {}),
+        "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
+        "versions": {"python": platform.python_version(), "sgdat-jax": __version__}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+_flip_counts = jax.jit(optimizers.flip_counts)
+_diagnose = jax.jit(diagnostics.diagnose)
+_flip_histogram = jax.jit(optimizers.flip_histogram)
+
+
+def _diagnostics_line(run: setup.Run) -> dict[str, Any]:
+    line: dict[str, Any] = {}
+    counts_before = run.state.counts_before
+    if counts_before is None:
+        return line
+    if run.config.restarts_flips:
+        counts_before = jax.tree.map(jnp.zeros_like, counts_before)
+    found = _diagnose(run.state.opt_state, counts_before)
+    for name, value in found._asdict().items():
+        if isinstance(value, optimizers.FlipRatio):
+            line |= _shares(name, value)
+        elif value is not None:
+            line[name] = value.tolist()
+    return line
+
+
+def _flips(run: setup.Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns how often binary weights flipped, in all and by their number."""
+    counts = _flip_counts(run.state.opt_state)
+    flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
+    histogram = _flip_histogram(counts)
+    return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}
+
+
+def _shares(name: str, shares: optimizers.FlipRatio) -> dict[str, Any]:
+    """Returns shares of all weights and of each layer as entries of a line."""
+    per_layer = optimizers.layers_of(shares.per_leaf)
+    return {
+        name: shares.total.tolist(),
+        f"{name}_per_layer": {key: leaf.tolist() for key, leaf in per_layer.items()},
+    }

@@ -1,0 +1,262 @@
+"""From a config to a run that can take its next step: a new one, or one resumed."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sgdat_jax.data import sources
+from sgdat_jax.training import (
+    checkpoint,
+    records,
+    registry,
+    run_folder,
+    weights_file,
+)
+from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import state as state_lib
+
+
+class Progress(NamedTuple):
+    """How far a run has come, besides its state."""
+
+    lines: tuple[dict[str, Any], ...] = ()  # of metrics, one per epoch that has ended
+    times: tuple[dict[str, Any], ...] = ()  # of the same epochs
+    seconds: float = 0.0  # of the whole run so far
+    steps: int = 0  # of the epoch under way
+    epoch_seconds: float = 0.0  # that these took
+    record: records.EpochRecord | None = None  # of these
+
+
+class Run(NamedTuple):
+    """A run that is set up: all that its next step needs."""
+
+    config: config_lib.TrainConfig
+    folder: pathlib.Path
+    dataset: sources.Dataset
+    task: state_lib.Task
+    state: state_lib.TrainState
+    steps_per_epoch: int
+    progress: Progress = Progress()
+    lock: Any = None  # of the folder, while it is written to
+    notes: tuple[str, ...] = ()  # what was found amiss when it was restored
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs so far."""
+        epochs = len(self.progress.lines)
+        return epochs * self.steps_per_epoch + self.progress.steps
+
+
+class Plan(NamedTuple):
+    """What the runs of a config with any seed have in common."""
+
+    config: config_lib.TrainConfig
+    dataset: sources.Dataset
+    task: state_lib.Task
+    init: state_lib.Init
+    steps_per_epoch: int
+
+
+def set_up(config: config_lib.TrainConfig) -> Run:
+    """Loads the images, builds the network and then makes the run folder.
+
+    Raises:
+      ValueError: if the config does not fit the images, or if the run folder holds
+        something or cannot be written. Nothing is left on disk then.
+    """
+    folder = config.run_dir or _default_folder(config)
+    return begin(plan(config, load(config)), config.seed, pathlib.Path(folder))
+
+
+def load(config: config_lib.BaseConfig) -> sources.Dataset:
+    """Loads the images.
+
+    Raises:
+      ValueError: if the config does not fit them.
+    """
+    dataset = sources.load(config.dataset, config.data_dir)
+    num_images = len(dataset.train_images)
+    if config.batch_size > num_images:
+        raise ValueError(
+            f"batch_size must be at most the {num_images} training images, got "
+            f"{config.batch_size}."
+        )
+    side = min(dataset.input_shape[:2])
+    if config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding must be less than the {side} pixels of an image's side, got "
+            f"{config.crop_padding}."
+        )
+    constants = registry.NORMALIZATIONS[config.normalization]
+    channels = dataset.input_shape[2]
+    if constants and len(constants[0]) != channels:
+        raise ValueError(
+            f"normalization {config.normalization} is for images of "
+            f"{len(constants[0])} channels, {dataset.name} has {channels}."
+        )
+    if _streams(config, dataset) and importlib.util.find_spec("grain") is None:
+        raise ValueError(
+            "grain is not installed, and so many training images need it: pip install "
+            f"grain, or a higher stream_above, got {config.stream_above}."
+        )
+    state_lib.model_shapes(config, dataset)
+    return dataset
+
+
+def plan(config: config_lib.TrainConfig, dataset: sources.Dataset) -> Plan:
+    """Builds the network, in shapes alone, and what else the runs of any seed share.
+
+    Raises:
+      ValueError: if the network does not fit the images.
+    """
+    steps_per_epoch = len(dataset.train_images) // config.batch_size
+    task, init = state_lib.create(config, dataset, steps_per_epoch)
+    return Plan(config, dataset, task, init, steps_per_epoch)
+
+
+def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
+    """Makes the run folder and the first state; runs of one plan share their programs.
+
+    Raises:
+      ValueError: if the run folder holds something or cannot be written.
+    """
+    run = _run(plan, seed, folder)
+    lock = run_folder.create(run.folder, run.config)
+    return run._replace(state=plan.init(np.uint32(seed)), lock=lock)
+
+
+def resume(config: config_lib.TrainConfig) -> Run:
+    """Goes on with the run in ``config.run_dir``, or begins one if there is none.
+
+    The result is that of a run without a pause, to the bit, on the same machine.
+
+    Raises:
+      ValueError: if the folder holds a run with other settings or fewer epochs to go,
+        something else, or what another process writes to; or as in `set_up`.
+    """
+    folder = pathlib.Path(str(config.run_dir))
+    if run_folder.is_empty(folder):
+        return set_up(config)
+    _check_recorded(folder, config)
+    return go_on(plan(config, load(config)), config.seed, folder)
+
+
+def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
+    """Returns the run in a folder from its last whole checkpoint, or from its start.
+
+    If the folder is new or empty, this is `begin`.
+
+    Raises:
+      ValueError: as in `resume`.
+    """
+    if run_folder.is_empty(folder):
+        return begin(plan, seed, folder)
+    _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
+    try:
+        lock = run_folder.lock(folder)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
+    try:
+        run = _run(plan, seed, folder)
+        found, notes = checkpoint.restore_newest_whole(
+            folder / run_folder.CHECKPOINTS, run.state
+        )
+        run = run._replace(notes=tuple(notes))
+        if found is None:
+            run = run._replace(state=plan.init(np.uint32(seed)))
+        else:
+            run = _at(run, found)
+        if len(run.progress.lines) < run.config.epochs:
+            run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
+            run_folder.reopen(folder, run.config)
+        if not (folder / run_folder.RESULT).exists():
+            return run._replace(lock=lock)
+    except BaseException:
+        lock.release()
+        raise
+    lock.release()
+    return run
+
+
+def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> None:
+    """Raises ValueError unless a run in a folder may go on with a config."""
+    recorded = run_folder.read_config(folder)
+    config_lib.check_same(folder, recorded, config, free=("epochs",))
+    if config.epochs < recorded.epochs:
+        raise ValueError(
+            f"epochs must be at least the {recorded.epochs} of the run in {folder}, "
+            f"got {config.epochs}."
+        )
+
+
+def restore(folder: pathlib.Path) -> Run:
+    """Returns a finished run with its last state.
+
+    Raises:
+      ValueError: if the folder holds no run, or a damaged one.
+    """
+    config = run_folder.read_config(folder)
+    run = _run(plan(config, load(config)), config.seed, folder)
+    found = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
+    return _at(run, found)
+
+
+def restore_weights(file: pathlib.Path) -> Run:
+    """Returns a run with the weights of a file, and no state of its optimizers.
+
+    Raises:
+      ValueError: if the file is none of weights, or damaged.
+    """
+    config = weights_file.read_config(file)
+    run = _run(plan(config, load(config)), config.seed, file.parent)
+    params, stats = weights_file.read(file, run.state.params, run.state.stats)
+    state = run.state._replace(params=params, stats=stats, opt_state=())
+    return run._replace(state=state)
+
+
+def checkpoint_of(run: Run) -> checkpoint.Checkpoint:
+    """Returns what is to be saved of a run."""
+    progress = run.progress._asdict()
+    if run.progress.record is not None:
+        progress["record"] = run.progress.record.sums()
+    return checkpoint.Checkpoint(run.state, progress)
+
+
+def is_streamed(plan: Plan | Run) -> bool:
+    """Returns whether the training images go to the device batch by batch."""
+    return _streams(plan.config, plan.dataset)
+
+
+def _streams(config: config_lib.BaseConfig, dataset: sources.Dataset) -> bool:
+    return dataset.train_images.nbytes > config.stream_above * 1e9
+
+
+def _run(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
+    """Returns a run whose state is but shapes."""
+    return Run(
+        config=dataclasses.replace(plan.config, seed=seed, run_dir=str(folder)),
+        folder=folder,
+        dataset=plan.dataset,
+        task=plan.task,
+        state=jax.eval_shape(plan.init, np.uint32(seed)),
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+
+
+def _at(run: Run, found: checkpoint.Checkpoint) -> Run:
+    """Returns a run where it was when a checkpoint was saved."""
+    progress = Progress(**found.progress)
+    if found.progress["record"] is not None:
+        record = records.EpochRecord(found.progress["record"])
+        progress = progress._replace(record=record)
+    return run._replace(state=found.state, progress=progress)
+
+
+def _default_folder(config: config_lib.TrainConfig) -> str:
+    moment = time.strftime("%Y%m%d-%H%M%S")
+    return f"runs/{config.task_name}-{config.optimizer}-seed{config.seed}-{moment}"
