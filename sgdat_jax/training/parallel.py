@@ -3,9 +3,9 @@
 Each device takes an equal share of every batch. Gradients and the statistics of batch
 normalization are of the whole batch, so a run means the same on any number of devices;
 only sums are taken in another order. The state of a run is copied to every device, or
-*sharded*: each array is split along one dimension, and each device updates its part. A
-step then gathers the weights, the binary ones as bits, and computes with them as if
-they had been there all along.
+*sharded*: each array of weights and optimizers is split along one dimension, and each
+device updates its part. A step then gathers the weights, the binary ones as bits, and
+computes with them as if they had been there all along.
 
 There is one program, compiled by `jax.jit` for arrays that lie on one axis of devices,
 and the optimizers know nothing of it. The functions that pin values within it do
@@ -25,6 +25,7 @@ from sgdat_jax import optimizers
 
 _AXIS = "devices"
 _BITS = 8  # in a byte
+_AVERAGES = "stats"  # the field of `TrainState`
 
 
 class Layout(NamedTuple):
@@ -92,8 +93,8 @@ def split_dimension(shape: Sequence[int], parts: int) -> int | None:
     return max(fit, key=lambda axis: shape[axis], default=None)
 
 
-def bytes_per_device(tree: Any, devices: int, *, sharded: bool) -> int:
-    """Returns the bytes of arrays, or of their shapes, that each device holds.
+def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:
+    """Returns the bytes that each device holds of a state, or of its shapes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -103,36 +104,45 @@ def bytes_per_device(tree: Any, devices: int, *, sharded: bool) -> int:
       120
     """
     total = 0
-    for leaf in jax.tree.leaves(tree):
-        is_split = sharded and split_dimension(leaf.shape, devices) is not None
+    for path, leaf in jax.tree.leaves_with_path(state):
+        is_split = sharded and _state_dimension(path, leaf, devices) is not None
         total += leaf.size * leaf.dtype.itemsize // (devices if is_split else 1)
     return total
 
 
-def shapes(layout: Layout | None, tree: Any) -> Any:
+def shapes(layout: Layout | None, state: Any) -> Any:
     """Returns shapes that also say where the arrays of a state lie.
 
     Args:
       layout: of the run.
-      tree: arrays or shapes of (a part of) its state.
+      state: arrays or shapes.
     """
     if layout is None:
-        return jax.tree.map(_shape, tree)
-    return jax.tree.map(_shape, tree, _shardings(layout, tree))
+        return jax.tree.map(_shape, state)
+    return jax.tree.map(_shape, state, _shardings(layout, state))
 
 
 def _shape(leaf: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _shardings(layout: Layout, tree: Any) -> Any:
+def _shardings(layout: Layout, state: Any) -> Any:
     """Returns the sharding of each array of a state."""
 
-    def sharding(leaf: Any) -> jax.NamedSharding:
-        axis = split_dimension(leaf.shape, layout.devices) if layout.sharded else None
-        return _split(layout, axis)
+    def sharding(path: Any, leaf: Any) -> jax.NamedSharding:
+        if not layout.sharded:
+            return _split(layout, None)
+        return _split(layout, _state_dimension(path, leaf, layout.devices))
 
-    return jax.tree.map(sharding, tree)
+    return jax.tree.map_with_path(sharding, state)
+
+
+def _state_dimension(path: Any, leaf: Any, parts: int) -> int | None:
+    """Returns along which dimension an array of a state is split."""
+    # Each device computes the averages of normalization anyway, and needs them whole.
+    if path and getattr(path[0], "name", None) == _AVERAGES:
+        return None
+    return split_dimension(leaf.shape, parts)
 
 
 def _split(layout: Layout, axis: int | None) -> jax.NamedSharding:
@@ -153,11 +163,11 @@ def whole(layout: Layout | None, tree: Any) -> Any:
     return jax.lax.with_sharding_constraint(tree, _split(layout, None))
 
 
-def settle(layout: Layout | None, tree: Any) -> Any:
-    """Pins (a part of) the state of a run within a program, each array to its place."""
+def settle(layout: Layout | None, state: Any) -> Any:
+    """Pins the state of a run within a program, each array to its place."""
     if layout is None:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, _shardings(layout, tree))
+        return state
+    return jax.lax.with_sharding_constraint(state, _shardings(layout, state))
 
 
 def whole_params(layout: Layout | None, params: Any) -> Any:

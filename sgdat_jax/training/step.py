@@ -54,10 +54,9 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     images = augment.augment(key, batch.images, task.augmentation)
     images = augment.normalize(images, task.mean, task.std)
-    old_stats = parallel.whole(task.layout, state.stats)
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:
-        model = nnx.merge(task.train_graph, params, old_stats, copy=True)
+        model = nnx.merge(task.train_graph, params, state.stats, copy=True)
         logits = model(images)
         losses = _losses(logits, batch.labels, task.label_smoothing)
         stats = nnx.state(model, nnx.Not(nnx.Param))
@@ -169,8 +168,7 @@ def eval_step(
       weights: shape (batch,), 1 for an example that counts and 0 for padding.
     """
     params = parallel.whole_params(task.layout, state.params)
-    stats = parallel.whole(task.layout, state.stats)
-    model = nnx.merge(task.eval_graph, params, stats)
+    model = nnx.merge(task.eval_graph, params, state.stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))
     losses = _losses(logits, batch.labels)
     metrics = _metrics(logits, losses, batch.labels, weights)

@@ -71,9 +71,9 @@ def places(layout, after):
     leaves = jax.tree.leaves(after)
     shards = [shard for leaf in leaves for shard in leaf.addressable_shards]
     return {
-        "astray": astray(layout, leaves),
+        "astray": astray(layout, after),
         "bytes": sum(leaf.nbytes for leaf in leaves),
-        "told": parallel.bytes_per_device(leaves, 8, sharded=layout.sharded),
+        "told": parallel.bytes_per_device(after, 8, sharded=layout.sharded),
         "held": [
             sum(shard.data.nbytes for shard in shards if shard.device == device)
             for device in jax.devices()
