@@ -3,16 +3,17 @@
 Each device takes an equal share of every batch. Gradients and the statistics of batch
 normalization are of the whole batch, so a run means the same on any number of devices;
 only sums are taken in another order. The state of a run is copied to every device, or
-*sharded*: each array of weights and optimizers is split along one dimension, and each
-device updates its part. A step then gathers the weights, the binary ones as bits, and
-computes with them as if they had been there all along.
+*sharded*: each array of weights and optimizers is split as evenly as its dimensions
+allow, and each device updates its part. A step then gathers the weights, the binary
+ones as bits, and computes with them as if they had been there all along.
 
-There is one program, compiled by `jax.jit` for arrays that lie on one axis of devices,
+There is one program, compiled by `jax.jit` for arrays that lie on a mesh of devices,
 and the optimizers know nothing of it. The functions that pin values within it do
 nothing where there is no layout, so that a run on one device compiles to what it always
 was.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +24,6 @@ import optax
 
 from sgdat_jax import optimizers
 
-_AXIS = "devices"
 _BITS = 8  # in a byte
 _AVERAGES = "stats"  # the field of `TrainState`
 
@@ -31,7 +31,8 @@ _AVERAGES = "stats"  # the field of `TrainState`
 class Layout(NamedTuple):
     """How a run lies on several devices; hashable, as programs are compiled for it."""
 
-    mesh: jax.sharding.Mesh  # of one axis, the devices of a process side by side
+    # An axis for each prime factor of their number; those of a process lie together.
+    mesh: jax.sharding.Mesh
     sharded: bool = False  # whether each device holds but its part of the state
     bits: bool = True  # whether the parts of binary weights are gathered as bits
 
@@ -62,8 +63,12 @@ def lay_out(
         return None
     # Then the share of a process is one slice of a batch, whatever the numbering.
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-    axis_types = (jax.sharding.AxisType.Auto,)
-    mesh = jax.sharding.Mesh(np.array(ordered), (_AXIS,), axis_types=axis_types)
+    shape = _prime_factors(len(devices))
+    mesh = jax.sharding.Mesh(
+        np.array(ordered).reshape(shape),
+        tuple(f"axis{number}" for number in range(len(shape))),
+        axis_types=(jax.sharding.AxisType.Auto,) * len(shape),
+    )
     return Layout(mesh, sharded, bits)
 
 
@@ -76,21 +81,69 @@ def check_batch_size(layout: Layout | None, batch_size: int) -> None:
         )
 
 
-def split_dimension(shape: Sequence[int], parts: int) -> int | None:
-    """Returns along which dimension an array is split into equal parts.
+def parts(shape: Sequence[int], devices: int) -> tuple[int, ...]:
+    """Returns into how many equal parts each dimension of an array is split.
 
-    It is the largest of those that so many parts divide, the first of equal ones; None
-    if there is none: then every device holds the whole array.
+    The largest dimension takes as many of the devices' prime factors as divide it, then
+    the next. If some are left, each part lies on several devices.
 
     Example:
       >>> from sgdat_jax.training import parallel
-      >>> parallel.split_dimension((3, 3, 64, 128), parts=8)
-      3
-      >>> parallel.split_dimension((10,), parts=8) is None
-      True
+      >>> parallel.parts((3, 3, 64, 128), devices=8)
+      (1, 1, 1, 8)
+      >>> parallel.parts((3, 3, 64, 128), devices=1024)
+      (1, 1, 8, 128)
+      >>> parallel.parts((10,), devices=8)
+      (2,)
     """
-    fit = [axis for axis, size in enumerate(shape) if size and size % parts == 0]
-    return max(fit, key=lambda axis: shape[axis], default=None)
+    factors = _prime_factors(devices)
+    return tuple(
+        math.prod(factors[axis] for axis in axes) for axes in _axes(shape, devices)
+    )
+
+
+def _axes(shape: Sequence[int], devices: int) -> list[list[int]]:
+    """Returns which axes of the mesh split each dimension of an array."""
+    factors = _prime_factors(devices)
+    found: list[list[int]] = [[] for _ in shape]
+    left = list(reversed(range(len(factors))))  # so that parts are of near devices
+    for dimension in sorted(range(len(shape)), key=lambda i: -shape[i]):
+        rest = shape[dimension]
+        for axis in tuple(left):
+            if rest and rest % factors[axis] == 0:
+                rest //= factors[axis]
+                left.remove(axis)
+                found[dimension].insert(0, axis)
+    return found
+
+
+def _prime_factors(number: int) -> list[int]:
+    factors, divisor = [], 2
+    while number > 1:
+        while number % divisor == 0:
+            factors.append(divisor)
+            number //= divisor
+        divisor += 1
+    return factors
+
+
+def packed_dimension(shape: Sequence[int], devices: int) -> int | None:
+    """Returns along which dimension the parts of split binary weights become bits.
+
+    It is the largest of a part that whole bytes divide; None if there is none, or if
+    the array is not split.
+
+    Example:
+      >>> from sgdat_jax.training import parallel
+      >>> parallel.packed_dimension((3, 3, 64, 128), devices=8)
+      2
+    """
+    pieces = parts(shape, devices)
+    sizes = [size // piece for size, piece in zip(shape, pieces, strict=True)]
+    fit = [i for i, size in enumerate(sizes) if size and size % _BITS == 0]
+    if math.prod(pieces) == 1 or not fit:
+        return None
+    return max(fit, key=lambda i: sizes[i])
 
 
 def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:
@@ -100,13 +153,14 @@ def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:
       >>> import jax.numpy as jnp
       >>> from sgdat_jax.training import parallel
       >>> state = {"kernel": jnp.ones((16, 10)), "bias": jnp.ones(10)}
-      >>> parallel.bytes_per_device(state, 8, sharded=True)  # 2 rows and the bias
-      120
+      >>> parallel.bytes_per_device(state, 8, sharded=True)  # 2 rows, half the bias
+      100
     """
     total = 0
     for path, leaf in jax.tree.leaves_with_path(state):
-        is_split = sharded and _state_dimension(path, leaf, devices) is not None
-        total += leaf.size * leaf.dtype.itemsize // (devices if is_split else 1)
+        is_split = sharded and not _is_average(path)
+        pieces = math.prod(parts(leaf.shape, devices)) if is_split else 1
+        total += leaf.size * leaf.dtype.itemsize // pieces
     return total
 
 
@@ -130,25 +184,36 @@ def _shardings(layout: Layout, state: Any) -> Any:
     """Returns the sharding of each array of a state."""
 
     def sharding(path: Any, leaf: Any) -> jax.NamedSharding:
-        if not layout.sharded:
-            return _split(layout, None)
-        return _split(layout, _state_dimension(path, leaf, layout.devices))
+        is_split = layout.sharded and not _is_average(path)
+        return _split(layout, leaf.shape) if is_split else _whole(layout)
 
     return jax.tree.map_with_path(sharding, state)
 
 
-def _state_dimension(path: Any, leaf: Any, parts: int) -> int | None:
-    """Returns along which dimension an array of a state is split."""
-    # Each device computes the averages of normalization anyway, and needs them whole.
-    if path and getattr(path[0], "name", None) == _AVERAGES:
-        return None
-    return split_dimension(leaf.shape, parts)
+def _is_average(path: Any) -> bool:
+    """Returns whether a path in a state is of an average of normalization.
+
+    Each device computes those anyway, and needs them whole.
+    """
+    return bool(path) and getattr(path[0], "name", None) == _AVERAGES
 
 
-def _split(layout: Layout, axis: int | None) -> jax.NamedSharding:
-    """Returns the sharding that splits a dimension; None: whole on each device."""
-    spec = jax.P() if axis is None else jax.P(*[None] * axis, _AXIS)
-    return jax.NamedSharding(layout.mesh, spec)
+def _split(layout: Layout, shape: Sequence[int]) -> jax.NamedSharding:
+    names = layout.mesh.axis_names
+    spec = [
+        tuple(names[axis] for axis in axes) for axes in _axes(shape, layout.devices)
+    ]
+    return jax.NamedSharding(layout.mesh, jax.P(*spec))
+
+
+def _split_rows(layout: Layout, dimension: int) -> jax.NamedSharding:
+    return jax.NamedSharding(
+        layout.mesh, jax.P(*[None] * dimension, layout.mesh.axis_names)
+    )
+
+
+def _whole(layout: Layout) -> jax.NamedSharding:
+    return jax.NamedSharding(layout.mesh, jax.P())
 
 
 # Within a program XLA decides where a value lies and spreads what it is told elsewhere:
@@ -160,7 +225,7 @@ def whole(layout: Layout | None, tree: Any) -> Any:
     """Pins values of a program whole on each device."""
     if layout is None:
         return tree
-    return jax.lax.with_sharding_constraint(tree, _split(layout, None))
+    return jax.lax.with_sharding_constraint(tree, _whole(layout))
 
 
 def settle(layout: Layout | None, state: Any) -> Any:
@@ -196,13 +261,15 @@ def whole_params(layout: Layout | None, params: Any) -> Any:
 
 
 def _through_bits(layout: Layout, weights: jax.Array) -> jax.Array:
-    """Returns the same weights, gathered as bits where whole bytes can be split."""
-    axis = split_dimension(weights.shape, layout.devices)
-    if axis is None or weights.shape[axis] % (_BITS * layout.devices):
+    """Returns the same weights, gathered as bits if they can be packed."""
+    packed = packed_dimension(weights.shape, layout.devices)
+    if packed is None:
         return weights
-    bits = jnp.packbits(weights > 0, axis=axis)
-    bits = jax.lax.with_sharding_constraint(bits, _split(layout, axis))
-    bits = jnp.unpackbits(whole(layout, bits), axis=axis)
+    bits = jnp.packbits(weights > 0, axis=packed)
+    # Each part is packed where it lies.
+    lying = _split(layout, weights.shape)
+    bits = jax.lax.with_sharding_constraint(bits, lying)
+    bits = jnp.unpackbits(whole(layout, bits), axis=packed)
     return jnp.where(bits > 0, 1, -1).astype(weights.dtype)
 
 
@@ -218,7 +285,7 @@ def rows(layout: Layout | None, size: int) -> slice:
     share = size // layout.devices
     mine = [
         place
-        for place, device in enumerate(layout.mesh.devices)
+        for place, device in enumerate(layout.mesh.devices.flat)
         if device.process_index == jax.process_index()
     ]
     return slice(mine[0] * share, (mine[-1] + 1) * share)
@@ -235,7 +302,13 @@ def put_rows(layout: Layout | None, tree: Any, axis: int = 0) -> Any:
     Returns:
       Arrays of all rows, those of other processes included.
     """
-    return _put(layout, tree, axis)
+    if layout is None:
+        return jax.device_put(tree)
+    sharding = _split_rows(layout, axis)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)),
+        tree,
+    )
 
 
 def put_whole(layout: Layout | None, tree: Any) -> Any:
@@ -245,16 +318,12 @@ def put_whole(layout: Layout | None, tree: Any) -> Any:
       layout: of the run.
       tree: arrays of the host, the same in each process.
     """
-    return _put(layout, tree, None)
-
-
-def _put(layout: Layout | None, tree: Any, axis: int | None) -> Any:
     if layout is None:
         return jax.device_put(tree)
-    sharding = _split(layout, axis)
-
-    def put(leaf: Any) -> jax.Array:
-        shape = leaf.shape if axis is None else None  # None: of all processes together
-        return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
-
-    return jax.tree.map(put, tree)
+    sharding = _whole(layout)
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(
+            sharding, np.asarray(leaf), leaf.shape
+        ),
+        tree,
+    )

@@ -1,6 +1,8 @@
 import json
+import math
 import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -16,7 +18,6 @@ from sgdat_jax.training import checkpoint, config, parallel, registry, state, st
 _SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
 COPIED = parallel.lay_out(jax.devices())
 SHARDED = parallel.lay_out(jax.devices(), sharded=True)
-PLAIN = parallel.lay_out(jax.devices(), sharded=True, bits=False)
 
 # Splitting a batch changes the order of sums alone, here by up to 6e-7 of their value
 # at first. Sooner or later (seen after 19 to 68 steps) rounding carries an activation
@@ -77,7 +78,7 @@ def test_the_state_stays_where_it_is_told(found):
     assert found["astray"] == 0
     assert found["held"] == 8 * [found["told"]]
     if found["sharded"]:
-        # Averages of normalization are whole; a few vectors of 10 do not divide.
+        # Averages of normalization are whole; vectors of 10 split in two.
         assert 1 / 8 < found["told"] / found["bytes"] < 1 / 8 + 0.011
     else:
         assert found["told"] == found["bytes"]
@@ -103,21 +104,6 @@ def test_nothing_of_the_batch_is_gathered_but_logits(found):
     # The ranking of classes is not split; TinyNet has a kernel of 64 times 64.
     assert activations <= {"f32[64,10]", "f32[64,64]"}
     assert (len(gathered) > 1) == found["sharded"]
-
-
-def test_binary_weights_are_gathered_as_bits():
-    start = small_runs.task_and_init(None)[1](np.uint32(0))
-    for layout, kernel in ((SHARDED, "u8[64,16]"), (PLAIN, "f32[64,128]")):
-        lie = parallel.shapes(layout, start).params
-        placed = jax.tree.map(
-            lambda leaf, shape: jax.device_put(leaf, shape.sharding),
-            start.params,
-            lie,
-        )
-        send = jax.jit(parallel.whole_params, static_argnums=0)
-        text = send.lower(layout, placed).compile().as_text()
-        assert f"{kernel}" in text and "all-gather" in text
-        shared_runs.assert_bit_equal(send(layout, placed), start.params)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -166,21 +152,54 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size):
 
 
 @pytest.mark.parametrize(
-    ("shape", "parts", "axis"),
+    ("shape", "devices", "parts", "packed"),
     [
-        ((), 8, None),
-        ((0,), 8, None),
-        ((10,), 8, None),
-        ((8,), 8, 0),
-        ((3, 3, 64, 64), 8, 2),
-        ((3, 3, 64, 128), 8, 3),
-        ((3, 3, 64, 128), 128, 3),
-        ((3, 3, 64, 128), 256, None),
-        ((12, 24, 36), 8, 1),
+        ((), 8, (), None),
+        ((0,), 8, (1,), None),
+        ((3, 5), 8, (1, 1), None),
+        ((10,), 8, (2,), None),
+        ((64,), 8, (8,), 0),
+        ((64, 10), 8, (8, 1), 0),
+        ((64, 12), 16, (16, 1), None),
+        ((3, 3, 64, 64), 8, (1, 1, 8, 1), 3),
+        ((3, 3, 64, 128), 8, (1, 1, 1, 8), 2),
+        ((3, 3, 64, 128), 256, (1, 1, 2, 128), 2),
+        ((3, 3, 64, 64), 4096, (1, 1, 64, 64), None),
+        ((3, 3, 512, 512), 4096, (1, 1, 512, 8), 3),
+        ((8192, 1024), 4096, (4096, 1), 1),
+        ((12, 24, 36), 8, (1, 2, 4), None),
+        ((12, 24, 36), 6, (1, 1, 6), 1),
     ],
 )
-def test_split_dimension(shape, parts, axis):
-    assert parallel.split_dimension(shape, parts) == axis
+def test_parts_and_where_they_are_packed(shape, devices, parts, packed):
+    assert parallel.parts(shape, devices) == parts
+    assert parallel.packed_dimension(shape, devices) == packed
+
+
+@pytest.mark.parametrize("devices", [2, 3, 4, 6, 8])
+def test_binary_weights_are_gathered_whole_by_any_number_of_devices(devices):
+    start = small_runs.task_and_init(None)[1](np.uint32(0))
+    for bits in (True, False):
+        layout = parallel.lay_out(jax.devices()[:devices], sharded=True, bits=bits)
+        lie = parallel.shapes(layout, start).params
+        placed = jax.tree.map(
+            lambda leaf, shape: jax.device_put(leaf, shape.sharding), start.params, lie
+        )
+        held = [
+            leaf.addressable_shards[-1].data.size for leaf in jax.tree.leaves(placed)
+        ]
+        sizes = [
+            leaf.size // math.prod(parallel.parts(leaf.shape, devices))
+            for leaf in jax.tree.leaves(start.params)
+        ]
+        assert held == sizes
+        send = jax.jit(parallel.whole_params, static_argnums=0)
+        lowered = send.lower(layout, placed)
+        packed = re.search(r"u8\[[\d,]*\]\S* all-gather", lowered.compile().as_text())
+        assert bool(packed) == (bits and devices != 3)  # which splits no kernel
+        sent = send(layout, placed)
+        shared_runs.assert_bit_equal(sent, start.params)
+        assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(sent))
 
 
 def test_devices_lie_in_order_whatever_order_they_are_given_in():
@@ -188,7 +207,7 @@ def test_devices_lie_in_order_whatever_order_they_are_given_in():
     assert layout == COPIED
     assert hash(layout) == hash(COPIED)
     assert layout != SHARDED
-    assert list(layout.mesh.devices) == jax.devices()
+    assert list(layout.mesh.devices.flat) == jax.devices()
     assert parallel.rows(layout, 64) == slice(0, 64)
     batch = parallel.put_rows(layout, np.arange(64))
     for place, shard in enumerate(batch.addressable_shards):
