@@ -1,7 +1,8 @@
 """Batches in the order of an epoch, also of sets that do not fit on the device."""
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -38,23 +39,19 @@ def epoch_order(seed: int, epoch: int, num_images: int, batch_size: int) -> jax.
 
 def batches(
     data: dataset.Dataset,
-    seed: int,
-    epoch: int,
-    batch_size: int,
-    *,
-    first_step: int = 0,
+    order: jax.typing.ArrayLike,
+    put: Callable[[Any], Any] = jax.device_put,
 ) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Yields the training batches of an epoch, read ahead from memory or disk.
+    """Yields training batches, read ahead from memory or disk.
 
-    They are those that `epoch_order` names, to the bit, so a run may go on with or
-    without streaming. Augmentation is left to the device.
+    With an order of `epoch_order` they are those of a set that is on the device, to the
+    bit, so a run may go on with or without streaming. Augmentation is left to the
+    device.
 
     Args:
       data: its images may be memory-mapped.
-      seed: of the run.
-      epoch: from 0.
-      batch_size: images in a step.
-      first_step: of the epoch, from 0, to go on within it.
+      order: shape (steps, batch): numbers of the images of each step.
+      put: brings images and labels to the device or devices.
 
     Yields:
       Images, uint8 of shape (batch, height, width, channels), and labels, int32 of
@@ -62,18 +59,17 @@ def batches(
 
     Example:
       >>> from sgdat_jax.data import sources, stream
-      >>> epoch = stream.batches(sources.digits(), seed=0, epoch=0, batch_size=500)
-      >>> [images.shape for images, labels in epoch]
+      >>> order = stream.epoch_order(seed=0, epoch=0, num_images=1437, batch_size=500)
+      >>> [images.shape for images, labels in stream.batches(sources.digits(), order)]
       [(500, 8, 8, 1), (500, 8, 8, 1)]
     """
     import grain
 
-    order = np.asarray(epoch_order(seed, epoch, len(data.train_images), batch_size))
-    source = _Batches(data.train_images, data.train_labels, order[first_step:])
+    source = _Batches(data.train_images, data.train_labels, np.asarray(order))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_ON_HOST)
     ahead: collections.deque[tuple[jax.Array, jax.Array]] = collections.deque()
     for batch in grain.MapDataset.source(source).to_iter_dataset(options):
-        ahead.append(jax.device_put(batch))
+        ahead.append(put(batch))
         if len(ahead) > _ON_DEVICE:
             yield ahead.popleft()
     yield from ahead

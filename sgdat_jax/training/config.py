@@ -173,6 +173,14 @@ class RunConfig(BaseConfig):
     """How many saved states to keep, at least two: the last ones. The weights of the
     best epoch are kept besides."""
 
+    devices: int | None = None
+    """Devices of each host to train on, among which every batch is split; None: all
+    GPUs or TPU cores, or one CPU."""
+
+    sharded: bool = False
+    """Whether each device holds but its part of the weights and of the optimizers'
+    state, instead of a copy: less memory, more traffic."""
+
     max_skipped_steps: int = 10
     """Steps in a row whose loss or gradients are not finite, and which therefore change
     nothing, after which a run ends as diverged."""
@@ -187,6 +195,8 @@ class RunConfig(BaseConfig):
         if self.save_every_steps is not None:
             check_at_least("save_every_steps", self.save_every_steps, 1)
         check_at_least("keep_states", self.keep_states, 2)
+        if self.devices is not None:
+            check_at_least("devices", self.devices, 1)
         check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
 
 
@@ -416,6 +426,8 @@ _FREE = {
     "save_every_minutes",
     "save_every_steps",
     "keep_states",
+    "devices",
+    "sharded",
     "tensorboard",
 }
 

@@ -1,11 +1,11 @@
 """The epochs of a run: training, evaluation, and what is written on the way."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax import optimizers
@@ -13,6 +13,7 @@ from sgdat_jax.data import sources, stream
 from sgdat_jax.training import (
     checkpoint,
     interruption,
+    parallel,
     records,
     results,
     run_folder,
@@ -121,18 +122,19 @@ def evaluate(
       check: as in `train`.
     """
     metrics = []
-    for batch, weights in tests or test_batches(run.dataset):
+    for batch, weights in tests or test_batches(run.dataset, run.task.layout):
         metrics.append(_eval_step(run.task, run.state, batch, weights))
         check()
     total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
     return results.means("test", total._asdict())
 
 
-def on_device(dataset: sources.Dataset) -> step_lib.Batch:
-    """Returns all training images, copied to the device."""
-    return step_lib.Batch(
-        jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
-    )
+def on_device(
+    dataset: sources.Dataset, layout: parallel.Layout | None = None
+) -> step_lib.Batch:
+    """Returns all training images, copied to each device."""
+    images = dataset.train_images, dataset.train_labels
+    return step_lib.Batch(*parallel.put_whole(layout, images))
 
 
 def epoch_order(plan: setup.Plan | setup.Run, seed: int, epoch: int) -> jax.Array:
@@ -141,20 +143,24 @@ def epoch_order(plan: setup.Plan | setup.Run, seed: int, epoch: int) -> jax.Arra
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
-def test_batches(dataset: sources.Dataset) -> Iterator[TestBatch]:
+def test_batches(
+    dataset: sources.Dataset, layout: parallel.Layout | None = None
+) -> Iterator[TestBatch]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
-    size = min(_EVAL_BATCH, len(dataset.test_images))
+    parts = 1 if layout is None else layout.devices
+    size = -(-min(_EVAL_BATCH, len(dataset.test_images)) // parts) * parts
+    rows = parallel.rows(layout, size)
     for start in range(0, len(dataset.test_images), size):
         images = dataset.test_images[start : start + size]
         labels = dataset.test_labels[start : start + size]
         missing = size - len(images)
-        yield (
-            step_lib.Batch(
-                jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-                jnp.pad(labels, (0, missing)),
-            ),
-            (jnp.arange(size) < len(images)).astype(jnp.float32),
+        whole = (
+            np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
+            np.pad(labels, (0, missing)),
+            (np.arange(size) < len(images)).astype(np.float32),
         )
+        *batch, weights = parallel.put_rows(layout, tuple(x[rows] for x in whole))
+        yield step_lib.Batch(*batch), weights
 
 
 _train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
@@ -190,7 +196,9 @@ def _advance(
     start = time.perf_counter() - run.progress.seconds
     data = tests = None
     if not setup.is_streamed(run):
-        data, tests = on_device(run.dataset), tuple(test_batches(run.dataset))
+        layout = run.task.layout
+        data = on_device(run.dataset, layout)
+        tests = tuple(test_batches(run.dataset, layout))
     while len(run.progress.lines) < run.config.epochs:
         for run in _train_epoch(run, data, watcher):  # noqa: B020
             seconds = time.perf_counter() - start
@@ -278,18 +286,20 @@ def _steps(
       run: at the start of the epoch, or within it after any call.
       data: all training images; None: they are streamed.
     """
-    state, first_step = run.state, run.progress.steps
-    seed, epoch = run.config.seed, len(run.progress.lines)
+    state, layout = run.state, run.task.layout
+    order: Any = epoch_order(run, run.config.seed, len(run.progress.lines))
+    if layout is not None:
+        order = np.asarray(order)[:, parallel.rows(layout, run.config.batch_size)]
     if data is None:
-        batches = stream.batches(
-            run.dataset, seed, epoch, run.config.batch_size, first_step=first_step
-        )
-        for batch in batches:
+        put = functools.partial(parallel.put_rows, layout)
+        for batch in stream.batches(run.dataset, order[run.progress.steps :], put):
             state, record = _train_batch(run.task, state, step_lib.Batch(*batch))
             yield state, record
         return
-    order, size = epoch_order(run, seed, epoch), step_lib.steps_per_call()
-    for first in range(first_step, len(order), size):
+    size = step_lib.steps_per_call()
+    for first in range(run.progress.steps, len(order), size):
         indices = order[first : first + size]
+        if layout is not None:
+            indices = parallel.put_rows(layout, indices, axis=1)
         state, record = _train_steps(run.task, state, data, indices)
         yield state, record

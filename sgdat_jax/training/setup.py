@@ -12,6 +12,7 @@ import numpy as np
 from sgdat_jax.data import sources
 from sgdat_jax.training import (
     checkpoint,
+    parallel,
     records,
     registry,
     run_folder,
@@ -115,8 +116,27 @@ def plan(config: config_lib.TrainConfig, dataset: sources.Dataset) -> Plan:
       ValueError: if the network does not fit the images.
     """
     steps_per_epoch = len(dataset.train_images) // config.batch_size
-    task, init = state_lib.create(config, dataset, steps_per_epoch)
+    layout = parallel.lay_out(_devices(config.devices), sharded=config.sharded)
+    task, init = state_lib.create(config, dataset, steps_per_epoch, layout)
     return Plan(config, dataset, task, init, steps_per_epoch)
+
+
+def _devices(count: int | None) -> list[jax.Device]:
+    """Returns the devices to train on: as many of each host as are asked for.
+
+    Raises:
+      ValueError: if a host has not so many.
+    """
+    local = jax.local_device_count()
+    if count is None:
+        count = 1 if jax.default_backend() == "cpu" else local
+    if count > local:
+        raise ValueError(f"devices must be at most the {local} there are, got {count}.")
+    return [
+        device
+        for process in range(jax.process_count())
+        for device in jax.local_devices(process)[:count]
+    ]
 
 
 def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
@@ -243,7 +263,9 @@ def _run(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
         folder=folder,
         dataset=plan.dataset,
         task=plan.task,
-        state=jax.eval_shape(plan.init, np.uint32(seed)),
+        state=parallel.shapes(
+            plan.task.layout, jax.eval_shape(plan.init, np.uint32(seed))
+        ),
         steps_per_epoch=plan.steps_per_epoch,
     )
 
