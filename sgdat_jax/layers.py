@@ -214,13 +214,20 @@ class _BinaryLayer(nnx.Module):
             inputs = self.input_quantizer(inputs)
         if self.kernel_quantizer is not None:
             kernel = self.kernel_quantizer(kernel)
-        return dtypes.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
+        # A given dtype is inexact; an inferred one may be int8, as `fold` makes it.
+        return dtypes.promote_dtype(
+            (inputs, kernel, bias), dtype=self.dtype, inexact=self.dtype is not None
+        )
 
     def _multiply(
         self, product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
     ) -> jax.Array:
         product = functools.partial(product, precision=self.precision)
         wide = self.preferred_element_type
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            # At once, for cuDNN's convolutions of int8 return float32 or nothing.
+            sums = product(x, kernel, preferred_element_type=jnp.int32)
+            return sums.astype(wide or jnp.float32)
         if wide is None or x.dtype == wide:
             return product(x, kernel)
         return products.widening(product, wide, x, kernel)
@@ -272,7 +279,8 @@ class BinaryLinear(_BinaryLayer):
         preferred_element_type: Dtype that the product is summed and returned in; None
             is the compute dtype. With `dtype` bfloat16 and float32 here, binary
             products are exact. The two products of the gradient take the incoming
-            gradient rounded to `dtype`.
+            gradient rounded to `dtype`. Integer operands, as `inference.fold` makes
+            them, are summed in int32 first.
         kernel_init: Initializer of the kernel, used as it is. None is the sign of
             `lecun_normal`, or `lecun_normal` itself without a `kernel_quantizer`.
         bias_init: Initializer of the bias.

@@ -267,6 +267,21 @@ def test_wide_sums_of_bfloat16_products_are_exact(kind, inputs_dtype):
         assert np.abs(exact).max() > 0
 
 
+@pytest.mark.parametrize("pad_value", [0, 1, -1])
+def test_int8_signs_are_summed_in_int32(pad_value):
+    x = abs(normal(2, 3, 3, 288)) - 0.2  # mostly +1, so that sums exceed int8's
+    conv = BinaryConv(288, 8, (3, 3), pad_value=pad_value, rngs=nnx.Rngs(0))
+    dense = BinaryLinear(288, 8, rngs=nnx.Rngs(0))
+    for layer in (conv, dense):
+        layer.kernel[...] = abs(normal(*layer.kernel.shape)) - 0.2
+        expected = layer(x)
+        assert np.abs(expected).max() > 128
+        layer.kernel = BinaryParam(signs.sign(layer.kernel[...]).astype(jnp.int8))
+        layer.kernel_quantizer = None
+        layer.input_quantizer = lambda x: signs.sign(x).astype(jnp.int8)
+        assert_same(layer(x), expected)
+
+
 def test_quantizers_see_the_precision_of_parameters_and_inputs():
     # 1.001 is outside the clip window and would be 1.0, inside, in bfloat16.
     layer = BinaryLinear(

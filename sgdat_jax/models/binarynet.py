@@ -1,6 +1,7 @@
 """BinaryNet, the VGG-like network of the first binary-network papers."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -67,6 +68,13 @@ class BinaryNet(nnx.Module):
       Courbariaux et al., Binarized neural networks, 2016,
       https://arxiv.org/abs/1602.02830
     """
+
+    # Binary layers, and normalizations of which the next layer takes the sign alone:
+    # what `inference.fold` makes thresholds of.
+    sign_chain: ClassVar = (
+        *("conv2", "norm2", "conv3", "norm3", "conv4", "norm4", "conv5", "norm5"),
+        *("conv6", "norm6", "dense7", "norm7", "dense8"),
+    )
 
     def __init__(
         self,

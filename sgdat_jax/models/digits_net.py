@@ -1,6 +1,7 @@
 """A small binary convolutional network, for scikit-learn's 8x8 digits."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 from flax import nnx
@@ -43,6 +44,10 @@ class DigitsNet(nnx.Module):
       Courbariaux et al., Binarized neural networks, 2016,
       https://arxiv.org/abs/1602.02830
     """
+
+    # Binary layers, and normalizations of which the next layer takes the sign alone:
+    # what `inference.fold` makes thresholds of.
+    sign_chain: ClassVar = ("conv2", "norm2", "conv3", "norm3", "dense4")
 
     def __init__(
         self,

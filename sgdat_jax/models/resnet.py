@@ -1,6 +1,7 @@
 """Two binary ResNet-18s, of three and of four stages, which share only their name."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +120,8 @@ class _SgdatBlock(nnx.Module):
     With strides the map is halved and the shortcut has weights. The last block of a
     network leaves its second normalization to the head.
     """
+
+    sign_chain: ClassVar = ("conv1", "norm1", "conv2")  # see `DigitsNet`
 
     def __init__(
         self,

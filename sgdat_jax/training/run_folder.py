@@ -13,11 +13,12 @@ import os
 import pathlib
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
-
-import filelock
+from typing import IO, TYPE_CHECKING, Any
 
 from sgdat_jax.training import config as config_lib
+
+if TYPE_CHECKING:
+    import filelock
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -35,7 +36,7 @@ FORMAT = 1  # of the folder and all that is in it; 0 had neither this number nor
 
 def create(
     path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
-) -> filelock.BaseFileLock:
+) -> "filelock.BaseFileLock":
     """Makes a run folder with its config, in a file of the given name.
 
     Returns:
@@ -121,13 +122,15 @@ def is_empty(path: pathlib.Path) -> bool:
     )
 
 
-def lock(path: pathlib.Path) -> filelock.BaseFileLock:
+def lock(path: pathlib.Path) -> "filelock.BaseFileLock":
     """Takes the lock of a folder, which the system frees when the process ends.
 
     Raises:
       ValueError: if another process holds it.
       OSError: if the folder cannot be written.
     """
+    import filelock  # not needed by who only reads a file of weights
+
     held = filelock.FileLock(path / LOCK, blocking=False)
     try:
         held.acquire()

@@ -1,7 +1,7 @@
 """Everything that a run is, as one pytree, and what stays the same throughout it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -51,9 +51,19 @@ class Task(NamedTuple):
 Init = Callable[[Any], TrainState]  # of the seed
 
 
+class Images(Protocol):
+    """What a network is built by: a data set, or what a file of weights says of one."""
+
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
 def build_model(
     config: config_lib.BaseConfig,
-    dataset: sources.Dataset,
+    dataset: Images,
     seed: int | jax.Array = 0,
 ) -> nnx.Module:
     """Returns the network of a run with the initial weights of a seed."""
@@ -70,7 +80,7 @@ def build_model(
     )
 
 
-def model_shapes(config: config_lib.BaseConfig, dataset: sources.Dataset) -> nnx.Module:
+def model_shapes(config: config_lib.BaseConfig, dataset: Images) -> nnx.Module:
     """Returns the network of a run, with shapes in place of its weights.
 
     Raises:

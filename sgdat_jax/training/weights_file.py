@@ -13,7 +13,7 @@ import math
 import pathlib
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,8 +30,19 @@ _DAMAGE = (
     KeyError,
     AttributeError,
     EOFError,
+    OverflowError,
     zipfile.BadZipFile,
 )
+
+
+class About(NamedTuple):
+    """What weights are of, and of which images they make something."""
+
+    config: config_lib.TrainConfig  # of their run
+    input_shape: tuple[int, ...]  # height, width and channels of an image
+    num_classes: int
+    mean: tuple[float, ...]  # of images in [0, 1], one per channel
+    std: tuple[float, ...]
 
 
 def write(
@@ -48,7 +59,7 @@ def write(
       config: of their run.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
-      details: more to say of the weights, such as their accuracy; as in JSON.
+      details: the rest of `About`, and more to say, such as an accuracy; as in JSON.
     """
     binary = _by_path(optimizers.select_binary(params, params)).keys()
     shapes: dict[str, Any] = {}
@@ -78,6 +89,25 @@ def read_config(file: pathlib.Path) -> config_lib.TrainConfig:
     """
     about = _read(file)[0]
     return run_folder.config_of(file, about.get("config"), about.get("format"))
+
+
+def read_about(file: pathlib.Path) -> About:
+    """Reads what the weights are of.
+
+    Raises:
+      ValueError: if the file is none of weights, or damaged.
+    """
+    about = _read(file)[0]
+    config = run_folder.config_of(file, about.get("config"), about.get("format"))
+    try:
+        height, width, channels = map(int, about["input_shape"])
+        mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
+        if not len(mean) == len(std) == channels:
+            raise ValueError(f"{mean=} and {std=} are not of {channels} channels")
+        num_classes = int(about["num_classes"])
+    except _DAMAGE as error:
+        raise _not_whole(file, error) from None
+    return About(config, (height, width, channels), num_classes, mean, std)
 
 
 def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
@@ -124,8 +154,12 @@ def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         about = json.loads(arrays.pop(_ABOUT).tobytes())
         about["packed"] = {k: tuple(map(int, v)) for k, v in about["packed"].items()}
     except _DAMAGE as error:
-        raise ValueError(f"{file} is not a whole file of weights: {error}.") from None
+        raise _not_whole(file, error) from None
     return about, arrays
+
+
+def _not_whole(file: pathlib.Path, error: Exception) -> ValueError:
+    return ValueError(f"{file} is not a whole file of weights: {error}.")
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
