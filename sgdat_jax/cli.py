@@ -22,8 +22,10 @@ from sgdat_jax.data import sources
 from sgdat_jax.training import compare as compare_lib
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import (
+    hosts,
     interruption,
     loop,
+    parallel,
     progress,
     recipes,
     run_folder,
@@ -69,17 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if a signal ended it and its state is saved, with 130 if it is interrupted from
         the keyboard otherwise.
     """
-    terminal = rich_console.Console(highlight=False)
     _keep_compiled_programs()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
-            words = sys.argv[1:] if arguments is None else arguments
-            config, set_up, command = _parse(words)
-            work = set_up(config)
+            words = _join_others(words)
+            with hosts.one_for_all(SystemExit):
+                config, set_up, command = _parse(words)
+                work = set_up(config)
         except (ValueError, OSError) as error:
             _fail(str(error), 2)
-        command(work, terminal)
+        terminal = rich_console.Console(highlight=False, quiet=not hosts.is_writer())
+        with hosts.one_for_all(FloatingPointError, interruption.Interrupted):
+            command(work, terminal)
     except (FloatingPointError, OSError) as error:
         _fail(str(error), 1)
     except interruption.Interrupted as interrupted:
@@ -93,13 +98,16 @@ def train(run: setup.Run, terminal: rich_console.Console) -> None:
     _print_task(run.config, run.dataset, terminal)
     for note in run.notes:
         print(f"sgdat-jax: not used: {note}", file=sys.stderr)
-    if (run.folder / run_folder.RESULT).exists():
+    if hosts.as_writer((run.folder / run_folder.RESULT).exists()):
         terminal.print("already finished")
     else:
         run = _train(run, terminal)
+    opt_state = parallel.gather(run.task.layout, run.state.opt_state)
+    if not hosts.is_writer():
+        return
     result = run_folder.read_result(run.folder)
     lines = run_folder.read_metrics(run.folder)
-    report.save_plots(run.folder / run_folder.PLOTS, lines, run.state.opt_state)
+    report.save_plots(run.folder / run_folder.PLOTS, lines, opt_state)
     terminal.print(
         f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
         f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
@@ -117,7 +125,7 @@ def _train(run: setup.Run, terminal: rich_console.Console) -> setup.Run:
         check = stack.enter_context(_saving_at_signals(how))
         bar = progress.ProgressBar(run, terminal)
         watchers: list[loop.Watcher] = [stack.enter_context(bar)]
-        if run.config.tensorboard:
+        if run.config.tensorboard and hosts.is_writer():
             events = tensorboard.EventFile(run.folder / run_folder.TENSORBOARD)
             watchers.append(stack.enter_context(events))
         return loop.train(run, loop.Watchers(watchers), check)[0]
@@ -337,6 +345,37 @@ def _parse(
     if run_dir is not None:
         config, set_up = dataclasses.replace(config, run_dir=run_dir), _resumed_run
     return config, set_up, command
+
+
+def _join_others(words: list[str]) -> list[str]:
+    """Makes this process one of a job if the words say so, and returns the others."""
+    rest = [word for word in words if word != "--distributed"]
+    taken = {}
+    for name in ("coordinator", "process_id", "num_processes"):
+        rest, taken[name] = _take("--" + name.replace("_", "-"), rest)
+    if len(rest) == len(words):
+        return rest
+    if "--distributed" not in words:
+        raise ValueError(f"This needs --distributed, got {' '.join(words)}")
+    if words[0] != "train" or not {"--run-dir", "--resume"}.intersection(
+        word.partition("=")[0] for word in words
+    ):
+        raise ValueError(
+            "Only train takes --distributed, with a --resume or --run-dir that all "
+            f"processes can write, got {' '.join(words)}"
+        )
+    hosts.join(
+        taken["coordinator"],
+        _number("process_id", taken["process_id"]),
+        _number("num_processes", taken["num_processes"]),
+    )
+    return rest
+
+
+def _number(name: str, word: str | None) -> int | None:
+    if word is not None and not word.isdecimal():
+        raise ValueError(f"{name} must be a number, got {word}.")
+    return None if word is None else int(word)
 
 
 def _take(option: str, words: Sequence[str]) -> tuple[list[str], str | None]:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from sgdat_jax.training import run_folder
+from sgdat_jax.training import hosts, run_folder
 from sgdat_jax.training import state as state_lib
 
 _STATE = "state"
@@ -52,13 +52,16 @@ class Saver:
         self._checkpointer = ocp.StandardCheckpointer()
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future[None] | None = None
+        self._saved: int | None = None  # step of the newest checkpoint
 
     def __enter__(self) -> "Saver":
         """Cleans the folder up."""
-        whole = {str(step) for step in steps(self._folder)}
-        for path in self._folder.glob("*"):
-            if path.name not in whole:
-                shutil.rmtree(path)
+        found = steps(self._folder)
+        if hosts.is_writer():
+            for path in self._folder.glob("*"):
+                if path.name not in map(str, found):
+                    shutil.rmtree(path)
+        self._saved = hosts.as_writer(found[-1] if found else -1)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -77,7 +80,9 @@ class Saver:
             self._checkpointer.close()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to save a checkpoint; does nothing if there is one of its step.
+        """Begins to save a checkpoint; does nothing if the newest is of its step.
+
+        Of several processes all call this together.
 
         The state may be donated to the next step at once.
 
@@ -85,9 +90,10 @@ class Saver:
           OSError: if the one before could not be saved.
         """
         self.wait()
-        path = self._folder / str(int(checkpoint.state.step))
-        if _is_whole(path):
+        step = int(checkpoint.state.step)
+        if step == self._saved:
             return
+        self._saved, path = step, self._folder / str(step)
         # Orbax may read the arrays after it returns: on a CPU without a copy.
         self._checkpointer.save(path / _STATE, _copy(checkpoint.state), force=True)
         self._saving = self._thread.submit(self._finish, path, checkpoint.progress)
@@ -110,6 +116,8 @@ class Saver:
 
     def _finish(self, path: pathlib.Path, progress: dict[str, Any]) -> None:
         self._checkpointer.wait_until_finished()
+        if not hosts.is_writer():
+            return
         run_folder.write_json(path / _PROGRESS, progress)
         run_folder.write_json(path / _DIGESTS, _digests(path))
         for step in steps(self._folder)[: -self._keep]:
@@ -161,17 +169,19 @@ def restore_newest_whole(
     Raises:
       ValueError: if an undamaged checkpoint does not fit ``like``.
     """
-    messages = []
-    for step in reversed(steps(folder)):
-        path = folder / str(step)
-        try:
-            _check(path)
-        except ValueError as error:
-            messages.append(str(error))
-            shutil.rmtree(path)
-            continue
-        return _restore(path, like), messages
-    return None, messages
+    messages, newest = [], -1
+    if hosts.is_writer():
+        for step in reversed(steps(folder)):
+            try:
+                _check(folder / str(step))
+            except ValueError as error:
+                messages.append(str(error))
+                shutil.rmtree(folder / str(step))
+            else:
+                newest = step
+                break
+    newest = hosts.as_writer(newest)
+    return (None if newest < 0 else _restore(folder / str(newest), like)), messages
 
 
 def _restore(path: pathlib.Path, like: state_lib.TrainState) -> Checkpoint:

@@ -211,6 +211,10 @@ class TrainConfig(RunConfig):
     its table as in compare. With --resume RUN_DIR an interrupted run goes on from its
     last saved state, with its own options; a greater --epochs makes it longer. If the
     folder is new or empty, a run with the options given begins there.
+
+    With --distributed the same command on each host is one job. On TPU pods, Slurm and
+    others the hosts find each other; elsewhere --coordinator HOST:PORT, --process-id N
+    and --num-processes N tell them. The run folder must be one that all of them see.
     """
 
     optimizer: str = "sgdat"
@@ -411,7 +415,8 @@ class SweepConfig(BaseConfig):
 
     def run(self) -> TrainConfig:
         """Returns the config that all models share."""
-        return TrainConfig(optimizer=self.optimizer, **_shared(self, BaseConfig))
+        shared = _shared(self, BaseConfig)
+        return TrainConfig(optimizer=self.optimizer, devices=1, **shared)
 
 
 def _shared(config: BaseConfig, kind: type[BaseConfig]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Iterator
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 # Within this time the others hear of a process or a host that has gone silent. Where a
 # connection breaks, as it does when a process is killed, they hear at once.
@@ -71,16 +73,39 @@ def is_writer() -> bool:
     return jax.process_index() == 0
 
 
+def as_writer(number: int) -> int:
+    """Returns the number that the writer has; all processes call this together."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def any_of(flag: bool) -> bool:
+    """Returns whether a flag is set in any process; all call this together."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def meet(place: str) -> None:
+    """Waits until all processes have come to the same place of the program."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(place)
+
+
 @contextlib.contextmanager
-def one_for_all() -> Iterator[None]:
+def one_for_all(*together: type[BaseException]) -> Iterator[None]:
     """Ends this process at once on any error within, if it is one of several.
 
+    Errors of the types ``together``, which all processes raise at the same place, pass.
     The ordinary end of a process of a job waits for all the others, and they wait for
     this one, which would take minutes. Theirs is a `jax.errors.JaxRuntimeError` when
     this process has ended.
     """
     try:
         yield
+    except together:
+        raise
     except BaseException as error:
         if jax.process_count() == 1:
             raise

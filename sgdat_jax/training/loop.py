@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from sgdat_jax import optimizers
 from sgdat_jax.data import sources, stream
 from sgdat_jax.training import (
     checkpoint,
+    hosts,
     interruption,
     parallel,
     records,
@@ -24,6 +24,7 @@ from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
 
 _EVAL_BATCH = 512
+_STEPS_ALONE = 16  # until several processes agree on what to do
 
 # Images with labels, and their weights: 1, or 0 for what only fills the batch.
 TestBatch = tuple[step_lib.Batch, jax.Array]
@@ -91,22 +92,26 @@ def train(
         with saver:
             try:
                 for run in _advance(run, watcher, check):  # noqa: B020
-                    if is_due(run.steps_done):
+                    if not _may_meet(run):
+                        continue
+                    if hosts.any_of(is_due(run.steps_done)):
                         saver.save(setup.checkpoint_of(run))
-                    check()
+                    _check_together(check)
                 saver.save(setup.checkpoint_of(run))
             except (FloatingPointError, interruption.Interrupted) as error:
                 saver.save(setup.checkpoint_of(run))
                 saver.wait()
-                if isinstance(error, FloatingPointError):
+                if isinstance(error, FloatingPointError) and hosts.is_writer():
                     epoch = len(run.progress.lines) + 1
                     run_folder.write_diverged(run.folder, epoch, run.steps_done)
                 raise
-        run_folder.write_result(run.folder, results.result_of(run))
+        result = results.result_of(run)
+        if hosts.is_writer():
+            run_folder.write_result(run.folder, result)
     finally:
         if run.lock is not None:
             run.lock.release()
-    return run, run_folder.read_result(run.folder)
+    return run, result
 
 
 def evaluate(
@@ -166,7 +171,23 @@ def test_batches(
 _train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
 _train_batch = jax.jit(step_lib.train_batch, static_argnums=0, donate_argnums=1)
 _eval_step = jax.jit(step_lib.eval_step, static_argnums=0)
-_flip_counts = jax.jit(optimizers.flip_counts)
+_begin_epoch = jax.jit(step_lib.begin_epoch, static_argnums=0)
+
+
+def _may_meet(run: setup.Run) -> bool:
+    """Returns whether several processes agree here on what to do; one always may."""
+    return jax.process_count() == 1 or run.steps_done % _STEPS_ALONE == 0
+
+
+def _check_together(check: interruption.Check) -> None:
+    """Raises Interrupted in all processes if one of them is interrupted."""
+    interrupted = None
+    try:
+        check()
+    except interruption.Interrupted as error:
+        interrupted = error
+    if hosts.any_of(interrupted is not None):
+        raise interrupted or interruption.Interrupted("a signal to another process")
 
 
 def _timer(run: setup.Run) -> Callable[[int], bool]:
@@ -204,9 +225,11 @@ def _advance(
             seconds = time.perf_counter() - start
             yield run._replace(progress=run.progress._replace(seconds=seconds))
         line, times = results.epoch_lines(run)
-        line |= evaluate(run, tests, check)
+        alone = jax.process_count() == 1
+        line |= evaluate(run, tests, check if alone else interruption.never)
         _write_weights(run, line)
-        run_folder.append_epoch(run.folder, line, times)
+        if hosts.is_writer():
+            run_folder.append_epoch(run.folder, line, times)
         progress = setup.Progress(
             lines=(*run.progress.lines, line),
             times=(*run.progress.times, times),
@@ -232,9 +255,12 @@ def _write_weights(run: setup.Run, line: dict[str, Any]) -> None:
         "std": run.task.std,
         "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
     }
-    for name in names:
-        file = run.folder / name
-        weights_file.write(file, run.config, run.state.params, run.state.stats, details)
+    if not names:
+        return
+    weights = run.state.params, run.state.stats
+    params, stats = parallel.gather(run.task.layout, weights)
+    for name in names if hosts.is_writer() else ():
+        weights_file.write(run.folder / name, run.config, params, stats, details)
 
 
 def _train_epoch(
@@ -242,9 +268,8 @@ def _train_epoch(
 ) -> Iterator[setup.Run]:
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
-    if run.progress.steps == 0 and run.state.counts_before is not None:
-        counts = _flip_counts(run.state.opt_state)
-        run = run._replace(state=run.state._replace(counts_before=counts))
+    if run.progress.steps == 0 and run.task.diagnostics:
+        run = run._replace(state=_begin_epoch(run.task, run.state))
     record = run.progress.record or records.EpochRecord()
     last = None
     for state, found in _steps(run, data):

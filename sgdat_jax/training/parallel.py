@@ -13,6 +13,7 @@ nothing where there is no layout, so that a run on one device compiles to what i
 was.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -226,6 +227,16 @@ def whole(layout: Layout | None, tree: Any) -> Any:
     if layout is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, _whole(layout))
+
+
+def gather(layout: Layout | None, tree: Any) -> Any:
+    """Returns arrays whole on each device; all processes call this together."""
+    return tree if layout is None else _gather(layout, tree)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gather(layout: Layout, tree: Any) -> Any:
+    return whole(layout, tree)
 
 
 def settle(layout: Layout | None, state: Any) -> Any:

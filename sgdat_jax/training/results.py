@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import __version__, optimizers
-from sgdat_jax.training import diagnostics, setup
+from sgdat_jax.training import diagnostics, parallel, setup
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -74,6 +74,7 @@ def result_of(run: setup.Run) -> dict[str, Any]:
         "model": {"name": run.config.model, **dataclasses.asdict(run.task.choices)},
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
+        "devices": 1 if run.task.layout is None else run.task.layout.devices,
         "versions": {"python": platform.python_version(), "sgdat-jax": __version__}
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
@@ -91,7 +92,9 @@ def _diagnostics_line(run: setup.Run) -> dict[str, Any]:
         return line
     if run.config.restarts_flips:
         counts_before = jax.tree.map(jnp.zeros_like, counts_before)
-    found = _diagnose(run.state.opt_state, counts_before)
+    found = parallel.gather(
+        run.task.layout, _diagnose(run.state.opt_state, counts_before)
+    )
     for name, value in found._asdict().items():
         if isinstance(value, optimizers.FlipRatio):
             line |= _shares(name, value)
@@ -104,7 +107,7 @@ def _flips(run: setup.Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns how often binary weights flipped, in all and by their number."""
     counts = _flip_counts(run.state.opt_state)
     flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
-    histogram = _flip_histogram(counts)
+    histogram = parallel.gather(run.task.layout, _flip_histogram(counts))
     return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}
 
 

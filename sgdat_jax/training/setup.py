@@ -12,6 +12,7 @@ import numpy as np
 from sgdat_jax.data import sources
 from sgdat_jax.training import (
     checkpoint,
+    hosts,
     parallel,
     records,
     registry,
@@ -145,8 +146,9 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     Raises:
       ValueError: if the run folder holds something or cannot be written.
     """
-    run = _run(plan, seed, folder)
-    lock = run_folder.create(run.folder, run.config)
+    run, lock = _run(plan, seed, folder), None
+    if hosts.is_writer():
+        lock = run_folder.create(run.folder, run.config)
     return run._replace(state=plan.init(np.uint32(seed)), lock=lock)
 
 
@@ -160,7 +162,7 @@ def resume(config: config_lib.TrainConfig) -> Run:
         something else, or what another process writes to; or as in `set_up`.
     """
     folder = pathlib.Path(str(config.run_dir))
-    if run_folder.is_empty(folder):
+    if hosts.as_writer(run_folder.is_empty(folder)):
         return set_up(config)
     _check_recorded(folder, config)
     return go_on(plan(config, load(config)), config.seed, folder)
@@ -174,11 +176,14 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     Raises:
       ValueError: as in `resume`.
     """
-    if run_folder.is_empty(folder):
+    if hosts.as_writer(run_folder.is_empty(folder)):
         return begin(plan, seed, folder)
     _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
+    hosts.meet("before the config is written anew")
+    lock = None
     try:
-        lock = run_folder.lock(folder)
+        if hosts.is_writer():
+            lock = run_folder.lock(folder)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
     try:
@@ -191,15 +196,18 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
             run = run._replace(state=plan.init(np.uint32(seed)))
         else:
             run = _at(run, found)
-        if len(run.progress.lines) < run.config.epochs:
+        is_over = len(run.progress.lines) == run.config.epochs
+        if hosts.is_writer() and not is_over:
             run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
             run_folder.reopen(folder, run.config)
         if not (folder / run_folder.RESULT).exists():
             return run._replace(lock=lock)
     except BaseException:
-        lock.release()
+        if lock is not None:
+            lock.release()
         raise
-    lock.release()
+    if lock is not None:
+        lock.release()
     return run
 
 
@@ -221,7 +229,7 @@ def restore(folder: pathlib.Path) -> Run:
       ValueError: if the folder holds no run, or a damaged one.
     """
     config = run_folder.read_config(folder)
-    run = _run(plan(config, load(config)), config.seed, folder)
+    run = _to_evaluate(config, folder)
     found = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
     return _at(run, found)
 
@@ -233,10 +241,17 @@ def restore_weights(file: pathlib.Path) -> Run:
       ValueError: if the file is none of weights, or damaged.
     """
     config = weights_file.read_config(file)
-    run = _run(plan(config, load(config)), config.seed, file.parent)
+    run = _to_evaluate(config, file.parent)
     params, stats = weights_file.read(file, run.state.params, run.state.stats)
     state = run.state._replace(params=params, stats=stats, opt_state=())
     return run._replace(state=state)
+
+
+def _to_evaluate(config: config_lib.TrainConfig, folder: pathlib.Path) -> Run:
+    """Returns a run on one device, on however many it was trained."""
+    alone = dataclasses.replace(config, devices=1, sharded=False)
+    run = _run(plan(alone, load(config)), config.seed, folder)
+    return run._replace(config=dataclasses.replace(config, run_dir=str(folder)))
 
 
 def checkpoint_of(run: Run) -> checkpoint.Checkpoint:

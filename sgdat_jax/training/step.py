@@ -93,6 +93,16 @@ def train_step(
     return parallel.settle(task.layout, next_state), metrics, weights
 
 
+def begin_epoch(
+    task: state_lib.Task, state: state_lib.TrainState
+) -> state_lib.TrainState:
+    """Marks the flip counts from which those of an epoch are counted."""
+    if state.counts_before is not None:
+        counts = optimizers.flip_counts(state.opt_state)
+        state = state._replace(counts_before=counts)
+    return parallel.settle(task.layout, state)
+
+
 def _select(condition: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
@@ -168,7 +178,8 @@ def eval_step(
       weights: shape (batch,), 1 for an example that counts and 0 for padding.
     """
     params = parallel.whole_params(task.layout, state.params)
-    model = nnx.merge(task.eval_graph, params, state.stats)
+    stats = parallel.whole(task.layout, state.stats)
+    model = nnx.merge(task.eval_graph, params, stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))
     losses = _losses(logits, batch.labels)
     metrics = _metrics(logits, losses, batch.labels, weights)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 
 import shared_runs
 import small_runs
-from sgdat_jax.training import hosts
+from sgdat_jax import cli
+from sgdat_jax.training import checkpoint, hosts, run_folder
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
@@ -193,3 +195,88 @@ def test_one_process_is_its_own_job():
     assert hosts.is_writer()
     with pytest.raises(OSError, match="full"), hosts.one_for_all():
         raise OSError("full")
+
+
+def command(folder, *options, processes=2):
+    """Starts the command as a job."""
+    address = f"127.0.0.1:{free_port()}"
+    flags = "--xla_force_host_platform_device_count=1"
+    words = ["-m", "sgdat_jax", "train", "--resume", folder, *options, "--distributed"]
+    words += ["--coordinator", address, "--num-processes", processes, "--process-id"]
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words), str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"XLA_FLAGS": flags},
+        )
+        for number in range(processes)
+    ]
+
+
+def wait_for_states(folder, count, job):
+    while len(checkpoint.steps(folder / run_folder.CHECKPOINTS)) < count:
+        assert all(process.poll() is None for process in job), job[0].communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_command_as_a_job_that_is_stopped_and_killed(tmp_path):
+    folder = tmp_path / "run"
+    options = ("--epochs", "6", "--diagnostics", "--save-every-steps", "16")
+    options += ("--keep-states", "99")
+    job = command(folder, *options)
+    wait_for_states(folder, 2, job)
+    job[1].send_signal(signal.SIGTERM)  # one hears of it, all end
+    errors = [process.communicate(timeout=120)[1] for process in job]
+    assert [process.returncode for process in job] == [75, 75], errors
+    assert "the run is saved; it goes on with sgdat-jax train --resume" in errors[0]
+
+    saved = checkpoint.steps(folder / run_folder.CHECKPOINTS)
+    job = command(folder, *options)
+    wait_for_states(folder, len(saved) + 2, job)
+    job[1].kill()
+    begin = time.monotonic()
+    error = job[0].communicate(timeout=120)[1]
+    assert time.monotonic() - begin < 60
+    assert job[0].returncode not in (0, None)
+    assert "process 0 of 2 ends" in error or "task" in error
+    job[1].communicate()
+
+    job = command(folder, *options)
+    outputs = [process.communicate(timeout=300) for process in job]
+    assert [process.returncode for process in job] == [0, 0], outputs
+    assert "goes on after step" in outputs[0][0]
+    assert "epoch" not in outputs[1][0]
+    lines = run_folder.read_metrics(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert run_folder.read_result(folder)["devices"] == 2
+
+    whole = tmp_path / "whole"
+    outputs = [process.communicate() for process in command(whole, *options)]
+    name = run_folder.METRICS  # on as many devices: the same bits
+    assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    # Evaluated on one device.
+    done = shared_runs.command("evaluate", str(folder))
+    assert f"test accuracy {lines[-1]['test_accuracy']:.2%}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("train --distributed", "with a --resume or --run-dir"),
+        ("compare --distributed --run-dir x", "Only train takes --distributed"),
+        ("train --process-id 0", "This needs --distributed"),
+        ("train --run-dir x --distributed --process-id a", "process_id must be a numb"),
+        ("train --run-dir x --distributed --coordinator a", "must be host and port"),
+        ("train --run-dir x --distributed", "No cluster was found"),
+    ],
+)
+def test_refused_jobs(words, named, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words.split())
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
