@@ -40,16 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         samples, code = _samples(run, 60 * options.minutes)
         epochs = len(run_folder.read_metrics(run))
         steps = checkpoint.steps(run / run_folder.CHECKPOINTS)[-1]
-    early, late = (part.mean(0) for part in np.array_split(samples, 10)[1::8])
+    tenths = np.array([part.mean(0) for part in np.array_split(samples, 10)])
     result = timing.circumstances() | {
         "minutes": options.minutes,
         "epochs": epochs,
         "steps": steps,
         "samples": len(samples),
         "exit_code": code,
-        "mebibytes": {"second_tenth": early[0] / 2**20, "last_tenth": late[0] / 2**20},
-        "file_handles": {"second_tenth": early[1], "most": int(samples[:, 1].max())},
-        "threads": {"second_tenth": early[2], "most": int(samples[:, 2].max())},
+        "mebibytes_by_tenth": (tenths[:, 0] / 2**20).round(1).tolist(),
+        "file_handles_by_tenth": tenths[:, 1].round(1).tolist(),
+        "most_file_handles": int(samples[:, 1].max()),
+        "most_threads": int(samples[:, 2].max()),
     }
     run_folder.write_json(options.out, result)
     print(_text(result))
@@ -74,13 +75,13 @@ def _samples(run: pathlib.Path, seconds: float) -> tuple[np.ndarray, int]:
 
 
 def _text(result: dict[str, Any]) -> str:
-    memory, files = result["mebibytes"], result["file_handles"]
+    memory, files = result["mebibytes_by_tenth"], result["file_handles_by_tenth"]
     return (
         f"{result['epochs']:,} epochs, {result['steps']:,} steps in "
-        f"{result['minutes']:g} minutes: {memory['second_tenth']:.1f} MiB in the "
-        f"second tenth, {memory['last_tenth']:.1f} in the last; file handles "
-        f"{files['second_tenth']:.1f}, at most {files['most']}; threads at most "
-        f"{result['threads']['most']}; exit code {result['exit_code']}"
+        f"{result['minutes']:g} minutes; by tenths, MiB of memory: "
+        f"{' '.join(map(str, memory))}; file handles: {' '.join(map(str, files))}, at "
+        f"most {result['most_file_handles']}; threads at most "
+        f"{result['most_threads']}; exit code {result['exit_code']}"
     )
 
 

@@ -173,11 +173,12 @@ def shapes(layout: Layout | None, state: Any) -> Any:
       state: arrays or shapes.
     """
     if layout is None:
-        return jax.tree.map(_shape, state)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda leaf: _shape(leaf, here), state)
     return jax.tree.map(_shape, state, _shardings(layout, state))
 
 
-def _shape(leaf: Any, sharding: Any = None) -> jax.ShapeDtypeStruct:
+def _shape(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

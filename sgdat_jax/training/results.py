@@ -56,11 +56,15 @@ def means(prefix: str, sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def result_of(run: setup.Run) -> dict[str, Any]:
-    """Returns the result of a run that has come to its end."""
+    """Returns the result of a run that has come to its end, as in JSON."""
     lines = run.progress.lines
     best = max(lines, key=lambda line: line["test_accuracy"])
     device = jax.devices()[0]
     skipped = sum(line.get("skipped_steps", 0) for line in lines)
+    choices = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in dataclasses.asdict(run.task.choices).items()
+    }
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
         "best_test_accuracy": best["test_accuracy"],
@@ -71,7 +75,7 @@ def result_of(run: setup.Run) -> dict[str, Any]:
         "skipped_steps": skipped,
         "seconds": run.progress.seconds,
         "seed": run.config.seed,
-        "model": {"name": run.config.model, **dataclasses.asdict(run.task.choices)},
+        "model": {"name": run.config.model, **choices},
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "devices": 1 if run.task.layout is None else run.task.layout.devices,
