@@ -18,6 +18,7 @@ class Comparison(NamedTuple):
     dataset: sources.Dataset
     todo: list[list[config_lib.TrainConfig]]  # unfinished runs, by method
     total: int  # runs, finished ones included
+    lock: Any  # of the folder, until all is trained
 
 
 class Outcome(NamedTuple):
@@ -33,7 +34,8 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
     Raises:
       ValueError: if the config does not fit the images, if no weight is binary, or if
         the folder of a run holds one with other settings, a damaged one, or anything
-        else, or cannot be written. Nothing is left on disk then.
+        else, or cannot be written, or if another process works on them. Nothing is left
+        on disk then.
     """
     run_folder.check_path(config.folder)
     seeds = range(config.seed, config.seed + config.seeds)
@@ -56,6 +58,7 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
         dataset,
         todo=[of_method for of_method in todo if of_method],
         total=sum(map(len, runs)),
+        lock=run_folder.lock(config.folder),
     )
 
 
@@ -74,20 +77,28 @@ def train_all(
       watch: gives a context manager of a `loop.Watcher` for each run.
       check: as in `loop.train`.
     """
-    for runs in comparison.todo:
-        # One compiled program for all seeds of a method.
-        plan = setup.plan(runs[0], comparison.dataset)
-        for config in runs:
-            folder = pathlib.Path(str(config.run_dir))
-            if _is_finished(config):
-                continue  # since `set_up`, by another process
-            run = setup.go_on(plan, config.seed, folder)
-            try:
-                with watch(run) as watcher:
-                    result = loop.train(run, watcher, check)[1]
-            except FloatingPointError:
-                result = None
-            yield Outcome(config, result)
+    try:
+        for runs in comparison.todo:
+            # One compiled program for all seeds of a method.
+            plan = setup.plan(runs[0], comparison.dataset)
+            for config in runs:
+                yield _train(plan, config, watch, check)
+    finally:
+        comparison.lock.release()
+
+
+def _train(
+    plan: setup.Plan,
+    config: config_lib.TrainConfig,
+    watch: Callable[[setup.Run], Any],
+    check: interruption.Check,
+) -> Outcome:
+    run = setup.go_on(plan, config.seed, pathlib.Path(str(config.run_dir)))
+    try:
+        with watch(run) as watcher:
+            return Outcome(config, loop.train(run, watcher, check)[1])
+    except FloatingPointError:
+        return Outcome(config, None)
 
 
 def _is_finished(config: config_lib.TrainConfig) -> bool:

@@ -37,6 +37,7 @@ class Sweep(NamedTuple):
     plan: setup.Plan
     todo: list[Trial]
     total: int  # trials, finished ones included
+    lock: Any  # of the folder, until all is trained
 
 
 def set_up(config: config_lib.SweepConfig) -> Sweep:
@@ -62,13 +63,14 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
     folder = config.folder
     known = []
     if (folder / CONFIG).exists():
+        lock = run_folder.lock(folder)
         _check_same(config)
         known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]
     else:
-        run_folder.create(folder, config, CONFIG)
+        lock = run_folder.create(folder, config, CONFIG)
     all_trials = trials(config)
     todo = [trial for trial in all_trials if tuple(trial) not in known]
-    return Sweep(config, plan, todo, len(all_trials))
+    return Sweep(config, plan, todo, len(all_trials), lock)
 
 
 def trials(config: config_lib.SweepConfig) -> list[Trial]:
@@ -90,7 +92,15 @@ def models_at_once(config: config_lib.SweepConfig) -> int:
 
 def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
     """Trains the models of all trials, and yields lines of the folder as they come."""
-    config, plan, todo, _ = sweep
+    try:
+        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo)
+    finally:
+        sweep.lock.release()
+
+
+def _train_chunks(
+    config: config_lib.SweepConfig, plan: setup.Plan, todo: list[Trial]
+) -> Iterator[list[dict[str, Any]]]:
     images = loop.on_device(plan.dataset)
     tests = tuple(loop.test_batches(plan.dataset))
     size = min(models_at_once(config), len(todo))

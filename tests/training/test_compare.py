@@ -161,3 +161,11 @@ def test_runs_that_cannot_be_read_are_named(folder, capsys):
     file = folder / "sgdat" / "seed0" / "metrics.jsonl"
     assert skipped.startswith(f"sgdat-jax: skipped: {file} cannot be read")
     assert error == "sgdat-jax: error: no run can be read"
+
+
+def test_only_one_process_compares_in_a_folder(folder):
+    first = compare.set_up(_config(folder))
+    with pytest.raises(ValueError, match="comparison is in use by another process"):
+        compare.set_up(_config(folder))
+    first.lock.release()
+    compare.set_up(_config(folder)).lock.release()
