@@ -118,7 +118,7 @@ class Saver:
         self._checkpointer.wait_until_finished()
         if not hosts.is_writer():
             return
-        run_folder.write_json(path / _PROGRESS, progress)
+        run_folder.write_json(path / _PROGRESS, progress, indent=None)
         run_folder.write_json(path / _DIGESTS, _digests(path))
         for step in steps(self._folder)[: -self._keep]:
             shutil.rmtree(self._folder / str(step))

@@ -294,10 +294,12 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     return _parse_json(file, _read_text(file))
 
 
-def write_json(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+def write_json(
+    file: pathlib.Path, values: Mapping[str, Any], indent: int | None = 2
+) -> None:
     """Writes a file of JSON, or none if that fails."""
     with whole(file) as data:
-        data.write(json.dumps(values, indent=2) + "\n")
+        data.write(json.dumps(values, indent=indent) + "\n")
 
 
 @contextlib.contextmanager
