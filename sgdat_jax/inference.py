@@ -24,16 +24,6 @@ from sgdat_jax.data import augment
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import weights_file
 
-# Their values are -1 and +1.
-_SIGNS = (
-    signs.sign,
-    signs.ste_sign,
-    signs.approx_sign,
-    signs.swish_sign,
-    signs.ede_sign,
-    signs.reste_sign,
-)
-
 
 def _sign_as(x: jax.Array, dtype: str) -> jax.Array:
     return jnp.where(x >= 0, 1, -1).astype(dtype)
@@ -221,7 +211,7 @@ def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
     """Makes a layer one of signs of a dtype if it is one of signs; returns whether."""
     if (
         not isinstance(layer, layers.BinaryConv | layers.BinaryLinear)
-        or getattr(layer.input_quantizer, "func", layer.input_quantizer) not in _SIGNS
+        or not signs.is_sign(layer.input_quantizer)
         or layer.use_bias
         or layer.output_scale is not None
         or not _sums_exactly(layer)

@@ -219,6 +219,13 @@ class _BinaryLayer(nnx.Module):
             (inputs, kernel, bias), dtype=self.dtype, inexact=self.dtype is not None
         )
 
+    @property
+    def _multiplies_signs(self) -> bool:
+        """Whether inputs and kernel are -1, 0 and +1 alone, besides NaN."""
+        kernel = self.kernel_quantizer
+        is_sign = kernel is kernel_sign or signs.is_sign(kernel)
+        return is_sign and signs.is_sign(self.input_quantizer)
+
     def _multiply(
         self, product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
     ) -> jax.Array:
@@ -447,8 +454,11 @@ class BinaryConv(_BinaryLayer):
         x = jnp.reshape(x, (math.prod(batch), *x.shape[len(batch) :]))
         x, pads = self._pad(x)
         axes = string.ascii_lowercase[:rank]
+        convolve = self.conv_general_dilated
+        if convolve is products.conv_general_dilated and self._multiplies_signs:
+            convolve = functools.partial(convolve, signs=True)
         product = functools.partial(
-            self.conv_general_dilated,
+            convolve,
             window_strides=self.strides,
             padding=pads,
             rhs_dilation=self.kernel_dilation,

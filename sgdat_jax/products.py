@@ -13,6 +13,8 @@ from jax import lax
 
 # With fewer channels one product of all shifts is faster than a product for each.
 _FEW_CHANNELS = 8
+# Up to so many channels XLA's CPU backend is slow at convolutions of int8.
+_FEW_SIGNS = 16
 
 _Pads = tuple[tuple[int, int], ...]
 _Sizes = tuple[int, ...]
@@ -28,6 +30,7 @@ def conv_general_dilated(
     *,
     dimension_numbers: Any,
     feature_group_count: int = 1,
+    signs: bool = False,
     **options: Any,
 ) -> jax.Array:
     """Convolves as `jax.lax.conv_general_dilated` does, whose arguments it takes.
@@ -38,6 +41,10 @@ def conv_general_dilated(
     inputs with channels last, in one group and without dilation; everything else, and
     every other backend, is left to XLA. `flax.nnx.Conv` takes this function as its
     ``conv_general_dilated``.
+
+    With ``signs`` all entries of both are -1, 0, +1 or NaN. Then a CPU, in the same
+    cases, sums their products as integers, which gives the same bits, two to five times
+    as fast; an example or an output with a NaN is NaN as a whole.
 
     Example:
       >>> import jax
@@ -84,7 +91,8 @@ def conv_general_dilated(
     pads = tuple((low, high) for low, high in padding)
     if min(itertools.chain(*pads), default=0) < 0:
         return plain(lhs, rhs)
-    return _convolve(plain, tuple(window_strides), pads, dilation, lhs, rhs)
+    of_signs = signs and lhs.dtype == jnp.float32 and lhs.shape[-1] > _FEW_SIGNS
+    return _convolve(plain, of_signs, tuple(window_strides), pads, dilation, lhs, rhs)
 
 
 def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
@@ -95,9 +103,10 @@ def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3, 4))
 def _convolve(
     plain: Any,
+    of_signs: bool,
     strides: _Sizes,
     pads: _Pads,
     dilation: _Sizes,
@@ -105,22 +114,38 @@ def _convolve(
     rhs: jax.Array,
 ) -> jax.Array:
     del strides, pads, dilation
-    return plain(lhs, rhs)
+    if not of_signs:
+        return plain(lhs, rhs)
+    by_integers = functools.partial(_by_integers, plain)
+    return lax.platform_dependent(lhs, rhs, cpu=by_integers, default=plain)
+
+
+def _by_integers(plain: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    sums = plain(
+        lhs.astype(jnp.int8), rhs.astype(jnp.int8), preferred_element_type=jnp.int32
+    )
+    spatial = tuple(range(1, lhs.ndim - 1))
+    # Integers have no NaN. Channels go last, for XLA's CPU backend is slow at others.
+    in_examples = jnp.isnan(lhs).any(spatial, keepdims=True).any(-1, keepdims=True)
+    in_outputs = jnp.isnan(rhs).any(tuple(range(rhs.ndim - 1)), keepdims=True)
+    return jnp.where(in_examples | in_outputs, jnp.nan, sums.astype(lhs.dtype))
 
 
 def _convolve_fwd(
     plain: Any,
+    of_signs: bool,
     strides: _Sizes,
     pads: _Pads,
     dilation: _Sizes,
     lhs: jax.Array,
     rhs: jax.Array,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(plain, strides, pads, dilation, lhs, rhs), (lhs, rhs)
+    return _convolve(plain, of_signs, strides, pads, dilation, lhs, rhs), (lhs, rhs)
 
 
 def _convolve_bwd(
     plain: Any,
+    of_signs: bool,
     strides: _Sizes,
     pads: _Pads,
     dilation: _Sizes,

@@ -302,6 +302,23 @@ def reste_o(progress: ArrayLike, o_end: ArrayLike = 3.0) -> jax.Array:
     return 1.0 + rise * (_check("o_end", o_end, 1, closed=True) - 1.0)
 
 
+_SIGNS = (sign, ste_sign, approx_sign, swish_sign, ede_sign, reste_sign)
+
+
+def is_sign(quantizer: object) -> bool:
+    """Returns whether a quantizer is known to give -1, +1 and, of NaN, NaN alone.
+
+    Example:
+      >>> import functools
+      >>> from sgdat_jax import signs
+      >>> signs.is_sign(functools.partial(signs.swish_sign, beta=10.0))
+      True
+      >>> signs.is_sign(signs.magnitude_aware_sign)
+      False
+    """
+    return getattr(quantizer, "func", quantizer) in _SIGNS
+
+
 def _scaled_sign(x, clip_value, magnitude):
     return magnitude * sign(x)
 

@@ -14,7 +14,7 @@ import sgdat_jax as sj
 import shared_runs
 from sgdat_jax import inference
 from sgdat_jax.data import augment
-from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import loop, run_folder, setup
 from sgdat_jax.training import step as step_lib
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -232,7 +232,7 @@ def test_refused_models_and_dtypes():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_file_predicts_what_evaluate_counts(dtype):
     file = shared_runs.finished().folder / run_folder.BEST
-    run = loop.restore_weights(file)
+    run = setup.restore_weights(file)
     images, labels = run.dataset.test_images, run.dataset.test_labels
     logits = inference.load(str(file), dtype)(images)
     assert (logits.dtype, logits.shape) == (jnp.float32, (len(images), 10))

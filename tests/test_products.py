@@ -121,3 +121,54 @@ def test_other_dtypes():
         products.conv_general_dilated, x, kernel, **options
     )
     assert {a.dtype for a in (y, dx, dkernel)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("in_features", [17, 40])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_signs_are_summed_as_integers_to_the_same_bits(in_features, strides):
+    keys = jax.random.split(jax.random.key(in_features), 2)
+    x = jnp.sign(jax.random.normal(keys[0], (3, 8, 8, in_features)))
+    kernel = jnp.sign(jax.random.normal(keys[1], (3, 3, in_features, 20)))
+
+    def of(signs):
+        def loss(x, kernel):
+            y = products.conv_general_dilated(
+                x,
+                kernel,
+                (strides, strides),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                signs=signs,
+            )
+            return (y**2).sum(), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+    text = of(True).lower(x, kernel).as_text()
+    assert "xi8>" in text
+    assert "xi8>" not in of(False).lower(x, kernel).as_text()
+    for ours, theirs in zip(
+        jax.tree.leaves(of(True)(x, kernel)),
+        jax.tree.leaves(of(False)(x, kernel)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+    (_, y), _ = of(True)(x.at[1, 2, 3, 4].set(jnp.nan), kernel)
+    assert jnp.isnan(y).any((1, 2, 3)).tolist() == [False, True, False]
+    (_, y), _ = of(True)(x, kernel.at[0, 0, 0, 7].set(jnp.nan))
+    assert jnp.isnan(y).any((0, 1, 2)).tolist() == [k == 7 for k in range(20)]
+
+
+def test_few_channels_are_left_in_floats():
+    x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 16))
+    lowered = jax.jit(
+        lambda x, kernel: products.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            signs=True,
+        )
+    ).lower(x, kernel)
+    assert "xi8>" not in lowered.as_text()
