@@ -30,9 +30,10 @@ def _sign_as(x: jax.Array, dtype: str) -> jax.Array:
 
 
 # Made once: a partial equals none but itself, and neither would compiled programs.
-_INPUT_QUANTIZERS = {
-    dtype: functools.partial(_sign_as, dtype=dtype)
-    for dtype in ("float32", "bfloat16", "int8")
+_INPUT_QUANTIZERS: dict[str, layers.Quantizer] = {
+    "float32": signs.sign,
+    "bfloat16": functools.partial(_sign_as, dtype="bfloat16"),
+    "int8": functools.partial(_sign_as, dtype="int8"),
 }
 
 
@@ -221,7 +222,8 @@ def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
     if not is_binary:
         return False
     layer.kernel = layers.BinaryParam(kernel.astype(dtype))
-    layer.kernel_quantizer = None
+    # By its sign functions a layer knows that it may sum as integers on a CPU.
+    layer.kernel_quantizer = layers.kernel_sign if dtype == "float32" else None
     layer.input_quantizer = quantizer
     layer.dtype = None
     layer.preferred_element_type = jnp.float32
