@@ -399,12 +399,7 @@ def _defaults(name: str, recipe: str | None, run_dir: str | None) -> Any:
     if run_dir is not None:
         if options is not config_lib.TrainConfig:
             raise ValueError(f"Only train takes --resume, got it for {name}.")
-        if not run_folder.is_empty(pathlib.Path(run_dir)):
-            if recipe is not None:
-                raise ValueError(
-                    f"{run_dir} has its own options and takes no --recipe, got "
-                    f"{recipe}."
-                )
+        if recipe is None and not run_folder.is_empty(pathlib.Path(run_dir)):
             return run_folder.read_config(pathlib.Path(run_dir))
     if recipe is None:
         return None

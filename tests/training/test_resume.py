@@ -175,7 +175,10 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
         ("train --resume", "--resume must have one value"),
         ("train --resume file", "file is not the folder of a run"),
         ("train --resume other", "other is not the folder of a run"),
-        ("train --resume run --recipe cifar10-binarynet-sgdat", "takes no --recipe"),
+        (
+            "train --resume run --recipe cifar10-binarynet-sgdat",
+            "run holds a run with dataset='digits', not 'cifar10'; model='DigitsNet'",
+        ),
         ("train --resume run", "run is in use by another process."),
     ],
 )
@@ -326,3 +329,15 @@ def test_damaged_file_of_weights(tmp_path, share):
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match="is not a whole file of weights"):
             setup.restore_weights(file)
+
+
+def test_the_command_with_a_recipe_goes_on_as_well(tmp_path):
+    folder = tmp_path / "run"
+    name = "cifar10-binarynet-bop"
+    words = ["train", "--resume", str(folder), "--recipe", name, "--seed", "4"]
+    begun, set_up, _ = cli._parse(words)
+    assert (begun.seed, begun.optimizer, begun.run_dir) == (4, "bop", str(folder))
+    run_folder.create(folder, begun).release()
+    assert cli._parse(words) == (begun, set_up, cli.train)
+    setup._check_recorded(folder, begun)
+    assert cli._parse(words[:3])[0] == begun  # by its own options
