@@ -206,10 +206,11 @@ def assert_equal(actual, expected, rtol=0.0):
             np.testing.assert_array_equal(got, want, strict=True)
 
 
-def assert_same_training(case, trained, expected):
+def assert_same_training(case, trained, expected, rtol=0.0):
     """Asserts equal weights, and equal readings of states that may be wrapped."""
     assert_equal(trained[0], expected[0])
-    assert_equal(readings(trained[1]), readings(expected[1]), case.rtol)
+    rtol = max(case.rtol, rtol)
+    assert_equal(readings(trained[1]), readings(expected[1]), rtol)
 
 
 def differ(first, second):

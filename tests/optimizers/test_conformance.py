@@ -93,9 +93,11 @@ def test_injected_schedules_equal_schedules(case):
 @every_case
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_injected_numbers_equal_numbers(case, dtype):
-    assert_same_training(
-        case, injected(case).train(dtype=dtype), plain(case).train(dtype=dtype)
-    )
+    # CPUs with float16 arithmetic of their own, such as Intel's since 2023, round the
+    # sum of a product differently where its factor is a number of the program.
+    rtol = 1e-6 if dtype == "float16" else 0.0
+    trained, expected = (kind(case).train(dtype=dtype) for kind in (injected, plain))
+    assert_same_training(case, trained, expected, rtol)
 
 
 @every_case

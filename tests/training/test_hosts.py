@@ -270,7 +270,6 @@ def test_command_as_a_job_that_is_stopped_and_killed(tmp_path):
         ("train --process-id 0", "This needs --distributed"),
         ("train --run-dir x --distributed --process-id a", "process_id must be a numb"),
         ("train --run-dir x --distributed --coordinator a", "must be host and port"),
-        ("train --run-dir x --distributed", "No cluster was found"),
     ],
 )
 def test_refused_jobs(words, named, capsys):
@@ -280,3 +279,10 @@ def test_refused_jobs(words, named, capsys):
     error = capsys.readouterr().err
     assert named in error
     assert error.count("\n") == 1
+
+
+def test_a_job_of_which_no_cluster_tells():
+    done = shared_runs.command("train", "--run-dir", "x", "--distributed")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("sgdat-jax: error: No cluster was found that tells")
+    assert done.stderr.count("\n") == 1

@@ -13,7 +13,15 @@ import pytest
 import shared_runs
 import small_runs
 from sgdat_jax.data import augment
-from sgdat_jax.training import checkpoint, config, parallel, registry, state, step
+from sgdat_jax.training import (
+    checkpoint,
+    config,
+    parallel,
+    registry,
+    run_folder,
+    state,
+    step,
+)
 
 _SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
 COPIED = parallel.lay_out(jax.devices())
@@ -235,4 +243,35 @@ def test_nothing_changes_on_one_device():
     for put in (parallel.put_rows, parallel.put_whole):
         placed = put(None, tree)["a"]
         assert placed.sharding == jnp.ones(8).sharding
-    assert parallel.shapes(None, tree)["a"].sharding is None
+    # Where a restored state shall lie, wherever it was when it was saved.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    assert parallel.shapes(None, tree)["a"].sharding == here
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_any_number_of_devices(tmp_path):
+    flags = "--xla_force_host_platform_device_count=8"
+
+    def train(folder, epochs, devices, *options):
+        words = ["-m", "sgdat_jax", "train", "--resume", str(folder), "--diagnostics"]
+        words += ["--epochs", str(epochs), "--devices", str(devices), *options]
+        words += ["--real-schedule", "constant"]  # which knows of no end
+        done = shared_runs.python(*words, XLA_FLAGS=flags, NPROC="32")
+        assert done.returncode == 0, done.stderr
+        assert run_folder.read_result(folder)["devices"] == devices
+        return done.stdout
+
+    moving, staying = tmp_path / "moving", tmp_path / "staying"
+    train(moving, 1, 8, "--sharded")
+    train(staying, 2, 8, "--sharded")
+    for epochs, devices in ((2, 8), (3, 2), (4, 1), (5, 4), (6, 8)):
+        output = train(moving, epochs, devices, "--sharded")
+        assert f"goes on after step {22 * (epochs - 1)}\n" in output
+    files = [folder / run_folder.METRICS for folder in (moving, staying)]
+    ours, theirs = (file.read_text().splitlines() for file in files)
+    assert ours[:2] == theirs  # on as many devices, to the bit
+    losses = [json.loads(line)["train_loss"] for line in ours]
+    assert losses == sorted(losses, reverse=True)
+    done = shared_runs.command("evaluate", str(moving))
+    accuracy = json.loads(ours[-1])["test_accuracy"]
+    assert done.stdout.startswith(f"test accuracy {accuracy:.2%},")
