@@ -106,7 +106,7 @@ def _is_finished(config: config_lib.TrainConfig) -> bool:
     folder = pathlib.Path(str(config.run_dir))
     if run_folder.is_empty(folder):
         return False
-    config_lib.check_same(folder, run_folder.read_config(folder), config)
+    run_folder.check_same(folder, run_folder.read_config(folder), config)
     if run_folder.has_diverged(folder):
         return True
     if not (folder / run_folder.RESULT).exists():

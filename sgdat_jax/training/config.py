@@ -6,7 +6,6 @@ import pathlib
 import re
 import types
 import typing
-from collections.abc import Sequence
 from typing import Any
 
 from sgdat_jax.data import sources
@@ -421,47 +420,6 @@ class SweepConfig(BaseConfig):
 
 def _shared(config: BaseConfig, kind: type[BaseConfig]) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(kind)}
-
-
-# What may change when a run goes on: where things are, and what leaves no trace in it.
-_FREE = {
-    "data_dir",
-    "run_dir",
-    "stream_above",
-    "save_every_minutes",
-    "save_every_steps",
-    "keep_states",
-    "devices",
-    "sharded",
-    "tensorboard",
-}
-
-
-def check_same(
-    folder: pathlib.Path,
-    found: BaseConfig,
-    wanted: BaseConfig,
-    free: Sequence[str] = (),
-) -> None:
-    """Raises ValueError if a folder holds something with other settings.
-
-    Args:
-      folder: for the message.
-      found: its config.
-      wanted: the config of what shall go on there.
-      free: fields that may differ, besides those that leave no trace in a result.
-    """
-    differences = [
-        f"{field.name}={old!r}, not {new!r}"
-        for field in dataclasses.fields(wanted)
-        if field.name not in _FREE.union(free)
-        and (old := getattr(found, field.name)) != (new := getattr(wanted, field.name))
-    ]
-    if differences:
-        raise ValueError(
-            f"{folder} holds a run with {'; '.join(differences)}; choose another "
-            "run_dir."
-        )
 
 
 def check_at_least(name: str, value: int, bound: int) -> None:

@@ -31,7 +31,21 @@ LAST = "last.npz"  # weights of the last epoch
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = "lock"
+_PARTIAL = ".partial"  # of a file that is being written
 FORMAT = 1  # of the folder and all that is in it; 0 had neither this number nor TIMES
+# What may change when a run goes on: where things are and how often it is saved, what
+# leaves no trace in it, and the devices, which change the order of sums alone.
+_FREE = {
+    "data_dir",
+    "run_dir",
+    "stream_above",
+    "save_every_minutes",
+    "save_every_steps",
+    "keep_states",
+    "devices",
+    "sharded",
+    "tensorboard",
+}
 
 
 def create(
@@ -116,9 +130,10 @@ def _not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError
 
 def is_empty(path: pathlib.Path) -> bool:
     """Returns whether a folder is not there yet, or holds nothing."""
-    # A run that was killed at its very beginning leaves the lock alone.
+    # A run that was killed at its very beginning leaves these.
     return not path.exists() or (
-        path.is_dir() and all(file.name == LOCK for file in path.iterdir())
+        path.is_dir()
+        and all(file.name == LOCK or file.suffix == _PARTIAL for file in path.iterdir())
     )
 
 
@@ -221,6 +236,33 @@ def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainCo
         raise ValueError(f"{file} is not a run's config: {error}") from None
 
 
+def check_same(
+    folder: pathlib.Path,
+    found: config_lib.BaseConfig,
+    wanted: config_lib.BaseConfig,
+    free: Sequence[str] = (),
+) -> None:
+    """Raises ValueError if a folder holds something with other settings.
+
+    Args:
+      folder: for the message.
+      found: its config.
+      wanted: the config of what shall go on there.
+      free: fields that may differ, besides those that always may.
+    """
+    differences = [
+        f"{field.name}={old!r}, not {new!r}"
+        for field in dataclasses.fields(wanted)
+        if field.name not in _FREE.union(free)
+        and (old := getattr(found, field.name)) != (new := getattr(wanted, field.name))
+    ]
+    if differences:
+        raise ValueError(
+            f"{folder} holds a run with {'; '.join(differences)}; choose another "
+            "run_dir."
+        )
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the metrics of all epochs, with their times.
 
@@ -305,7 +347,7 @@ def write_json(
 @contextlib.contextmanager
 def whole(file: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Opens a file to write it whole: if the block fails, what was there stays."""
-    partial = file.with_suffix(".partial")
+    partial = file.with_suffix(_PARTIAL)
     try:
         with _naming(file):
             with partial.open(mode) as data:

@@ -214,7 +214,7 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
 def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> None:
     """Raises ValueError unless a run in a folder may go on with a config."""
     recorded = run_folder.read_config(folder)
-    config_lib.check_same(folder, recorded, config, free=("epochs",))
+    run_folder.check_same(folder, recorded, config, free=("epochs",))
     if config.epochs < recorded.epochs:
         raise ValueError(
             f"epochs must be at least the {recorded.epochs} of the run in {folder}, "

@@ -127,5 +127,7 @@ def test_only_one_may_write(tmp_path):
 
 def test_folder_that_was_left_at_once_is_taken(tmp_path):
     run_folder.lock(tmp_path).release()
+    (tmp_path / "config.partial").write_text('{"format"')
     run_folder.create(tmp_path, _CONFIG).release()
+    assert not (tmp_path / "config.partial").exists()
     assert run_folder.read_config(tmp_path) == _CONFIG
