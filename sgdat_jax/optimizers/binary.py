@@ -6,15 +6,19 @@ flips, so a fresh weight is +1 or -1. One array then answers both questions that
 rule asks, and each output of an update is a function of its own old value and of
 outputs already computed, which XLA turns into one pass over memory.
 
-The functions here work on single leaves; the optimizers map them over their trees.
+The functions here work on single leaves; the optimizers map them over their trees, and
+`transformation` makes Optax transformations of those that need nothing but their state.
 Nothing here knows of layers, models or training.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from sgdat_jax.optimizers import checks
 
 
 def value_at(value: Any, count: jax.Array | int) -> Any:
@@ -131,6 +135,39 @@ def exact_update(signed_count: jax.Array, param: jax.Array) -> jax.Array:
     first update and on it at the next; a larger one may need one update more.
     """
     return weight(signed_count, param.dtype) - param
+
+
+def transformation(
+    init: Callable[[optax.Params], Any],
+    step: Callable[[optax.Updates, Any], Any],
+) -> optax.GradientTransformationExtraArgs:
+    """Makes an optimizer of a rule that flips signed counts.
+
+    Args:
+      init: from parameters to the state, with ``count`` and ``signed_count``.
+      step: from gradients and the state to the state after the step, ``count`` aside.
+
+    Returns:
+      The optimizer, which checks what it is given, counts the steps and makes updates
+      of the signed counts.
+    """
+
+    def init_fn(params: optax.Params) -> Any:
+        checks.check_real_floating(params)
+        return init(params)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, Any]:
+        del extra_args
+        checks.check_update(updates, params, state.signed_count)
+        state = step(updates, state)._replace(count=optax.safe_increment(state.count))
+        return jax.tree.map(exact_update, state.signed_count, params), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def latent_weights(opt_state: optax.OptState) -> Any:

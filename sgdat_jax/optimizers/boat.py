@@ -1,6 +1,6 @@
 """BOAT: a binary optimizer whose thresholds adapt to the gradients' size."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,8 +71,7 @@ def boat(
     checks.check_number("eta", eta, schedule=True)
     checks.check_number("weight_decay", weight_decay, at_most=1.0, schedule=True)
 
-    def init_fn(params: optax.Params) -> BoatState:
-        checks.check_real_floating(params)
+    def init(params: optax.Params) -> BoatState:
         return BoatState(
             count=jnp.zeros([], jnp.int32),
             latent=binary.init_latents(params, None),
@@ -80,14 +79,7 @@ def boat(
             signed_count=binary.init_signed_counts(params, None),
         )
 
-    def update_fn(
-        updates: optax.Updates,
-        state: BoatState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, BoatState]:
-        del extra_args
-        checks.check_update(updates, params, state.latent)
+    def step(updates: optax.Updates, state: BoatState) -> BoatState:
         gradients = optax.tree.cast_like(updates, state.latent)
         growth = binary.value_at(eta, state.count)
         decay = binary.value_at(weight_decay, state.count)
@@ -105,11 +97,6 @@ def boat(
             latent,
             nu,
         )
-        return jax.tree.map(binary.exact_update, signed_count, params), BoatState(
-            count=optax.safe_increment(state.count),
-            latent=latent,
-            nu=nu,
-            signed_count=signed_count,
-        )
+        return state._replace(latent=latent, nu=nu, signed_count=signed_count)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return binary.transformation(init, step)

@@ -1,6 +1,6 @@
 """Bop and its second-order variant: binary optimizers without latent weights."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,23 +65,17 @@ def bop(
     checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
     checks.check_number("threshold", threshold, schedule=True)
 
-    def update_fn(
-        updates: optax.Updates,
-        state: BopState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, BopState]:
-        del extra_args
-        checks.check_update(updates, params, state.mu)
+    def step(updates: optax.Updates, state: BopState) -> BopState:
         rate = binary.value_at(gamma, state.count)
         mu = jax.tree.map(
             lambda m, g: binary.decay_and_add(m, 1 - rate, g, rate),
             state.mu,
             optax.tree.cast_like(updates, state.mu),
         )
-        return _flip(state, params, mu, threshold, mu=mu)
+        signed_count = _flipped(state, mu, threshold)
+        return state._replace(mu=mu, signed_count=signed_count)
 
-    return optax.GradientTransformationExtraArgs(_init_fn(second=False), update_fn)
+    return binary.transformation(_init, step)
 
 
 def bop2nd_order(
@@ -144,14 +138,7 @@ def bop2nd_order(
     checks.check_number("threshold", threshold, schedule=True)
     checks.check_number("eps", eps)
 
-    def update_fn(
-        updates: optax.Updates,
-        state: BopState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, BopState]:
-        del extra_args
-        checks.check_update(updates, params, state.mu)
+    def step(updates: optax.Updates, state: BopState) -> BopState:
         gradients = optax.tree.cast_like(updates, state.mu)
         rate1 = binary.value_at(gamma, state.count)
         rate2 = binary.value_at(sigma, state.count)
@@ -169,43 +156,31 @@ def bop2nd_order(
             mu_hat = jax.tree.map(lambda m: m / _summed_weights(rate1, time), mu)
             nu_hat = jax.tree.map(lambda v: v / _summed_weights(rate2, time), nu)
         score = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu_hat, nu_hat)
-        return _flip(state, params, score, threshold, mu=mu, nu=nu)
+        signed_count = _flipped(state, score, threshold)
+        return state._replace(mu=mu, nu=nu, signed_count=signed_count)
 
-    return optax.GradientTransformationExtraArgs(_init_fn(second=True), update_fn)
-
-
-def _init_fn(*, second: bool) -> optax.TransformInitFn:
-    def init_fn(params: optax.Params) -> BopState:
-        checks.check_real_floating(params)
-        return BopState(
-            count=jnp.zeros([], jnp.int32),
-            mu=binary.init_latents(params, None),
-            nu=binary.init_latents(params, None) if second else None,
-            signed_count=binary.init_signed_counts(params, None),
-        )
-
-    return init_fn
+    return binary.transformation(
+        lambda params: _init(params)._replace(nu=binary.init_latents(params, None)),
+        step,
+    )
 
 
-def _flip(
-    state: BopState,
-    params: optax.Params,
-    score: optax.Updates,
-    threshold: optax.ScalarOrSchedule,
-    *,
-    mu: optax.Updates,
-    nu: optax.Updates | None = None,
-) -> tuple[optax.Updates, BopState]:
+def _init(params: optax.Params) -> BopState:
+    return BopState(
+        count=jnp.zeros([], jnp.int32),
+        mu=binary.init_latents(params, None),
+        nu=None,
+        signed_count=binary.init_signed_counts(params, None),
+    )
+
+
+def _flipped(
+    state: BopState, score: optax.Updates, threshold: optax.ScalarOrSchedule
+) -> optax.Updates:
     """Flips each weight whose score has its sign and exceeds the threshold."""
     tau = binary.value_at(threshold, state.count)
-    signed_count = jax.tree.map(
+    return jax.tree.map(
         lambda s, r: binary.flip_beyond(s, -r, tau), state.signed_count, score
-    )
-    return jax.tree.map(binary.exact_update, signed_count, params), BopState(
-        count=optax.safe_increment(state.count),
-        mu=mu,
-        nu=nu,
-        signed_count=signed_count,
     )
 
 

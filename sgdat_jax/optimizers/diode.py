@@ -1,6 +1,6 @@
 """Diode: binary weights without latents, by the average sign of an average gradient."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +72,7 @@ def diode(
     checks.check_number("b1", b1, below=1.0)
     checks.check_number("b2", b2, below=1.0)
 
-    def init_fn(params: optax.Params) -> DiodeState:
-        checks.check_real_floating(params)
+    def init(params: optax.Params) -> DiodeState:
         zeros = binary.init_latents(params, None)
         starts = optax.tree.random_like(
             jax.random.key(seed), zeros, sampler=jax.random.uniform
@@ -90,14 +89,7 @@ def diode(
             signed_count=signed_count,
         )
 
-    def update_fn(
-        updates: optax.Updates,
-        state: DiodeState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, DiodeState]:
-        del extra_args
-        checks.check_update(updates, params, state.mu)
+    def step(updates: optax.Updates, state: DiodeState) -> DiodeState:
         eta = binary.value_at(learning_rate, state.count)
         mu = jax.tree.map(
             lambda m, g: binary.add_scaled(m, 1 - b1, g - m),
@@ -114,11 +106,6 @@ def diode(
             state.signed_count,
             drift,
         )
-        return jax.tree.map(binary.exact_update, signed_count, params), DiodeState(
-            count=optax.safe_increment(state.count),
-            mu=mu,
-            drift=drift,
-            signed_count=signed_count,
-        )
+        return state._replace(mu=mu, drift=drift, signed_count=signed_count)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return binary.transformation(init, step)

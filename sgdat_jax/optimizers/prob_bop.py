@@ -1,7 +1,7 @@
 """ProbBop: Bop whose flips near the threshold are decided by chance."""
 
 import numbers
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,22 +77,14 @@ def prob_bop(
         raise ValueError(f"`threshold` must be above 0, got {threshold!r}.")
     checks.check_number("alpha", alpha, at_most=1.0)
 
-    def init_fn(params: optax.Params) -> ProbBopState:
-        checks.check_real_floating(params)
+    def init(params: optax.Params) -> ProbBopState:
         return ProbBopState(
             count=jnp.zeros([], jnp.int32),
             mu=binary.init_latents(params, None),
             signed_count=binary.init_signed_counts(params, None),
         )
 
-    def update_fn(
-        updates: optax.Updates,
-        state: ProbBopState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, ProbBopState]:
-        del extra_args
-        checks.check_update(updates, params, state.mu)
+    def step(updates: optax.Updates, state: ProbBopState) -> ProbBopState:
         rate = binary.value_at(gamma, state.count)
         mu = jax.tree.map(
             lambda m, g: binary.decay_and_add(m, 1 - rate, g, rate),
@@ -113,8 +105,6 @@ def prob_bop(
             return binary.flip_beyond(signed_count, jnp.where(flips, -m, 0), 0.0)
 
         signed_count = jax.tree.map(flip, state.signed_count, mu, draws)
-        return jax.tree.map(binary.exact_update, signed_count, params), ProbBopState(
-            count=optax.safe_increment(state.count), mu=mu, signed_count=signed_count
-        )
+        return state._replace(mu=mu, signed_count=signed_count)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return binary.transformation(init, step)
