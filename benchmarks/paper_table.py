@@ -1,10 +1,10 @@
 """Does the library reach the accuracies of the SGDAT paper's table?
 
 Trains any part of it, by the recipes of `sgdat_jax.training.recipes`: methods x data
-sets x networks x seeds. Each finished run leaves one JSON file under
-``results/paper_table``, and all of them together the table ``README.md`` there, beside
-the published numbers. Start it again to go on: finished runs are not repeated, and one
-that was interrupted, or that ``--minutes`` ended, goes on where it was.
+sets x networks x seeds. Each run leaves one JSON file under ``results/paper_table``,
+and all of them together the table ``README.md`` there, beside the published numbers.
+Start it again to go on: runs that finished or diverged are not repeated, and one that
+was interrupted, or that ``--minutes`` ended, goes on where it was.
 
     python benchmarks/paper_table.py --datasets cifar10 --seeds 3 --minutes 55 \
         --data cifar10=data/cifar10/
@@ -15,6 +15,7 @@ the program out, in a folder of results of its own (``--out``).
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -179,7 +180,7 @@ def _config(
 
 
 def _train_all(options: argparse.Namespace, deadline: float) -> None:
-    """Trains what is still to do, and leaves out what diverges.
+    """Trains what is still to do.
 
     Raises:
       interruption.Interrupted: when time is up.
@@ -200,38 +201,57 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
                 data[experiment.dataset] = setup.load(settings)
             plan = setup.plan(settings, data[experiment.dataset])
             plans[experiment.recipe] = plan
-        try:
-            record = _train(experiment, plans[experiment.recipe], options, clock)
-        except FloatingPointError as error:
-            print(f"{experiment.name}: {error}")
-            continue
+        record = _record(experiment, plans[experiment.recipe], options, clock)
         run_folder.write_json(file, record)
 
 
-def _train(
+def _record(
     experiment: Experiment,
     plan: setup.Plan,
     options: argparse.Namespace,
     clock: Clock,
 ) -> dict[str, Any]:
-    """Trains one run and returns what its file holds."""
+    """Trains one run, unless it diverged before, and returns what its file holds."""
     folder = options.runs / experiment.name
     if (folder / run_folder.RESULT).exists():
         raise ValueError(f"{folder} holds a finished run; choose other --runs.")
-    run = setup.go_on(plan, experiment.seed, folder)
-    run, result = loop.train(run, clock, clock.check)
-    lines = run_folder.read_metrics(folder)
+    try:
+        measured = _train(plan, experiment.seed, folder, clock)
+    except FloatingPointError as error:
+        print(f"{experiment.name}: {error}")
+        diverged = run_folder.read_diverged(folder)
+        measured = {"epochs": plan.config.epochs, "diverged": diverged}
     return {
         **experiment._asdict(),
         "recipe": experiment.recipe,
         "overrides": _overrides(options),
-        **result,
+        **measured,
         "model": experiment.model,
+        "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
+        "config": run_folder.read_json(folder, run_folder.CONFIG),
+    }
+
+
+def _train(
+    plan: setup.Plan, seed: int, folder: pathlib.Path, clock: Clock
+) -> dict[str, Any]:
+    """Trains one run and returns what it reached.
+
+    Raises:
+      FloatingPointError: if it diverges, or did before.
+    """
+    if run_folder.has_diverged(folder):
+        config = dataclasses.replace(plan.config, seed=seed)
+        run_folder.check_same(folder, run_folder.read_config(folder), config)
+        raise FloatingPointError(f"diverged before, in {folder}")
+    run = setup.go_on(plan, seed, folder)
+    run, result = loop.train(run, clock, clock.check)
+    lines = run_folder.read_metrics(folder)
+    return {
+        **result,
         "choices": result["model"],
         "seconds_per_epoch": run_folder.seconds_per_epoch(lines),
         "test_accuracies": [line["test_accuracy"] for line in lines],
-        "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
-        "config": run_folder.read_json(folder, run_folder.CONFIG),
     }
 
 
@@ -245,7 +265,7 @@ def _check_same(file: pathlib.Path, overrides: Mapping[str, Any]) -> None:
 
 
 def _write_tables(folder: pathlib.Path) -> None:
-    """Writes the table of all finished runs of a folder."""
+    """Writes the table of all runs of a folder."""
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     text = tables(records)
     (folder / "README.md").write_text(text)
@@ -256,7 +276,7 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table for each network and data set, as Markdown.
 
     Args:
-      records: what the files of finished runs hold.
+      records: what the files of the runs hold.
     """
     # Plots come with the reports: training alone needs no matplotlib.
     from sgdat_jax import report
@@ -294,26 +314,30 @@ def _row(
     if model == _PUBLISHED_MODEL:
         published = [f"{v[place]:.2f}" if v else "" for v in _PUBLISHED[method]]
     runs = [record for record in records if record["method"] == method]
-    measured = [
-        report.tables.format_spread(report.tables.spread(runs, key), ".2f", scale)
-        for key, scale in (("test_accuracy", 100), ("best_test_accuracy", 100))
-    ]
-    seconds = report.tables.format_spread(
-        report.tables.spread(runs, "seconds_per_epoch"), ".2f"
+    finished = [run for run in runs if "diverged" not in run]
+    last, best, seconds = (
+        report.tables.format_spread(report.tables.spread(finished, key), ".2f", scale)
+        for key, scale in (
+            ("test_accuracy", 100),
+            ("best_test_accuracy", 100),
+            ("seconds_per_epoch", 1),
+        )
     )
+    counts = {"runs": len(runs) or "", "diverged": len(runs) - len(finished)}
     label = methods.PAPER[method].label
-    return [label, *published, *measured, str(len(runs) or ""), seconds]
+    return [label, *published, last, best, report.tables.format_runs(counts), seconds]
 
 
 def _footnote(records: Sequence[Mapping[str, Any]]) -> str:
     """Returns what the runs of a table have been run with and on."""
     changed = sorted({json.dumps(r["overrides"]) for r in records} - {"{}"})
-    epochs = sorted({r["epochs"] for r in records})
-    return (
-        f"Epochs: {', '.join(map(str, epochs))}. "
-        f"Devices: {', '.join(sorted({r['device'] for r in records}))}. "
-        + (f"Not as in the paper: {', '.join(changed)}." if changed else "")
-    ).strip() + "\n"
+    parts = {
+        "Epochs": sorted({str(r["epochs"]) for r in records}, key=int),
+        "Devices": sorted({r["device"] for r in records if "device" in r}),
+        "Not as in the paper": changed,
+    }
+    sentences = (f"{key}: {', '.join(found)}." for key, found in parts.items() if found)
+    return " ".join(sentences) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 import json
 import math
@@ -7,7 +8,7 @@ import time
 import pytest
 
 import shared_runs
-from sgdat_jax.training import interruption, methods, recipes
+from sgdat_jax.training import interruption, methods, recipes, run_folder
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
 
@@ -56,6 +57,20 @@ def test_table_stands_beside_the_published_numbers(paper_table):
     assert "cifar10\n" not in text
 
 
+def _diverged(seed):
+    kept = ("dataset", "model", "method", "epochs", "overrides")
+    record = {name: _record(seed, 0.0)[name] for name in kept}
+    return record | {"seed": seed, "diverged": {"epoch": 3, "step": 900}}
+
+
+def test_runs_that_diverged_are_counted_and_not_averaged(paper_table):
+    text = paper_table.tables([_record(0, 0.65), _diverged(1)])
+    assert "| 65.00 | 66.00 | 2 (1 diverged) | 2.00 |" in text
+    text = paper_table.tables([_diverged(0)])
+    assert "| SGDAT | 65.40 | 65.50 |  |  | 1 (1 diverged) |  |" in text
+    assert "Epochs: 200.\n" in text
+
+
 def test_a_clock_ends_a_run_when_time_is_up(paper_table):
     paper_table.Clock("run", deadline=math.inf).check()
     with pytest.raises(interruption.Interrupted, match="--minutes are over"):
@@ -81,6 +96,29 @@ def test_other_settings_do_not_mix_with_the_papers(paper_table, tmp_path, capsys
             paper_table.main([*words, *out])
         assert "error: --set needs an --out of its own" in capsys.readouterr().err
     assert paper_table._parse([*words, "--out", str(tmp_path)]).out == tmp_path
+
+
+def test_runs_that_diverged_are_not_repeated(paper_table, tmp_path, capsys):
+    words = ["--datasets", "cifar10", "--methods", "sgdat", "--data", "cifar10=digits"]
+    words += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    words += ["--set", "epochs=2", "batch_size=479", "normalization=dataset"]
+    options = paper_table._parse(words)
+    (experiment,) = paper_table._experiments(options)
+    folder = options.runs / experiment.name
+    settings = paper_table._config(experiment, options)
+    run_folder.create(folder, dataclasses.replace(settings, seed=1)).release()
+    run_folder.write_diverged(folder, epoch=1, step=2)
+    with pytest.raises(SystemExit, match="seed=1, not 0"):
+        paper_table.main(words)
+    run_folder.write_config(folder, settings)
+    for done in (0, 1):
+        paper_table.main(words)
+        printed = capsys.readouterr().out
+        assert (f"{experiment.name}: diverged before" in printed) == (not done)
+        assert "|  |  | 1 (1 diverged) |  |" in printed
+    record = json.loads((options.out / f"{experiment.name}.json").read_text())
+    assert (record["method"], record["config"]["epochs"]) == ("sgdat", 2)
+    assert record["diverged"] == {"epoch": 1, "step": 2}
 
 
 @pytest.mark.slow
