@@ -301,7 +301,13 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 _HEADER = (
-    "optimizer|paper (%)|rerun 2026 (%)|last epoch (%)|best epoch (%)|runs|s/epoch"
+    "optimizer",
+    "paper (%)",
+    "rerun 2026 (%)",
+    "last epoch (%)",
+    "best epoch (%)",
+    "runs",
+    "s/epoch",
 )
 
 

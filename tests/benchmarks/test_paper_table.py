@@ -50,6 +50,10 @@ def test_table_stands_beside_the_published_numbers(paper_table):
     text = paper_table.tables([_record(0, 0.65), _record(1, 0.67)])
     assert "## BinaryNet on cifar100" in text
     assert (
+        "| optimizer | paper (%) | rerun 2026 (%) | last epoch (%) | best epoch (%) "
+        "| runs | s/epoch |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    ) in text
+    assert (
         "| SGDAT | 65.40 | 65.50 | 66.00 ± 1.41 | 67.00 ± 1.41 | 2 | 2.00 ± 0.00 |"
     ) in text
     assert "| Bop | 63.46 | 63.91 |  |  |  |  |" in text
