@@ -9,6 +9,7 @@ import pathlib
 import shlex
 import struct
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,9 +129,16 @@ def _download_and_prepare(builder: Any, manual_dir: str | pathlib.Path | None) -
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir)
-    with _quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        _quiet(),
+        contextlib.redirect_stdout(io.StringIO()),
+        tempfile.TemporaryDirectory() as unused,
+    ):
         builder.download_and_prepare(
-            file_format="array_record", download_config=settings
+            # Without downloads their folder would stay behind, empty.
+            download_dir=unused if builder.name == tiny_imagenet.NAME else None,
+            file_format="array_record",
+            download_config=settings,
         )
 
 

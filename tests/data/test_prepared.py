@@ -48,6 +48,7 @@ def test_prepared_set_is_the_published_one(published, whole):
     _same_examples(data, tiny_imagenet.load(published))
     again = sources.load("tfds:tiny_imagenet", whole)
     np.testing.assert_array_equal(again.train_images, data.train_images)
+    assert [path.name for path in whole.iterdir()] == ["tiny_imagenet"]
 
 
 def test_prepared_set_is_kept(whole):
