@@ -88,10 +88,11 @@ def train(
         run.folder / run_folder.CHECKPOINTS, run.config.keep_states
     )
     is_due = _timer(run)
+    calls = _advance(run, watcher, check)
     try:
         with saver:
             try:
-                for run in _advance(run, watcher, check):  # noqa: B020
+                for run in calls:
                     if not _may_meet(run):
                         continue
                     if hosts.any_of(is_due(run.steps_done)):
@@ -221,7 +222,8 @@ def _advance(
         data = on_device(run.dataset, layout)
         tests = tuple(test_batches(run.dataset, layout))
     while len(run.progress.lines) < run.config.epochs:
-        for run in _train_epoch(run, data, watcher):  # noqa: B020
+        calls = _train_epoch(run, data, watcher)
+        for run in calls:
             seconds = time.perf_counter() - start
             yield run._replace(progress=run.progress._replace(seconds=seconds))
         line, times = results.epoch_lines(run)
