@@ -7,7 +7,6 @@ they add at the end of an epoch. Off, the program is the same as without the fea
 """
 
 import argparse
-import json
 import pathlib
 
 import jax
@@ -53,15 +52,14 @@ def main():
     )
     print(f"(quartiles {ratio.low:.3f} to {ratio.high:.3f})")
     print(f"the end of an epoch takes {1e3 * per_epoch:.1f} ms more")
-    result = timing.circumstances() | {
+    result = {
         "ratio": ratio._asdict(),
         "rounds": len(samples.wall),
         "step_seconds": step,
         "epoch_seconds": per_epoch,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     name = f"{jax.default_backend()}-{options.model}-width{options.width:g}.json"
-    (options.out / name).write_text(json.dumps(result, indent=2) + "\n")
+    timing.write(options.out / name, result)
 
 
 def epoch_seconds(options, data):

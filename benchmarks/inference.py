@@ -9,14 +9,12 @@ turns. Their predictions are compared before anything is timed.
 """
 
 import argparse
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from rich import box, console, table
 
 import sgdat_jax as sj
 from benchmarks import timing
@@ -120,22 +118,19 @@ def measure(model, batch, programs, shares, options):
 
 
 def show(rows):
-    shown = table.Table(box=box.SIMPLE)
-    headers = ("model", "batch", "program", "ms", "images/s", "time / plain's", "same")
-    for index, header in enumerate(headers):
-        shown.add_column(header, justify="left" if index in (0, 2) else "right")
-    for row in rows:
-        ratio = row["over_plain"]
-        shown.add_row(
-            row["model"],
-            str(row["batch"]),
-            row["program"],
-            f"{1e3 * row['seconds']['median']:.2f}",
-            f"{row['images_per_second']:,.0f}",
-            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-            f"{row['same_predictions']:.0%}",
-        )
-    console.Console(width=100).print(shown)
+    cells = [
+        {
+            "model": row["model"],
+            "batch": str(row["batch"]),
+            "program": row["program"],
+            "ms": f"{1e3 * row['seconds']['median']:.2f}",
+            "images/s": f"{row['images_per_second']:,.0f}",
+            "time / plain's": timing.ratio_text(row["over_plain"]),
+            "same": f"{row['same_predictions']:.0%}",
+        }
+        for row in rows
+    ]
+    timing.show(cells, names=("model", "program"))
 
 
 def parse(arguments=None):
@@ -164,10 +159,8 @@ def main(arguments=None):
         for batch in options.batch:
             rows += measure(model, batch, programs, shares, options)
             show(rows[-len(programs) :])
-    data = timing.circumstances() | {"rows": rows}
-    options.out.mkdir(parents=True, exist_ok=True)
     name = f"{jax.default_backend()}-width{options.width:g}.json"
-    (options.out / name).write_text(json.dumps(data, indent=2) + "\n")
+    timing.write(options.out / name, {"rows": rows})
 
 
 if __name__ == "__main__":

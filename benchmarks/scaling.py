@@ -10,7 +10,6 @@ weights are gathered at every step: as float32, or binary weights as single bits
 """
 
 import argparse
-import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -186,15 +185,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     text = f"{title}\n\n{table(rows)}\n{NOTES}"
     print(text)
-    result = timing.circumstances() | {
+    result = {
         "title": title,
         "measured": measured._asdict(),
         "bytes_per_second_assumed": speed,
         "notes": NOTES,
         "rows": rows,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "scaling.json").write_text(json.dumps(result, indent=2) + "\n")
+    timing.write(options.out / "scaling.json", result)
     (options.out / "scaling.md").write_text(f"# Many devices\n\n{text}")
 
 

@@ -9,13 +9,14 @@ one model at a time in one program, and as a sweep of several at once by ``vmap`
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
+
+import jax
 
 from benchmarks import timing
 from sgdat_jax.training import config, loop, setup, sweep
@@ -81,10 +82,8 @@ def main(arguments=None):
     for way, took in seconds.items():
         faster = seconds[options.ways[0]] / took
         print(f"{way}: {took:.1f} s, {faster:.2f} times as fast as {options.ways[0]}")
-    result = timing.circumstances() | {"models": options.models, "seconds": seconds}
-    options.out.mkdir(parents=True, exist_ok=True)
-    name = f"{result['platform']}.json"
-    (options.out / name).write_text(json.dumps(result, indent=2) + "\n")
+    result = {"models": options.models, "seconds": seconds}
+    timing.write(options.out / f"{jax.default_backend()}.json", result)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,14 @@ more than the ratio of their medians. Nothing here knows of optimizers or networ
 
 import datetime
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -128,6 +129,34 @@ def circumstances() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
+
+
+def write(file: pathlib.Path, result: Mapping[str, Any]) -> None:
+    """Writes a result as JSON, with what it needs beside it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(circumstances() | result, indent=2) + "\n")
+
+
+def show(rows: Sequence[Mapping[str, str]], names: Collection[str]) -> None:
+    """Prints rows as a table.
+
+    Args:
+      rows: cells by the name of their column, the same names in each.
+      names: the columns that hold no numbers.
+    """
+    from rich import box, console, table
+
+    shown = table.Table(box=box.SIMPLE)
+    for name in rows[0]:
+        shown.add_column(name, justify="left" if name in names else "right")
+    for row in rows:
+        shown.add_row(*row.values())
+    console.Console(width=100).print(shown)
+
+
+def ratio_text(ratio: Mapping[str, float]) -> str:
+    """Returns a spread of ratios, as a row of results holds it, as text."""
+    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def _times(program: Callable[[], Any]) -> tuple[float, float]:

@@ -16,13 +16,11 @@ On an accelerator, where PyTorch runs with mixed precision:
 
 import argparse
 import importlib.util
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box, console, table
 
 from benchmarks import timing
 from sgdat_jax import summary
@@ -167,21 +165,18 @@ def measure(model, batch, options, peak):
 
 
 def show(rows):
-    shown = table.Table(box=box.SIMPLE)
-    headers = ("model", "batch", "step", "images/s", "of matmul rate", "time / SGDAT's")
-    for index, header in enumerate(headers):
-        shown.add_column(header, justify="left" if index in (0, 2) else "right")
-    for row in rows:
-        ratio = row["over_sgdat"]
-        shown.add_row(
-            row["model"],
-            str(row["batch"]),
-            row["step"],
-            f"{row['images_per_second']:,.0f}",
-            f"{row['share_of_matmul_rate']:.0%}",
-            f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
-        )
-    console.Console(width=100).print(shown)
+    cells = [
+        {
+            "model": row["model"],
+            "batch": str(row["batch"]),
+            "step": row["step"],
+            "images/s": f"{row['images_per_second']:,.0f}",
+            "of matmul rate": f"{row['share_of_matmul_rate']:.0%}",
+            "time / SGDAT's": timing.ratio_text(row["over_sgdat"]),
+        }
+        for row in rows
+    ]
+    timing.show(cells, names=("model", "step"))
 
 
 def main():
@@ -200,10 +195,8 @@ def main():
         for batch in options.batch:
             rows += measure(model, batch, options, peak)
     show(rows)
-    data = timing.circumstances() | {"matmul_rate": peak, "rows": rows}
-    options.out.mkdir(parents=True, exist_ok=True)
     name = f"{jax.default_backend()}-{options.dtype}-width{options.width:g}.json"
-    (options.out / name).write_text(json.dumps(data, indent=2) + "\n")
+    timing.write(options.out / name, {"matmul_rate": peak, "rows": rows})
 
 
 if __name__ == "__main__":
