@@ -16,22 +16,23 @@ from benchmarks import timing, train_step
 from sgdat_jax import optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.training import config, diagnostics, setup
+from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "diagnostics_cost"
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="DigitsNet")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     is_small = options.model == "DigitsNet"
     data = sources.digits() if is_small else train_step.made_images(options.batch)
-    steps = [
-        train_step.library_step(
+    turns = [
+        train_step.library_steps(
             config.TrainConfig(
                 model=options.model,
                 width=options.width,
@@ -42,10 +43,10 @@ def main():
         )
         for on in (False, True)
     ]
-    samples = timing.take_turns(steps, rounds=options.rounds)
+    samples = timing.take_turns(turns, rounds=options.rounds)
     ratio = timing.paired_ratio(samples.wall, 1, 0)
     per_epoch = epoch_seconds(options, data)
-    step = timing.spread(samples.wall[:, 0]).median
+    step = timing.spread(samples.wall[:, 0]).median / step_lib.steps_per_call()
     print(f"{options.model} x{options.width:g}, batch {options.batch}:")
     print(
         f"a step takes {1e3 * step:.1f} ms; with diagnostics {ratio.median:.3f} of it"
