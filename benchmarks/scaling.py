@@ -22,7 +22,7 @@ import optax
 from benchmarks import timing, train_step
 from sgdat_jax import optimizers
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, parallel, setup
+from sgdat_jax.training import config, loop, parallel, setup
 from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results"
@@ -147,7 +147,7 @@ def measure(settings: config.TrainConfig, data: sources.Dataset, rounds: int) ->
     state = jax.eval_shape(plan.init, 0)
     images = step_lib.Batch(data.train_images, data.train_labels)
     indices = jnp.arange(settings.batch_size)[jnp.newaxis]
-    take = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
+    take = loop.programs().train_steps
     compiled = take.lower(plan.task, state, images, indices).compile()
     memory = compiled.memory_analysis()
     seconds = timing.spread(turns).median / step_lib.steps_per_call()

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import timing
 from sgdat_jax import summary
 from sgdat_jax.data import dataset, sources
-from sgdat_jax.training import config, setup, state
+from sgdat_jax.training import config, loop, setup, state
 from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step"
@@ -67,11 +67,12 @@ def library_steps(settings, data):
     )
     batch = jnp.arange(settings.batch_size)
     indices = jnp.tile(batch, (step_lib.steps_per_call(), 1))
-    take = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
     held = [plan.init(0)]
 
     def turn():
-        held[0], record = take(plan.task, held[0], images, indices)
+        held[0], record = loop.programs().train_steps(
+            plan.task, held[0], images, indices
+        )
         return held[0], record
 
     return turn

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from sgdat_jax import layers, names, signs
+from sgdat_jax import compilation, layers, names, signs
 from sgdat_jax.data import augment
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import weights_file
@@ -137,7 +137,11 @@ def to_function(
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
 
-    @jax.jit
+    # On CPUs convolutions of int8 are slow with these.
+    has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
+    options = {} if has_int8 else compilation.compiler_options()
+
+    @functools.partial(jax.jit, compiler_options=options)
     def run(leaves: list[jax.Array], inputs: jax.Array) -> jax.Array:
         return apply(nnx.merge(graph, jax.tree.unflatten(tree, leaves)), inputs)
 
@@ -222,8 +226,7 @@ def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
     if not is_binary:
         return False
     layer.kernel = layers.BinaryParam(kernel.astype(dtype))
-    # By its sign functions a layer knows that it may sum as integers on a CPU.
-    layer.kernel_quantizer = layers.kernel_sign if dtype == "float32" else None
+    layer.kernel_quantizer = None
     layer.input_quantizer = quantizer
     layer.dtype = None
     layer.preferred_element_type = jnp.float32

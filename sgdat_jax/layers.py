@@ -219,13 +219,6 @@ class _BinaryLayer(nnx.Module):
             (inputs, kernel, bias), dtype=self.dtype, inexact=self.dtype is not None
         )
 
-    @property
-    def _multiplies_signs(self) -> bool:
-        """Whether inputs and kernel are -1, 0 and +1 alone, besides NaN."""
-        kernel = self.kernel_quantizer
-        is_sign = kernel is kernel_sign or signs.is_sign(kernel)
-        return is_sign and signs.is_sign(self.input_quantizer)
-
     def _multiply(
         self, product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
     ) -> jax.Array:
@@ -380,8 +373,7 @@ class BinaryConv(_BinaryLayer):
             precision, preferred_element_type, kernel_init, bias_init, rngs: See
             `BinaryLinear`.
         conv_general_dilated: Convolves, with the arguments of
-            `jax.lax.conv_general_dilated`; the default differs from that one in the
-            order of the sums of the kernel's gradient on CPUs.
+            `jax.lax.conv_general_dilated`, which is the default.
 
     Raises:
         TypeError: If a quantizer is not callable or a size not an integer.
@@ -409,7 +401,7 @@ class BinaryConv(_BinaryLayer):
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
         preferred_element_type: Dtype | None = None,
-        conv_general_dilated: Callable[..., jax.Array] = products.conv_general_dilated,
+        conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
         kernel_init: Initializer | None = None,
         bias_init: Initializer = _zeros,
         rngs: nnx.Rngs,
@@ -454,11 +446,8 @@ class BinaryConv(_BinaryLayer):
         x = jnp.reshape(x, (math.prod(batch), *x.shape[len(batch) :]))
         x, pads = self._pad(x)
         axes = string.ascii_lowercase[:rank]
-        convolve = self.conv_general_dilated
-        if convolve is products.conv_general_dilated and self._multiplies_signs:
-            convolve = functools.partial(convolve, signs=True)
         product = functools.partial(
-            convolve,
+            self.conv_general_dilated,
             window_strides=self.strides,
             padding=pads,
             rhs_dilation=self.kernel_dilation,

@@ -10,7 +10,7 @@ from flax import nnx
 import sgdat_jax as sj
 from sgdat_jax.data import sources
 from sgdat_jax.models import blocks
-from sgdat_jax.training import config, parallel, registry, state, step
+from sgdat_jax.training import config, loop, parallel, registry, state, step
 
 BATCH = 64
 STEPS = 100
@@ -19,8 +19,6 @@ DIGITS = sources.digits()
 ORDER = np.random.default_rng(0).integers(
     0, len(DIGITS.train_images), (STEPS, BATCH), np.int32
 )
-
-take = jax.jit(step.train_steps, static_argnums=0, donate_argnums=1)
 
 
 class TinyNet(nnx.Module):
@@ -45,6 +43,11 @@ class TinyNet(nnx.Module):
 registry.MODELS.setdefault("TinyNet", TinyNet)
 
 
+def train_steps():
+    """The program of runs, which is not asked for before a process joins its job."""
+    return loop.programs().train_steps
+
+
 @functools.cache
 def task_and_init(layout, **changes):
     """The fixed part of a run, and what makes its start."""
@@ -62,6 +65,7 @@ def train(layout, order=ORDER, *, split_batch=True, **changes):
     task, init = task_and_init(layout, **changes)
     data, rows = training_images(layout), parallel.rows(layout, BATCH)
     now, losses = init(np.uint32(0)), []
+    take = train_steps()
     programs = take._cache_size()
     for numbers in order:
         if split_batch:

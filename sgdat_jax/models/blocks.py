@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from sgdat_jax import layers, products
+from sgdat_jax import layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,6 @@ class Builder:
             padding=kernel_size // 2,
             use_bias=use_bias,
             dtype=self.dtype,
-            conv_general_dilated=products.conv_general_dilated,
             rngs=self.rngs,
         )
 

@@ -3,11 +3,12 @@
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from sgdat_jax import compilation
 from sgdat_jax.data import sources, stream
 from sgdat_jax.training import (
     checkpoint,
@@ -129,7 +130,7 @@ def evaluate(
     """
     metrics = []
     for batch, weights in tests or test_batches(run.dataset, run.task.layout):
-        metrics.append(_eval_step(run.task, run.state, batch, weights))
+        metrics.append(programs().eval_step(run.task, run.state, batch, weights))
         check()
     total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
     return results.means("test", total._asdict())
@@ -169,10 +170,27 @@ def test_batches(
         yield step_lib.Batch(*batch), weights
 
 
-_train_steps = jax.jit(step_lib.train_steps, static_argnums=0, donate_argnums=1)
-_train_batch = jax.jit(step_lib.train_batch, static_argnums=0, donate_argnums=1)
-_eval_step = jax.jit(step_lib.eval_step, static_argnums=0)
-_begin_epoch = jax.jit(step_lib.begin_epoch, static_argnums=0)
+class Programs(NamedTuple):
+    """Functions of `step`, compiled."""
+
+    train_steps: Any
+    train_batch: Any
+    eval_step: Any
+    begin_epoch: Any
+
+
+@functools.cache
+def programs() -> Programs:
+    """Returns the programs of training, which differ from device to device."""
+    compiled = functools.partial(
+        jax.jit, static_argnums=0, compiler_options=compilation.compiler_options()
+    )
+    return Programs(
+        train_steps=compiled(step_lib.train_steps, donate_argnums=1),
+        train_batch=compiled(step_lib.train_batch, donate_argnums=1),
+        eval_step=compiled(step_lib.eval_step),
+        begin_epoch=compiled(step_lib.begin_epoch),
+    )
 
 
 def _may_meet(run: setup.Run) -> bool:
@@ -271,7 +289,7 @@ def _train_epoch(
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
     if run.progress.steps == 0 and run.task.diagnostics:
-        run = run._replace(state=_begin_epoch(run.task, run.state))
+        run = run._replace(state=programs().begin_epoch(run.task, run.state))
     record = run.progress.record or records.EpochRecord()
     last = None
     for state, found in _steps(run, data):
@@ -320,7 +338,9 @@ def _steps(
     if data is None:
         put = functools.partial(parallel.put_rows, layout)
         for batch in stream.batches(run.dataset, order[run.progress.steps :], put):
-            state, record = _train_batch(run.task, state, step_lib.Batch(*batch))
+            state, record = programs().train_batch(
+                run.task, state, step_lib.Batch(*batch)
+            )
             yield state, record
         return
     size = step_lib.steps_per_call()
@@ -328,5 +348,5 @@ def _steps(
         indices = order[first : first + size]
         if layout is not None:
             indices = parallel.put_rows(layout, indices, axis=1)
-        state, record = _train_steps(run.task, state, data, indices)
+        state, record = programs().train_steps(run.task, state, data, indices)
         yield state, record

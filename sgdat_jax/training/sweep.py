@@ -1,6 +1,7 @@
 """Many models with other hyperparameters, at once in one compiled program."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sgdat_jax import compilation
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, run_folder, setup
 from sgdat_jax.training import state as state_lib
@@ -155,14 +157,14 @@ def _train_chunk(
     }
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
-    states = _init(plan.init, fixed, hyperparameters, seeds)
+    states = _programs().init(plan.init, fixed, hyperparameters, seeds)
     accuracies, flips, finite = [], np.zeros(len(chunk)), np.ones(len(chunk), bool)
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
         losses, ratios = [], []
         for first in range(0, plan.steps_per_epoch, step_lib.steps_per_call()):
             indices = orders[:, first : first + step_lib.steps_per_call()]
-            states, (metrics, weights) = _train_steps(
+            states, (metrics, weights) = _programs().train_steps(
                 fixed, hyperparameters, states, images, indices
             )
             losses.append(metrics.loss)
@@ -270,9 +272,23 @@ def _eval_step(
     return _over_models(of_model, (0, None, None), models)(states, batch, weights)
 
 
-_init = jax.jit(_init, static_argnums=(0, 1))
-_train_steps = jax.jit(_train_steps, static_argnums=0, donate_argnums=2)
-_eval_step = jax.jit(_eval_step, static_argnums=0)
+class _Programs(NamedTuple):
+    init: Any
+    train_steps: Any
+    eval_step: Any
+
+
+@functools.cache
+def _programs() -> _Programs:
+    """Returns the functions above, compiled."""
+    compiled = functools.partial(
+        jax.jit, compiler_options=compilation.compiler_options()
+    )
+    return _Programs(
+        init=compiled(_init, static_argnums=(0, 1)),
+        train_steps=compiled(_train_steps, static_argnums=0, donate_argnums=2),
+        eval_step=compiled(_eval_step, static_argnums=0),
+    )
 
 
 def _test_accuracies(
@@ -281,6 +297,8 @@ def _test_accuracies(
     tests: Sequence[loop.TestBatch],
 ) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
-    correct = [_eval_step(task, states, batch, weights) for batch, weights in tests]
+    correct = [
+        _programs().eval_step(task, states, batch, weights) for batch, weights in tests
+    ]
     images = sum(float(weights.sum()) for _, weights in tests)
     return np.sum(correct, axis=0) / images

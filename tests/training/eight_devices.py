@@ -96,7 +96,9 @@ def loop(layout, losses, **changes):
     task, init = small_runs.task_and_init(layout, **changes)
     indices = parallel.put_rows(layout, small_runs.ORDER[:3], axis=1)
     data = small_runs.training_images(layout)
-    after, (metrics, _) = small_runs.take(task, init(np.uint32(0)), data, indices)
+    after, (metrics, _) = small_runs.train_steps()(
+        task, init(np.uint32(0)), data, indices
+    )
     return {
         "looped": metrics.loss.tolist(),
         "singly": losses[:3].tolist(),
@@ -109,7 +111,7 @@ def evaluations(layout, state, **changes):
     digits, results = small_runs.DIGITS, {}
     batch = step.Batch(digits.test_images, digits.test_labels)
     weights = (np.arange(len(digits.test_labels)) < 350).astype(np.float32)
-    evaluate = jax.jit(step.eval_step, static_argnums=0)
+    evaluate = small_runs.loop.programs().eval_step
     for name, where in (("evaluated", layout), ("evaluated_alone", None)):
         placed = jax.tree.map(
             lambda leaf, shape: jax.device_put(np.asarray(leaf), shape.sharding),
@@ -127,7 +129,7 @@ def gathered(layout, **changes):
     task, init = small_runs.task_and_init(layout, **changes)
     indices = parallel.put_rows(layout, small_runs.ORDER[:1], axis=1)
     data = small_runs.training_images(layout)
-    lowered = small_runs.take.lower(task, init(np.uint32(0)), data, indices)
+    lowered = small_runs.train_steps().lower(task, init(np.uint32(0)), data, indices)
     text = lowered.compile().as_text()
     found = re.findall(r" = (\w+\[[\d,]*\])\S* all-gather\(", text)
     moved = re.findall(r" (all-to-all|collective-permute)\(", text)

@@ -23,7 +23,7 @@ def seen(layout, after, losses):
     rows = parallel.rows(layout, count)
     share = step.Batch(digits.test_images[rows], digits.test_labels[rows])
     weights = np.ones(count, np.float32)[rows]
-    evaluate = jax.jit(step.eval_step, static_argnums=0)
+    evaluate = small_runs.loop.programs().eval_step
     task = small_runs.task_and_init(layout)[0]
     metrics = evaluate(task, after, *parallel.put_rows(layout, (share, weights)))
     gather = jax.jit(parallel.whole, static_argnums=0)

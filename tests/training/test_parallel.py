@@ -226,7 +226,7 @@ def test_a_program_for_one_device_knows_of_no_other():
     task, init = small_runs.task_and_init(None)
     images, labels = small_runs.DIGITS.train_images, small_runs.DIGITS.train_labels
     shapes = jax.eval_shape(init, np.uint32(0))
-    lowered = small_runs.take.lower(
+    lowered = small_runs.train_steps().lower(
         task, shapes, step.Batch(images, labels), small_runs.ORDER[:1]
     )
     text = lowered.as_text()

@@ -206,15 +206,19 @@ def test_steps_that_are_not_finite_are_skipped(plan, tmp_path):
     bias = before.params["dense5"]["bias"][...]
     broken = shared_runs.copy(before)
     broken.params["dense5"]["bias"][...] = jnp.full_like(bias, jnp.nan)
-    state = loop._train_steps(run.task, shared_runs.copy(broken), data, numbers)[0]
-    state, (metrics, weights) = loop._train_steps(run.task, state, data, numbers)
+    state = loop.programs().train_steps(
+        run.task, shared_runs.copy(broken), data, numbers
+    )[0]
+    state, (metrics, weights) = loop.programs().train_steps(
+        run.task, state, data, numbers
+    )
     assert (int(state.step), int(state.skipped)) == (2, 2)
     assert weights.skipped.tolist() == [2]
     assert metrics.examples == metrics.loss == weights.flips.total == 0
     same = state._replace(step=broken.step, skipped=broken.skipped)
     shared_runs.assert_bit_equal(same, broken)
     state.params["dense5"]["bias"][...] = bias
-    state, (metrics, _) = loop._train_steps(run.task, state, data, numbers)
+    state, (metrics, _) = loop.programs().train_steps(run.task, state, data, numbers)
     assert (int(state.step), int(state.skipped)) == (3, 0)
     assert metrics.examples == 64
     assert np.isfinite(metrics.loss)

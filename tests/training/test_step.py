@@ -25,7 +25,9 @@ def data(run):
 def _train_step(run, state, data, start=0):
     """A step of the shared run's compiled program on one batch."""
     indices = jnp.arange(start, start + shared_runs.BATCH)[jnp.newaxis]
-    state, record = loop._train_steps(run.task, shared_runs.copy(state), data, indices)
+    state, record = loop.programs().train_steps(
+        run.task, shared_runs.copy(state), data, indices
+    )
     metrics, weights = jax.tree.map(lambda leaf: leaf[0], record)
     return state, metrics, weights
 
@@ -90,7 +92,9 @@ def test_train_metrics_are_those_before_the_step(run, data):
 
 def _evaluate(run, state, images, labels, weights):
     batch = step.Batch(jnp.asarray(images), jnp.asarray(labels))
-    return loop._eval_step(run.task, state, batch, jnp.asarray(weights, jnp.float32))
+    return loop.programs().eval_step(
+        run.task, state, batch, jnp.asarray(weights, jnp.float32)
+    )
 
 
 def test_eval_metrics_against_numpy(run):
@@ -136,8 +140,8 @@ def test_nan_logits_score_no_better_than_chance(run):
 def test_step_compiles_once(run, data):
     state = shared_runs.fresh_state(run)
     state, *_ = _train_step(run, state, data)
-    compiled = loop._train_steps._cache_size()
+    compiled = loop.programs().train_steps._cache_size()
     for start in (64, 128, 192):
         state, *_ = _train_step(run, state, data, start)
-    assert loop._train_steps._cache_size() == compiled
+    assert loop.programs().train_steps._cache_size() == compiled
     assert int(state.step) == 4
