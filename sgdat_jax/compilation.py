@@ -4,8 +4,8 @@ import functools
 
 import jax
 
-# No operation is for YNNPACK, all are for Eigen or XLA's own code.
-_WITHOUT_YNNPACK = {"xla_cpu_experimental_ynn_fusion_type": ""}
+# Which operations are for YNNPACK: at reductions it is the fastest.
+_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 @functools.cache
@@ -13,11 +13,11 @@ def compiler_options() -> dict[str, str]:
     """Returns options of `jax.jit` with which a CPU convolves on all its cores.
 
     XLA's CPU backend leaves convolutions to YNNPACK, which has most of them run on a
-    single core. Without it a training step of `BinaryNet` or `SgdatResNet18` takes two
-    thirds of the time on two cores. Only convolutions of int8 are far faster with it.
+    single core. With Eigen's instead, a training step of `BinaryNet` or `SgdatResNet18`
+    takes two thirds of the time on two cores. Convolutions of int8 become far slower.
     The training program and `sgdat_jax.inference` use these options; use them in a
     training loop of your own, or set the same in the environment, for instance for
-    `flax.nnx.jit`: ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=``.
+    `flax.nnx.jit`: ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=reduce``.
 
     Returns:
       Options for ``compiler_options``; none where the default backend is no CPU or the
@@ -34,7 +34,7 @@ def compiler_options() -> dict[str, str]:
     if jax.default_backend() != "cpu":
         return {}
     try:
-        jax.jit(lambda: 0, compiler_options=_WITHOUT_YNNPACK).lower().compile()
+        jax.jit(lambda: 0, compiler_options=_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:
         return {}
-    return _WITHOUT_YNNPACK
+    return _OPTIONS

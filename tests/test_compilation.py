@@ -42,5 +42,5 @@ def test_no_options_for_other_devices(monkeypatch):
 
 
 def test_no_options_where_jaxlib_has_none_such(monkeypatch):
-    monkeypatch.setattr(compilation, "_WITHOUT_YNNPACK", {"xla_cpu_unheard_of": ""})
+    monkeypatch.setattr(compilation, "_OPTIONS", {"xla_cpu_unheard_of": ""})
     assert sj.compiler_options() == {}
