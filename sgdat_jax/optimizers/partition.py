@@ -81,7 +81,11 @@ def partition_binary(
             lambda path, _: "binary" if path in paths else "real", params
         )
 
-    inner = optax.partition({"binary": binary, "real": real}, labels)
+    named = {
+        "binary": _in_scope("binary_optimizer", binary),
+        "real": _in_scope("real_optimizer", real),
+    }
+    inner = optax.partition(named, labels)
 
     def init_fn(params: Any) -> Any:
         state = inner.init(params)
@@ -106,6 +110,13 @@ def partition_binary(
         return state
 
     return optax.GradientTransformationExtraArgs(init_fn, inner.update)
+
+
+def _in_scope(
+    name: str, tx: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Returns an optimizer whose operations bear a name in profiles."""
+    return tx._replace(update=jax.named_scope(name)(tx.update))
 
 
 def _binary_paths(model: Any) -> set[_Path]:

@@ -51,14 +51,17 @@ def train_step(
       The next state, the metrics of the batch before the step, and what the step does
       to the weights.
     """
-    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    images = augment.augment(key, batch.images, task.augmentation)
-    images = augment.normalize(images, task.mean, task.std)
+    # Names of scopes are what profiles show.
+    with jax.named_scope("augmentation"):
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        images = augment.augment(key, batch.images, task.augmentation)
+        images = augment.normalize(images, task.mean, task.std)
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:
         model = nnx.merge(task.train_graph, params, state.stats, copy=True)
-        logits = model(images)
-        losses = _losses(logits, batch.labels, task.label_smoothing)
+        with jax.named_scope("model"):
+            logits = model(images)
+            losses = _losses(logits, batch.labels, task.label_smoothing)
         stats = nnx.state(model, nnx.Not(nnx.Param))
         weights = jnp.ones_like(losses)
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
@@ -67,16 +70,21 @@ def train_step(
     gradients, (stats, metrics) = parallel.whole(
         task.layout, jax.grad(loss_fn, has_aux=True)(params)
     )
-    updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
     flips = None
     if task.is_binary:
-        flips = optimizers.flip_ratio(optimizers.select_binary(state.params, updates))
+        with jax.named_scope("metrics"):
+            changes = optimizers.select_binary(state.params, updates)
+            flips = optimizers.flip_ratio(changes)
     magnitudes = jax.tree.map(_mean_magnitude, gradients)
-    # A mean is finite only if all that it is of is.
-    losses_and_means = [metrics.loss, *jax.tree.leaves(magnitudes)]
-    is_finite = jnp.isfinite(jnp.stack(losses_and_means)).all()
+    with jax.named_scope("skip"):
+        # A mean is finite only if all that it is of is.
+        losses_and_means = [metrics.loss, *jax.tree.leaves(magnitudes)]
+        is_finite = jnp.isfinite(jnp.stack(losses_and_means)).all()
     taken = state._replace(
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         stats=stats,
         opt_state=opt_state,
         skipped=jnp.zeros_like(state.skipped),
@@ -103,10 +111,12 @@ def begin_epoch(
     return parallel.settle(task.layout, state)
 
 
+@jax.named_scope("skip")
 def _select(condition: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
 
 
+@jax.named_scope("metrics")
 def _mean_magnitude(gradient: jax.Array) -> jax.Array:
     # By columns first: XLA's CPU backend sums a whole array in one slow chain.
     columns = jnp.abs(gradient).reshape(-1, gradient.shape[-1])
@@ -194,6 +204,7 @@ def _losses(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax
     return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
 
 
+@jax.named_scope("metrics")
 def _metrics(
     logits: jax.Array, losses: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> Metrics:
