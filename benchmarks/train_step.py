@@ -59,20 +59,24 @@ def settings_of(model, batch, options, **variant):
     )
 
 
-def library_steps(settings, data):
-    """Returns a turn of the training program itself, which keeps its state."""
+def program_arguments(settings, data):
+    """Returns what the training program takes for a turn: task, state and images."""
     plan = setup.plan(settings, data)
     images = step_lib.Batch(
         jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     )
     batch = jnp.arange(settings.batch_size)
     indices = jnp.tile(batch, (step_lib.steps_per_call(), 1))
-    held = [plan.init(0)]
+    return plan.task, plan.init(0), images, indices
+
+
+def library_steps(settings, data):
+    """Returns a turn of the training program itself, which keeps its state."""
+    task, state, *rest = program_arguments(settings, data)
+    held = [state]
 
     def turn():
-        held[0], record = loop.programs().train_steps(
-            plan.task, held[0], images, indices
-        )
+        held[0], record = loop.programs().train_steps(task, held[0], *rest)
         return held[0], record
 
     return turn
