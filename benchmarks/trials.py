@@ -1,0 +1,600 @@
+"""Which ideas for a faster or smaller training step are worth building in?
+
+Each idea runs beside what the library does, in turns in one process, so that a number
+accepts or refuses it: time and temporary memory over the library's, and whether results
+are the same to the bit. Most are tried on a block of `BinaryNet`: a binary 3x3
+convolution, max-pooling or none, batch normalization in training, and another binary
+convolution, with the gradient of the sum of squares of what comes out; the others on an
+optimizer's step and on a whole training step. The library beside itself is the noise.
+
+    python -m benchmarks.trials
+    python -m benchmarks.trials --parts block --shapes 64x32x32x32 --rounds 15
+"""
+
+import argparse
+import contextlib
+import functools
+import pathlib
+from typing import NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+
+import sgdat_jax as sj
+from benchmarks import optimizer_step, timing, train_step
+from sgdat_jax import layers, signs
+from sgdat_jax.models import blocks
+from sgdat_jax.training import config, setup
+from sgdat_jax.training import step as step_lib
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "trials"
+SHAPES = ("64x32x32x32", "64x8x8x128")
+LIBRARY = "library"
+_EPSILON = 1e-5  # as `blocks.Builder.batch_norm` has it
+
+
+class Block(NamedTuple):
+    """What a block computes on."""
+
+    x: jax.Array  # (batch, height, width, channels); batch divisible by 8
+    first: jax.Array  # kernels, of -1 and +1
+    scale: jax.Array
+    offset: jax.Array
+    second: jax.Array
+
+
+def made_block(shape):
+    """Returns a block of normally distributed inputs, and kernels of random signs."""
+    rng = np.random.default_rng(0)
+    channels = shape[-1]
+    first, second = rng.choice([-1.0, 1.0], (2, 3, 3, channels, channels))
+    scale = rng.uniform(0.5, 1.5, channels)
+    offset = rng.normal(0, 0.2, channels)
+    made = Block(rng.normal(size=shape), first, scale, offset, second)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), made)
+
+
+def binary_conv(x, kernel, **options):
+    """Returns what the library's layer makes of inputs and a kernel."""
+    layer = layers.BinaryConv(
+        *kernel.shape[-2:],
+        kernel.shape[:2],
+        padding=1,
+        kernel_init=lambda *_: kernel,
+        rngs=nnx.Rngs(0),
+        **options,
+    )
+    return layer(x)
+
+
+def batch_norm(x, scale, offset):
+    """Returns the library's batch normalization in training."""
+    layer = nnx.BatchNorm(
+        x.shape[-1],
+        epsilon=_EPSILON,
+        scale_init=lambda *_: scale,
+        bias_init=lambda *_: offset,
+        rngs=nnx.Rngs(0),
+    )
+    return layer(x)
+
+
+def library(block, pooled, **options):
+    """What the library does, with options of its convolutions."""
+    x = binary_conv(block.x, block.first, **options)
+    x = blocks.max_pool(x) if pooled else x
+    x = batch_norm(x, block.scale, block.offset)
+    return binary_conv(x, block.second, **options)
+
+
+def pack(bits):
+    """Returns truths ``(batch, ...)`` as bytes ``(batch / 8, ...)``."""
+    # Of eight examples, not of neighbours in memory, which would not vectorize. By a
+    # reduction, or XLA fuses this with `unpack`, and no byte is ever stored.
+    eighths = bits.reshape(8, -1, *bits.shape[1:]).astype(jnp.uint8)
+    return (eighths << _shifts(bits.ndim)).sum(0, dtype=jnp.uint8)
+
+
+def unpack(packed):
+    """Returns the truths that were packed."""
+    bits = (packed[jnp.newaxis] >> _shifts(packed.ndim)) & 1
+    return bits.reshape(-1, *packed.shape[1:]) > 0
+
+
+def _shifts(rank):
+    return jnp.arange(8, dtype=jnp.uint8).reshape(8, *rank * [1])
+
+
+@jax.custom_vjp
+def packed_sign(x):
+    """Returns `ste_sign`, which keeps a bit for the gradient; NaN gets none."""
+    return signs.sign(x)
+
+
+packed_sign.defvjp(
+    lambda x: (signs.sign(x), pack(jnp.abs(x) <= 1)),
+    lambda mask, cotangent: (jnp.where(unpack(mask), cotangent, 0),),
+)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def packed_product(product, x, kernel):
+    """Returns a product with signs, which keeps them as bits for the gradient."""
+    return product(x, kernel)
+
+
+def _packed_product_bwd(product, residuals, cotangent):
+    bits, kernel = residuals
+    x = jnp.where(unpack(bits), 1, -1).astype(cotangent.dtype)
+    return jax.vjp(product, x, kernel)[1](cotangent)
+
+
+packed_product.defvjp(
+    lambda product, x, kernel: (product(x, kernel), (pack(x > 0), kernel)),
+    _packed_product_bwd,
+)
+
+
+def packed_conv(x, kernel, **options):
+    conv = functools.partial(lax.conv_general_dilated, **options)
+    return packed_product(conv, x, kernel)
+
+
+def packed_mask(block, pooled):
+    """The sign keeps a bit per input for its gradient, instead of the input."""
+    return library(block, pooled, input_quantizer=packed_sign)
+
+
+def packed_residual(block, pooled):
+    """As the packed mask, and the convolution keeps its signs as bits."""
+    options = {"input_quantizer": packed_sign, "conv_general_dilated": packed_conv}
+    return library(block, pooled, **options)
+
+
+def pool_after_sign(block, pooled):
+    """Pools signs; normalizes by statistics of all sums, not of maxima."""
+    x = binary_conv(block.x, block.first)
+    x = signs.ste_sign(batch_norm(x, block.scale, block.offset))
+    x = blocks.max_pool(x) if pooled else x
+    return binary_conv(x, block.second, input_quantizer=None)
+
+
+@jax.custom_vjp
+def normalized_sign(x, scale, offset):
+    """Returns signs of batch-normalized inputs, of which it keeps the inputs alone."""
+    return _normalized_sign_fwd(x, scale, offset)[0]
+
+
+def _normalized_sign_fwd(x, scale, offset):
+    mean, mean_of_squares = x.mean((0, 1, 2)), (x * x).mean((0, 1, 2))
+    variance = jnp.maximum(mean_of_squares - mean * mean, 0)
+    statistics = mean, lax.rsqrt(variance + _EPSILON), scale, offset
+    _, normalized = _normalize(x, *statistics)
+    return signs.sign(normalized), (x, *statistics)
+
+
+def _normalize(x, mean, factor, scale, offset):
+    """Returns the inputs less their mean, and as they are normalized."""
+    mean, factor, offset = (
+        leaf.reshape(1, 1, 1, -1) for leaf in (mean, factor * scale, offset)
+    )
+    return x - mean, (x - mean) * factor + offset
+
+
+def _normalized_sign_bwd(residuals, cotangent):
+    x, *statistics = residuals
+    _, factor, scale, _ = statistics
+    centred, normalized = _normalize(x, *statistics)
+    passed = jnp.where(jnp.abs(normalized) <= 1, cotangent, 0)
+    offset_gradient = passed.sum((0, 1, 2))
+    scale_gradient = factor * (passed * centred).sum((0, 1, 2))
+    count = x.size // x.shape[-1]
+    slope, shift, outer = (
+        leaf.reshape(1, 1, 1, -1)
+        for leaf in (
+            factor * scale_gradient / count,
+            offset_gradient / count,
+            factor * scale,
+        )
+    )
+    gradient = outer * (passed - shift - slope * centred)
+    return gradient, scale_gradient, offset_gradient
+
+
+normalized_sign.defvjp(_normalized_sign_fwd, _normalized_sign_bwd)
+
+
+def fused_norm(block, pooled):
+    """Normalization and sign in one, with the gradient in closed form."""
+    x = binary_conv(block.x, block.first)
+    x = blocks.max_pool(x) if pooled else x
+    x = normalized_sign(x, block.scale, block.offset)
+    return binary_conv(x, block.second, input_quantizer=None)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def narrow_product(conv, x, kernel):
+    """Returns a convolution with the kernel's gradient of bfloat16 operands."""
+    return conv(x, kernel)
+
+
+def _narrow_product_bwd(conv, operands, cotangent):
+    x, kernel = operands
+    (gradient,) = jax.vjp(lambda x: conv(x, kernel), x)[1](cotangent)
+    kernel_gradient = lax.conv_general_dilated(
+        x.astype(jnp.bfloat16),
+        cotangent.astype(jnp.bfloat16),
+        window_strides=(1, 1),
+        padding=conv.keywords["padding"],
+        dimension_numbers=("CHWN", "IHWO", "HWNC"),
+        preferred_element_type=jnp.float32,
+    )
+    return gradient, kernel_gradient
+
+
+narrow_product.defvjp(
+    lambda conv, x, kernel: (conv(x, kernel), (x, kernel)), _narrow_product_bwd
+)
+
+
+def narrow_conv(x, kernel, **options):
+    conv = functools.partial(lax.conv_general_dilated, **options)
+    return narrow_product(conv, x, kernel)
+
+
+def bfloat16_kernel_gradient(block, pooled):
+    """The kernel's gradient is of bfloat16 operands, summed in float32."""
+    return library(block, pooled, conv_general_dilated=narrow_conv)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def int8_product(product, x, kernel):
+    """Returns a product of signs as int8; the gradient's products are of floats."""
+    signs_of = (leaf.astype(jnp.int8) for leaf in (x, kernel))
+    return product(*signs_of, preferred_element_type=jnp.int32).astype(x.dtype)
+
+
+int8_product.defvjp(
+    lambda product, x, kernel: (int8_product(product, x, kernel), (x, kernel)),
+    lambda product, operands, cotangent: jax.vjp(product, *operands)[1](cotangent),
+)
+
+
+def int8_conv(x, kernel, **options):
+    conv = functools.partial(lax.conv_general_dilated, **options)
+    return int8_product(conv, x, kernel)
+
+
+def int8_forward(block, pooled):
+    """The forward convolutions are of int8, summed in int32; NaN is lost."""
+    return library(block, pooled, conv_general_dilated=int8_conv)
+
+
+VARIANTS = {
+    LIBRARY: library,
+    "library again": library,
+    "packed mask": packed_mask,
+    "packed residual": packed_residual,
+    "pool after sign": pool_after_sign,
+    "fused norm and sign": fused_norm,
+    "bfloat16 kernel gradient": bfloat16_kernel_gradient,
+    "int8 forward": int8_forward,
+    "int8, with YNNPACK": int8_forward,
+    "float32, with YNNPACK": library,
+}
+# `compiler_options` turns YNNPACK off, which alone is fast with int8 on a CPU.
+_DEFAULT_OPTIONS = ("int8, with YNNPACK", "float32, with YNNPACK")
+_POOLED_ALONE = ("pool after sign",)
+
+
+def compile_block(name, block, pooled):
+    """Compiles a variant's output with its gradient by all that is in the block."""
+
+    def loss(block):
+        y = VARIANTS[name](block, pooled)
+        return jnp.sum(y * y), y
+
+    def run(block):
+        gradients, y = jax.grad(loss, has_aux=True)(block)
+        return {"output": y} | gradients._asdict()
+
+    options = {} if name in _DEFAULT_OPTIONS else sj.compiler_options()
+    return jax.jit(run, compiler_options=options).lower(block).compile()
+
+
+def differences(found, expected):
+    """Returns the largest difference of each array over the largest expected value."""
+    return {
+        name: float(jnp.abs(found[name] - leaf).max() / jnp.abs(leaf).max())
+        for name, leaf in expected.items()
+    }
+
+
+def measure_block(shape, pooled, rounds, variants=tuple(VARIANTS)):
+    """Returns a row per variant of a block, of which the first is the library."""
+    block = made_block(shape)
+    names = [name for name in variants if pooled or name not in _POOLED_ALONE]
+    programs = {name: compile_block(name, block, pooled) for name in names}
+    results = {name: program(block) for name, program in programs.items()}
+    expected = results[LIBRARY]
+    found = {
+        name: {
+            "difference": differences(result, expected),
+            # Of the first alone: whole numbers, hence exact, go into the other.
+            "signs_that_differ": _sign_changes(result["first"], expected["first"]),
+        }
+        for name, result in results.items()
+    }
+    del results
+    turns = [functools.partial(program, block) for program in programs.values()]
+    trial = f"block {'x'.join(map(str, shape))}{', pooled' if pooled else ''}"
+    return _rows(trial, programs, turns, rounds, found)
+
+
+def _sign_changes(found, expected):
+    return float(jnp.mean(jnp.sign(found) != jnp.sign(expected)))
+
+
+def _rows(trial, programs, turns, rounds, found):
+    """Times programs, of which the first is the library's.
+
+    Args:
+      trial: name of what they do.
+      programs: compiled programs by name.
+      turns: what runs each once.
+      rounds: how often.
+      found: what is known of their results, by name.
+    """
+    memory = [p.memory_analysis().temp_size_in_bytes for p in programs.values()]
+    seconds = timing.take_turns(turns, rounds=rounds).wall
+    return [
+        {
+            "trial": trial,
+            "variant": name,
+            "rounds": len(seconds),
+            "seconds": timing.spread(seconds[:, place])._asdict(),
+            "over_library": timing.paired_ratio(seconds, place, 0)._asdict(),
+            "temporary_bytes": memory[place],
+            "temporary_over_library": memory[place] / memory[0] if memory[0] else None,
+            **found[name],
+        }
+        for place, name in enumerate(programs)
+    ]
+
+
+def flatten(leaves):
+    return jnp.concatenate([leaf.ravel() for leaf in leaves])
+
+
+def write_out(leaves):
+    """Returns what `flatten` does, by writing one leaf after the other into an array.
+
+    XLA's CPU backend fuses a concatenation into loops that are far slower for it.
+    """
+    flat = jnp.zeros(sum(leaf.size for leaf in leaves), leaves[0].dtype)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    for end, leaf in zip(ends, leaves, strict=True):
+        flat = lax.dynamic_update_slice(flat, leaf.ravel(), (end - leaf.size,))
+    return flat
+
+
+def split_like(flat, leaves):
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(flat, ends)
+    return [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+
+
+def measure_leaves(rounds):
+    """Returns a row per way to keep BinaryNet's weights for the optimizer."""
+    tx = sj.sgdat()
+    gradients = optimizer_step.gradients_like(
+        optimizer_step.structs("BinaryNet", "float32")
+    )
+    flat_gradient = flatten(gradients)
+    start = [signs.sign(leaf[::-1]) for leaf in gradients]
+
+    def separate(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def joined(join, params, state, gradients):
+        params, state = separate(params, state, join(gradients))
+        return params, state, split_like(params, gradients)
+
+    cases = {
+        LIBRARY: (separate, start, gradients),
+        "library again": (separate, start, gradients),
+        "one leaf, concatenated": (
+            functools.partial(joined, flatten),
+            flatten(start),
+            gradients,
+        ),
+        "one leaf, written out": (
+            functools.partial(joined, write_out),
+            flatten(start),
+            gradients,
+        ),
+        "one leaf throughout": (separate, flatten(start), flat_gradient),
+    }
+    programs, turns, weights = {}, [], {}
+    for name, (step, params, gradient) in cases.items():
+        params = jax.tree.map(jnp.copy, params)
+        state = tx.init(params)
+        compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, gradient)
+        programs[name] = compiled.compile()
+        turns.append(_stepper(programs[name], params, state, gradient))
+        weights[name] = _joined(turns[-1]()[0])
+    found = {
+        name: _changes(after, after, weights[LIBRARY], weights[LIBRARY])
+        for name, after in weights.items()
+    }
+    return _rows("sgdat's step", programs, turns, rounds, found)
+
+
+def _joined(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _changes(state, weights, expected_state, expected_weights):
+    return {
+        "is_equal": np.array_equal(state, expected_state),
+        "signs_that_differ": _sign_changes(weights, expected_weights),
+    }
+
+
+def _stepper(program, params, state, gradient):
+    held = [params, state]
+
+    def turn():
+        held[:] = program(*held[:2], gradient)
+        return held
+
+    return turn
+
+
+class PackedConv(layers.BinaryConv):
+    def __init__(self, *args, **options):
+        options |= {"input_quantizer": packed_sign}
+        super().__init__(*args, **options, conv_general_dilated=packed_conv)
+
+
+class PackedLinear(layers.BinaryLinear):
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options | {"input_quantizer": packed_sign})
+
+
+def without_check():
+    """Takes every step, so that no old state has to be kept beside the new one."""
+    return mock.patch.object(step_lib, "_select", lambda condition, one, other: one)
+
+
+def packed_layers():
+    """Makes networks of layers that keep bits."""
+    packed = {"BinaryConv": PackedConv, "BinaryLinear": PackedLinear}
+    return mock.patch.multiple(layers, **packed)
+
+
+STEPS = {
+    LIBRARY: contextlib.nullcontext,
+    "library again": contextlib.nullcontext,
+    "no check for finite steps": without_check,
+    "packed residual": packed_layers,
+}
+
+
+def measure_step(model, width, batch, rounds):
+    """Returns a row per variant of a whole training step."""
+    settings = config.TrainConfig(
+        model=model, width=width, batch_size=batch, crop_padding=4, flip=True
+    )
+    data = train_step.made_images(batch)
+    programs, turns, results = {}, [], {}
+    for name, changed in STEPS.items():
+        with changed():
+            programs[name], turn = _training(settings, data)
+        turns.append(turn)
+        state, _ = turn()
+        results[name] = _joined(state), _joined(state.params)
+    found = {
+        name: _changes(*result, *results[LIBRARY]) for name, result in results.items()
+    }
+    trial = f"step of {model} x{width:g}, batch {batch}"
+    return _rows(trial, programs, turns, rounds, found)
+
+
+def _training(settings, data):
+    """Returns the training program and a turn of it, as in `train_step`."""
+    plan = setup.plan(settings, data)
+    images = step_lib.Batch(
+        jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
+    )
+    batch = jnp.arange(settings.batch_size)
+    indices = jnp.tile(batch, (step_lib.steps_per_call(), 1))
+    state = plan.init(0)
+    # A function of its own, for JAX to trace it anew.
+    steps = functools.partial(step_lib.train_steps, plan.task)
+    options = sj.compiler_options()
+    jitted = jax.jit(steps, donate_argnums=0, compiler_options=options)
+    program = jitted.lower(state, images, indices).compile()
+    held = [state]
+
+    def turn():
+        held[0], record = program(held[0], images, indices)
+        return held[0], record
+
+    return program, turn
+
+
+def show(rows):
+    for trial in dict.fromkeys(row["trial"] for row in rows):
+        print(trial)
+        cells = [
+            {
+                "variant": row["variant"],
+                "time / library's": timing.ratio_text(row["over_library"]),
+                "MB": f"{row['temporary_bytes'] / 1e6:.1f}",
+                "/ library's": _memory_text(row),
+                "off by": _difference_text(row),
+                "signs that differ": f"{row['signs_that_differ']:.2%}",
+            }
+            for row in rows
+            if row["trial"] == trial
+        ]
+        timing.show(cells, names=("variant",))
+
+
+def _memory_text(row):
+    ratio = row["temporary_over_library"]
+    return "-" if ratio is None else f"{ratio:.2f}"
+
+
+def _difference_text(row):
+    if "is_equal" in row:
+        return "0" if row["is_equal"] else "some"
+    return f"{max(row['difference'].values()):.0e}"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add = parser.add_argument
+    parts = ("block", "leaves", "step")
+    add("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
+    add("--shapes", nargs="+", default=SHAPES, help="inputs of a block")
+    variants = [name for name in VARIANTS if name != LIBRARY]
+    add("--variants", nargs="+", choices=variants, default=variants, help="of a block")
+    add("--model", default="BinaryNet", help="of the whole step")
+    add("--width", type=float, default=0.25)
+    add("--batch", type=int, default=64)
+    add("--rounds", type=int, default=21)
+    add("--out", type=pathlib.Path, default=RESULTS)
+    options = parser.parse_args(arguments)
+    measured = {}
+    if "block" in options.parts:
+        for text in options.shapes:
+            shape = tuple(map(int, text.split("x")))
+            measured[f"block-{text}"] = [
+                row
+                for pooled in (False, True)
+                for row in measure_block(
+                    shape, pooled, options.rounds, (LIBRARY, *options.variants)
+                )
+            ]
+    if "leaves" in options.parts:
+        measured["leaves"] = measure_leaves(options.rounds)
+    if "step" in options.parts:
+        measured["step"] = measure_step(
+            options.model, options.width, options.batch, options.rounds
+        )
+    for name, rows in measured.items():
+        show(rows)
+        file = options.out / f"{jax.default_backend()}-{name}.json"
+        timing.write(file, {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()
