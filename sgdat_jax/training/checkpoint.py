@@ -6,10 +6,12 @@ its files. Without the latter a checkpoint is not whole yet, and does not count.
 """
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -87,7 +89,7 @@ class Saver:
         The state may be donated to the next step at once.
 
         Raises:
-          OSError: if the one before could not be saved.
+          OSError: if this one or the one before could not be saved.
         """
         self.wait()
         step = int(checkpoint.state.step)
@@ -95,7 +97,8 @@ class Saver:
             return
         self._saved, path = step, self._folder / str(step)
         # Orbax may read the arrays after it returns: on a CPU without a copy.
-        self._checkpointer.save(path / _STATE, _copy(checkpoint.state), force=True)
+        with self._naming_failures():
+            self._checkpointer.save(path / _STATE, _copy(checkpoint.state), force=True)
         self._saving = self._thread.submit(self._finish, path, checkpoint.progress)
 
     def wait(self) -> None:
@@ -105,10 +108,14 @@ class Saver:
           OSError: if it could not be saved.
         """
         saving, self._saving = self._saving, None
-        if saving is None:
-            return
+        if saving is not None:
+            with self._naming_failures():
+                saving.result()
+
+    @contextlib.contextmanager
+    def _naming_failures(self) -> Iterator[None]:
         try:
-            saving.result()
+            yield
         except Exception as error:  # what Orbax raises is not of one kind
             raise OSError(
                 f"the state cannot be saved in {self._folder}: {_first_words(error)}"
