@@ -8,7 +8,6 @@ import jax
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-@functools.cache
 def compiler_options() -> dict[str, str]:
     """Returns options of `jax.jit` with which a CPU convolves on all its cores.
 
@@ -31,10 +30,13 @@ def compiler_options() -> dict[str, str]:
       >>> step(jnp.ones(3))
       Array(3., dtype=float32)
     """
-    if jax.default_backend() != "cpu":
-        return {}
+    return dict(_OPTIONS) if jax.default_backend() == "cpu" and _are_known() else {}
+
+
+@functools.cache
+def _are_known() -> bool:
     try:
         jax.jit(lambda: 0, compiler_options=_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return {}
-    return _OPTIONS
+        return False
+    return True

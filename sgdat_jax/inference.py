@@ -72,7 +72,8 @@ def load(
     The function maps uint8 images ``(batch, height, width, channels)``, which it
     normalizes as in training, to float32 logits ``(batch, classes)``. It compiles for
     each new batch size, and raises ValueError for images of another shape or dtype. It
-    predicts what ``sgdat-jax evaluate`` counts.
+    predicts what ``sgdat-jax evaluate`` counts; on CPUs, int8 leaves convolutions to
+    another library, which may round the real-valued ones otherwise.
 
     Args:
       file: ``best.npz`` or ``last.npz`` of a run.
@@ -137,7 +138,7 @@ def to_function(
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
 
-    # On CPUs convolutions of int8 are slow with these.
+    # With these, convolutions of int8 are slow on CPUs.
     has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
     options = {} if has_int8 else compilation.compiler_options()
 
@@ -159,8 +160,8 @@ def fold(model: nnx.Module, dtype: str = "float32") -> Any:
     values, none. All else stays as it is, with running averages: real-valued layers,
     and those with a bias, an `output_scale` or a quantizer that is no sign.
 
-    Signs of sums are to the bit those of `model` compiled for the same device, as
-    thresholds are found by normalizing every sum that can occur.
+    Signs of sums are to the bit those of `model` compiled for the same device with the
+    same options, as thresholds are found by normalizing every sum that can occur.
 
     Args:
       model: any network. It, or a module in it, says what can become thresholds by an

@@ -10,9 +10,9 @@ from sgdat_jax import compilation
 
 @pytest.fixture(autouse=True)
 def fresh():
-    compilation.compiler_options.cache_clear()
+    compilation._are_known.cache_clear()
     yield
-    compilation.compiler_options.cache_clear()
+    compilation._are_known.cache_clear()
 
 
 def _convolve(x, kernel):

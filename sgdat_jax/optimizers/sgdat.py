@@ -5,7 +5,7 @@ Neurocomputing 555, 126431, 2023. The rules are those of the authors' published 
 https://github.com/gushan/SGDAT, bit for bit.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -139,8 +139,7 @@ def sgdat(
     if not has_momentum:
         momentum = None
 
-    def init_fn(params: optax.Params) -> SgdatState:
-        checks.check_real_floating(params)
+    def init(params: optax.Params) -> SgdatState:
         count = jnp.zeros([], jnp.int32)
         latent = binary.init_latents(params, latent_dtype)
         return SgdatState(
@@ -151,14 +150,7 @@ def sgdat(
             momentum=None if momentum is None else optax.tree.zeros_like(latent),
         )
 
-    def update_fn(
-        updates: optax.Updates,
-        state: SgdatState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, SgdatState]:
-        del extra_args
-        checks.check_update(updates, params, state.latent)
+    def step(updates: optax.Updates, state: SgdatState) -> SgdatState:
         signed_count, buffer = _restarted(state, reset_flips_every)
         gradients = optax.tree.cast_like(updates, state.latent)
         direction = gradients
@@ -192,15 +184,14 @@ def sgdat(
             signed_count,
             latent,
         )
-        return jax.tree.map(binary.exact_update, signed_count, params), SgdatState(
-            count=optax.safe_increment(state.count),
+        return state._replace(
             latent=latent,
             signed_count=signed_count,
             threshold=jnp.asarray(tau, jnp.float32),
             momentum=buffer,
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return binary.transformation(init, step)
 
 
 def _restarted(
