@@ -32,7 +32,7 @@ def main(arguments=None):
     is_small = options.model == "DigitsNet"
     data = sources.digits() if is_small else train_step.made_images(options.batch)
     turns = [
-        train_step.library_steps(
+        train_step.training_steps(
             config.TrainConfig(
                 model=options.model,
                 width=options.width,

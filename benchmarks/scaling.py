@@ -141,7 +141,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def measure(settings: config.TrainConfig, data: sources.Dataset, rounds: int) -> Any:
     """Returns the shapes of the state, and what is measured of a step on one device."""
-    turn = train_step.library_steps(settings, data)
+    turn = train_step.training_steps(settings, data)
     turns = timing.take_turns([turn], rounds=rounds).wall[:, 0]
     plan = setup.plan(settings, data)
     state = jax.eval_shape(plan.init, 0)

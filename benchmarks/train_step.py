@@ -70,7 +70,7 @@ def program_arguments(settings, data):
     return plan.task, plan.init(0), images, indices
 
 
-def library_steps(settings, data):
+def training_steps(settings, data):
     """Returns a turn of the training program itself, which keeps its state."""
     task, state, *rest = program_arguments(settings, data)
     held = [state]
@@ -117,7 +117,7 @@ def steps_of(model, batch, options):
     """Returns a turn of each kind of step of a case by name."""
     data = made_images(batch)
     steps = {
-        name: library_steps(settings_of(model, batch, options, **variant), data)
+        name: training_steps(settings_of(model, batch, options, **variant), data)
         for name, variant in VARIANTS.items()
     }
     if importlib.util.find_spec("torch"):
