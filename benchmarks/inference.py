@@ -34,6 +34,7 @@ PROGRAMS = {  # dtype of the network, and of the folded network's products
     "folded float32": (None, "float32"),
     "folded bfloat16": (None, "bfloat16"),
     "folded int8": (None, "int8"),
+    "folded bits": (None, "bits"),
 }
 _COMPARED = 256  # images of which predictions are compared
 

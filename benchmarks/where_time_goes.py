@@ -35,6 +35,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "where_time_goes"
 MODELS = (*train_step.MODELS, "DigitsNet")
 
 AUGMENTATION = "augmentation and normalization of images"
+BITS = "products of signs by bits, forward"
 CONV_FORWARD = "convolutions, forward"
 CONV_INPUTS = "convolutions, gradient to inputs"
 CONV_KERNELS = "convolutions, gradient to kernels"
@@ -49,6 +50,7 @@ OTHER = "other"
 GAPS = "start, end and gaps"
 CATEGORIES = (
     AUGMENTATION,
+    BITS,
     CONV_FORWARD,
     CONV_INPUTS,
     CONV_KERNELS,
@@ -71,6 +73,7 @@ SCOPES = (
     ("binary_optimizer", BINARY_OPTIMIZER),
     ("real_optimizer", REAL_OPTIMIZER),
     ("optimizer", REAL_OPTIMIZER),
+    ("bits", BITS),
 )
 _TURN = "turn of training steps"
 _END = "end: "
@@ -102,6 +105,9 @@ def category_of(op_name, line):
       op_name: what JAX calls it; may be empty.
       line: the instruction in the text of the compiled program.
     """
+    for scope, category in SCOPES:
+        if re.search(rf"\b{scope}\b", op_name):
+            return category
     # By name as well: XLA turns parts of products into fusions.
     if re.search(r" convolution\(|__cudnn\$conv", line) or op_name.endswith(
         "/conv_general_dilated"
@@ -109,9 +115,6 @@ def category_of(op_name, line):
         return _convolution(op_name, line)
     if re.search(r" dot\(|__cublas", line) or op_name.endswith("/dot_general"):
         return DENSE
-    for scope, category in SCOPES:
-        if re.search(rf"\b{scope}\b", op_name):
-            return category
     if "transpose(jvp(" in op_name:
         return BACKWARD
     if "jvp(" in op_name:

@@ -9,6 +9,7 @@ Nothing here learns, and nothing but the core's dependencies is needed.
 """
 
 import functools
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from sgdat_jax import compilation, layers, names, signs
+from sgdat_jax import bits, compilation, layers, names, signs
 from sgdat_jax.data import augment
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import weights_file
@@ -34,6 +35,7 @@ _INPUT_QUANTIZERS: dict[str, layers.Quantizer] = {
     "float32": signs.sign,
     "bfloat16": functools.partial(_sign_as, dtype="bfloat16"),
     "int8": functools.partial(_sign_as, dtype="int8"),
+    "bits": signs.sign,
 }
 
 
@@ -168,8 +170,11 @@ def fold(model: nnx.Module, dtype: str = "float32") -> Any:
         attribute ``sign_chain``: names of binary layers and batch normalizations in
         turn, where the sums of each layer go, perhaps max-pooled, into the
         normalization after it, and that one's output into the next layer alone.
-      dtype: of the binary products: ``"float32"``, ``"bfloat16"`` (summed in float32)
-        or ``"int8"`` (summed in int32). All are exact.
+      dtype: of the binary products: ``"float32"``, ``"bfloat16"`` (summed in float32),
+        ``"int8"`` (summed in int32) or ``"bits"``. All are exact. With bits a kernel
+        takes a 32nd of the memory; a CPU multiplies by counting them, which is the
+        fastest there, and other devices in bfloat16. Convolutions in groups are then
+        in float32.
 
     Raises:
       ValueError: if `dtype` is none of these, or a variable is not finite.
@@ -196,8 +201,8 @@ def fold(model: nnx.Module, dtype: str = "float32") -> Any:
         for index in range(1, len(chain) - 1, 2):
             before, norm, after = (getattr(module, n) for n in chain[index - 1 :][:3])
             if {id(before), id(after)} <= folded and isinstance(norm, nnx.BatchNorm):
-                bound = before.kernel.size // before.out_features
-                setattr(module, chain[index], _threshold(norm, bound))
+                threshold = _threshold(norm, _largest_sum(before))
+                setattr(module, chain[index], threshold)
     return model
 
 
@@ -226,12 +231,23 @@ def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
     kernel, is_binary = _kernel_signs(layer.kernel_quantizer, layer.kernel[...])
     if not is_binary:
         return False
-    layer.kernel = layers.BinaryParam(kernel.astype(dtype))
+    if dtype == "bits":
+        is_grouped = getattr(layer, "feature_group_count", 1) > 1
+        kernel = kernel.astype("float32") if is_grouped else bits.pack(kernel, axis=-2)
+    else:
+        kernel = kernel.astype(dtype)
+    layer.kernel = layers.BinaryParam(kernel)
     layer.kernel_quantizer = None
     layer.input_quantizer = quantizer
     layer.dtype = None
     layer.preferred_element_type = jnp.float32
     return True
+
+
+def _largest_sum(layer: Any) -> int:
+    """Returns how many products of signs a layer sums up."""
+    groups = getattr(layer, "feature_group_count", 1)
+    return math.prod(getattr(layer, "kernel_size", ())) * layer.in_features // groups
 
 
 def _sums_exactly(layer: Any) -> bool:

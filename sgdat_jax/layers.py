@@ -33,7 +33,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer, PrecisionLike
 from jax import lax
 
-from sgdat_jax import products, signs
+from sgdat_jax import bits, products, signs
 
 Quantizer = Callable[[jax.Array], jax.Array]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -214,23 +214,52 @@ class _BinaryLayer(nnx.Module):
             inputs = self.input_quantizer(inputs)
         if self.kernel_quantizer is not None:
             kernel = self.kernel_quantizer(kernel)
+        if self._is_packed:
+            return inputs, kernel, bias
         # A given dtype is inexact; an inferred one may be int8, as `fold` makes it.
         return dtypes.promote_dtype(
             (inputs, kernel, bias), dtype=self.dtype, inexact=self.dtype is not None
         )
 
     def _multiply(
-        self, product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
+        self,
+        product: Callable[..., jax.Array],
+        x: jax.Array,
+        kernel: jax.Array,
+        geometry: bits.Geometry,
     ) -> jax.Array:
+        """Returns the product of inputs and kernel, in the dtype of the sums."""
         product = functools.partial(product, precision=self.precision)
         wide = self.preferred_element_type
+        if self._is_packed:
+            wide = wide or jnp.float32
+            return products.multiply_packed(product, geometry, wide, x, kernel)
         if jnp.issubdtype(x.dtype, jnp.integer):
             # At once, for cuDNN's convolutions of int8 return float32 or nothing.
             sums = product(x, kernel, preferred_element_type=jnp.int32)
             return sums.astype(wide or jnp.float32)
-        if wide is None or x.dtype == wide:
+        wide = wide or x.dtype
+        counts_bits = self._counts_bits(x, kernel, wide)
+        if wide == x.dtype and not counts_bits:
             return product(x, kernel)
-        return products.widening(product, wide, x, kernel)
+        known = geometry if counts_bits else None
+        return products.multiply(product, known, wide, x, kernel)
+
+    @property
+    def _is_packed(self) -> bool:
+        """Whether the kernel is of bits, as `inference.fold` makes it."""
+        return self.kernel.dtype == jnp.uint32
+
+    def _counts_bits(self, x: jax.Array, kernel: jax.Array, dtype: Dtype) -> bool:
+        """Whether a product is one of signs, summed exactly, and faster by bits."""
+        quantizer = self.kernel_quantizer
+        return (
+            signs.is_sign(self.input_quantizer)
+            and (quantizer is kernel_sign or signs.is_sign(quantizer))
+            and jnp.finfo(dtype).nmant >= jnp.finfo(jnp.float32).nmant
+            and self.in_features == kernel.shape[-2]  # one group
+            and bits.are_faster(x.shape, kernel.shape)
+        )
 
     def _scale_and_shift(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:
         if self.output_scale == "xnor":
@@ -338,7 +367,8 @@ class BinaryLinear(_BinaryLayer):
         product = functools.partial(
             lax.dot_general, dimension_numbers=contract_features
         )
-        return self._scale_and_shift(self._multiply(product, x, kernel), bias)
+        y = self._multiply(product, x, kernel, bits.Geometry())
+        return self._scale_and_shift(y, bias)
 
 
 class BinaryConv(_BinaryLayer):
@@ -454,8 +484,13 @@ class BinaryConv(_BinaryLayer):
             dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
             feature_group_count=self.feature_group_count,
         )
-        y = self._scale_and_shift(self._multiply(product, x, kernel), bias)
-        return jnp.reshape(y, (*batch, *y.shape[1:]))
+        geometry = bits.Geometry(self.strides, tuple(pads), self.kernel_dilation)
+        y = self._multiply(product, x, kernel, geometry)
+        return jnp.reshape(self._scale_and_shift(y, bias), (*batch, *y.shape[1:]))
+
+    def _counts_bits(self, x: jax.Array, kernel: jax.Array, dtype: Dtype) -> bool:
+        is_plain = self.conv_general_dilated is lax.conv_general_dilated
+        return is_plain and super()._counts_bits(x, kernel, dtype)
 
     def _pad(self, x: jax.Array) -> tuple[jax.Array, Pads]:
         """Pads `x` where needed; returns the zeros left to the convolution, too.

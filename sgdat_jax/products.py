@@ -1,29 +1,77 @@
-"""Products that are summed in a dtype wider than that of their operands."""
+"""Products of a layer's operands: in a wider dtype, and of signs by counting bits."""
 
 import functools
 from collections.abc import Callable
 
 import jax
 from flax.typing import Dtype
+from jax import lax
+
+from sgdat_jax import bits
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def widening(
-    product: Callable[..., jax.Array], dtype: Dtype, x: jax.Array, kernel: jax.Array
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def multiply(
+    product: Callable[..., jax.Array],
+    geometry: bits.Geometry | None,
+    dtype: Dtype,
+    x: jax.Array,
+    kernel: jax.Array,
 ) -> jax.Array:
-    """Returns ``product(x, kernel)`` in a dtype wider than that of its operands."""
-    return product(x, kernel, preferred_element_type=dtype)
+    """Returns ``product(x, kernel)``, summed in a dtype as wide as its operands'.
+
+    Args:
+      product: takes a ``preferred_element_type``.
+      geometry: what it does to operands of signs, whose bits a CPU then counts; None
+        for others.
+      dtype: of the sums; with a geometry, one that holds them exactly.
+      x: inputs.
+      kernel: of the same dtype.
+    """
+    plain = functools.partial(product, preferred_element_type=dtype)
+    if geometry is None:
+        return plain(x, kernel)
+    by_bits = functools.partial(bits.product, plain, geometry)
+    # Chosen when a program is compiled, for the devices that it is compiled for.
+    return lax.platform_dependent(x, kernel, cpu=by_bits, default=plain)
 
 
-def _widening_fwd(product, dtype, x, kernel):
-    return widening(product, dtype, x, kernel), (x, kernel)
+def _multiply_fwd(product, geometry, dtype, x, kernel):
+    return multiply(product, geometry, dtype, x, kernel), (x, kernel)
 
 
-def _widening_bwd(product, dtype, operands, cotangent):
+def _multiply_bwd(product, geometry, dtype, operands, cotangent):
     # JAX's own rule widens the operands instead: two of three products of a training
     # step would run at the speed of the wide dtype.
     _, pull_back = jax.vjp(product, *operands)
     return pull_back(cotangent.astype(operands[0].dtype))
 
 
-widening.defvjp(_widening_fwd, _widening_bwd)
+multiply.defvjp(_multiply_fwd, _multiply_bwd)
+
+
+def multiply_packed(
+    product: Callable[..., jax.Array],
+    geometry: bits.Geometry,
+    dtype: Dtype,
+    x: jax.Array,
+    kernel: jax.Array,
+) -> jax.Array:
+    """Returns the product of signs with a packed kernel; it has no gradient.
+
+    A CPU counts bits. Other devices read the kernel as bits as well, but multiply in
+    bfloat16, which is exact, for they have units for that.
+
+    Args:
+      product, geometry, dtype: see `multiply`.
+      x: inputs of nothing but -1, +1 and NaN.
+      kernel: uint32, see `bits.pack`.
+    """
+    plain = functools.partial(product, preferred_element_type=dtype)
+
+    def unpacked(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        signs = bits.unpack(kernel, x.shape[-1], -2, "bfloat16")
+        return plain(x.astype("bfloat16"), signs)
+
+    by_bits = functools.partial(bits.product, plain, geometry)
+    return lax.platform_dependent(x, kernel, cpu=by_bits, default=unpacked)

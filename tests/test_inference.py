@@ -17,7 +17,7 @@ from sgdat_jax.data import augment
 from sgdat_jax.training import loop, run_folder, setup
 from sgdat_jax.training import step as step_lib
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "int8", "bits")
 FOLDED = {  # normalizations that become thresholds
     "DigitsNet": ["norm2", "norm3"],
     "BinaryNet": [f"norm{index}" for index in range(2, 8)],
@@ -103,9 +103,9 @@ def assert_same(folded, images, expected):
         ("DigitsNet", 0.0, DTYPES),
         ("DigitsNet", 1.0, ["int8"]),
         ("DigitsNet", -1.0, ["bfloat16"]),
-        ("BinaryNet", -1.0, ["int8"]),
-        ("SgdatResNet18", 1.0, ["int8"]),
-        ("BiRealResNet18", 0.0, ["int8"]),
+        ("BinaryNet", -1.0, ["bits"]),
+        ("SgdatResNet18", 1.0, ["bits"]),
+        ("BiRealResNet18", 0.0, ["bits"]),
         pytest.param("BinaryNet", 0.0, DTYPES, marks=pytest.mark.slow),
         pytest.param("SgdatResNet18", 0.0, DTYPES, marks=pytest.mark.slow),
         pytest.param("BiRealResNet18", -1.0, DTYPES, marks=pytest.mark.slow),
@@ -194,6 +194,27 @@ def test_int8_products_are_of_int8_and_summed_in_int32():
         assert len(re.findall(rf":i32[^ ]* = {product}\[", program)) == number
     kernels = jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
     assert [kernel.dtype.name for kernel in kernels] == ["int8"] * 3
+
+
+def test_bits_take_a_32nd_of_the_memory():
+    model = random_network("DigitsNet")
+    sizes = [
+        kernel.size * kernel.dtype.itemsize
+        for folded in (inference.fold(model, "bits"), inference.fold(model))
+        for kernel in jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+    ]
+    # Its narrow layers have 8 and 16 inputs, of which words hold 32.
+    assert sizes[:3] == [9 * 4 * 8, 9 * 4 * 16, 2 * 4 * 24]
+    assert sizes[3:] == [9 * 8 * 4 * 8, 9 * 8 * 4 * 16, 64 * 4 * 24]
+
+
+def test_groups_are_not_packed():
+    options = {"feature_group_count": 2, "rngs": nnx.Rngs(0)}
+    model = nnx.Sequential(sj.BinaryConv(4, 2, (3, 3), **options))
+    folded = inference.fold(model, "bits")
+    assert folded.layers[0].kernel.dtype == jnp.float32
+    images = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    np.testing.assert_array_equal(folded(images), model(images))
 
 
 def test_fold_leaves_the_network_as_it_was():

@@ -12,6 +12,13 @@ from sgdat_jax.training import config, loop
 # Lines of the program of `BinaryNet`, as jaxlib 0.10.2 compiles it for a CPU; backend
 # configurations and most operands are left out.
 LINES = {
+    where.BITS: (
+        "%bitcast_reduce_fusion.3 = (u32[64,8,8,2]{3,2,1,0}, pred[64,8,8,2]{3,2,1,0}) "
+        "fusion(%a, %b), kind=kLoop, calls=%fused_computation.2, metadata={op_name="
+        '"jit(train_steps)/jvp(model)/bits/cond/branch_0_fun/reduce"}',
+        "%dot.3 = f32[64,128]{1,0} dot(%convert_fusion.1, %convert_fusion), metadata="
+        '{op_name="jit(train_steps)/jvp(model)/bits/cond/dot_general"}',
+    ),
     where.CONV_FORWARD: (
         "%conv_general_dilated.18 = f32[64,32,32,32]{3,2,1,0} convolution("
         "%select_select_fusion.24, %select_select_fusion.23), window={size=3x3 "

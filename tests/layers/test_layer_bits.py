@@ -1,0 +1,142 @@
+"""Layers that count bits on a CPU: when they do, and that nothing changes by it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+import layer_cases
+import sgdat_jax as sj
+from sgdat_jax import bits
+from sgdat_jax.layers import BinaryConv, BinaryLinear
+
+
+def conv(**options):
+    options = {"kernel_init": layer_cases.normal_init, **options}
+    return BinaryConv(8, 8, (3, 3), rngs=nnx.Rngs(0), **options)
+
+
+def linear(**options):
+    options = {"kernel_init": layer_cases.normal_init, **options}
+    return BinaryLinear(256, 8, rngs=nnx.Rngs(0), **options)
+
+
+SHAPES = {conv: (2, 6, 6, 8), linear: (4, 8, 256)}
+
+
+def counts_bits(layer, x):
+    program = jax.jit(lambda x: layer(x)).trace(x).lower(lowering_platforms=("cpu",))
+    return "popcnt" in program.as_text()
+
+
+def of_floats(make, **options):
+    """Returns a layer whose products are those of floats."""
+    layer = make(**options)
+    layer._counts_bits = lambda *_: False
+    return layer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"input_quantizer": functools.partial(sj.swish_sign, beta=3.0)},
+        {"kernel_quantizer": sj.approx_sign, "use_bias": True},
+        {"output_scale": "xnor"},
+        {"dtype": jnp.bfloat16, "preferred_element_type": jnp.float32},
+    ],
+    ids=lambda options: " ".join(options) or "default",
+)
+@pytest.mark.parametrize("make", SHAPES)
+def test_values_and_gradients_are_those_of_floats(make, options):
+    x = layer_cases.normal(*SHAPES[make])
+    layer = make(**options)
+    assert counts_bits(layer, x)
+    y, (grads, x_grad) = layer_cases.value_and_grads(layer, x)
+    expected = layer_cases.value_and_grads(of_floats(make, **options), x)
+    expected_y, (expected_grads, expected_x_grad) = expected
+    layer_cases.assert_same(y, expected_y)
+    layer_cases.assert_same(x_grad, expected_x_grad)
+    assert np.any(x_grad != 0)
+    for grad, expected in zip(
+        jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True
+    ):
+        layer_cases.assert_same(grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("padding", "pad_value"),
+    [
+        ("CIRCULAR", 0),
+        ("SAME", 0),
+        ("SAME", 1),
+        (2, -1),
+        ([(0, 2), (1, 0)], 0),
+        ([(0, 2), (1, 0)], 1),
+    ],
+)
+def test_pads_are_those_of_floats(padding, pad_value):
+    options = {"padding": padding, "pad_value": pad_value, "strides": 2}
+    x = layer_cases.normal(8, 6, 6, 8)
+    layer = conv(**options)
+    assert counts_bits(layer, x)
+    expected = nnx.jit(lambda layer, x: layer(x))(of_floats(conv, **options), x)
+    layer_cases.assert_same(nnx.jit(lambda layer, x: layer(x))(layer, x), expected)
+
+
+OTHERS = {
+    "real inputs": {"input_quantizer": None},
+    "unknown quantizer": {"input_quantizer": lambda x: x},
+    "scaled kernel": {"kernel_quantizer": sj.magnitude_aware_sign},
+    "rounded sums": {"dtype": jnp.bfloat16},
+    "groups": {"feature_group_count": 2},
+    "own convolution": {
+        "conv_general_dilated": functools.partial(lax.conv_general_dilated)
+    },
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_products_are_of_floats(case):
+    assert not counts_bits(conv(**OTHERS[case]), layer_cases.normal(2, 6, 6, 8))
+
+
+def test_few_examples_are_multiplied_as_floats():
+    assert not counts_bits(linear(), layer_cases.normal(31, 256))
+    assert counts_bits(linear(), layer_cases.normal(32, 256))
+
+
+def test_nan_in_inputs_and_kernels_stays():
+    x = layer_cases.normal(2, 6, 6, 8)
+    x[1, 2, 3, 4] = np.nan
+    layer = conv()
+    layer.kernel[...] = layer.kernel[...].at[0, 0, 0, 5].set(jnp.nan)
+    y = np.asarray(nnx.jit(lambda layer, x: layer(x))(layer, x))
+    assert np.isnan(y[1, 2, 3]).all()
+    assert np.isnan(y[0, 3, 3, 5])
+    assert not np.isnan(y[0][..., :5]).any()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_multiply(platform):
+    layer, x = conv(), layer_cases.normal(2, 6, 6, 8)
+    program = jax.jit(lambda x: layer(x)).trace(x).lower(lowering_platforms=(platform,))
+    assert "popcnt" not in program.as_text()
+    assert "convolution" in program.as_text()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_devices_unpack_kernels_to_bfloat16(platform):
+    layer, x = conv(), layer_cases.normal(2, 6, 6, 8)
+    layer.kernel = sj.BinaryParam(bits.pack(layer.kernel[...], -2))
+    layer.kernel_quantizer = None
+    program = jax.jit(lambda x: layer(x)).trace(x).lower(lowering_platforms=(platform,))
+    lines = program.as_text().splitlines()
+    (line,) = (line for line in lines if ".convolution(" in line)
+    assert line.endswith(
+        "(tensor<2x6x6x8xbf16>, tensor<3x3x8x8xbf16>) -> tensor<2x6x6x8xf32>"
+    )
