@@ -28,7 +28,7 @@ import jax
 
 from benchmarks import timing, train_step
 from sgdat_jax.data import sources
-from sgdat_jax.training import loop
+from sgdat_jax.training import host_memory, loop
 from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "where_time_goes"
@@ -373,6 +373,7 @@ def main(arguments=None):
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    host_memory.keep_freed_memory()  # as the command does
     rows = [measure(model, options.batch, options) for model in options.models]
     show(rows)
     name = f"{jax.default_backend()}-{options.dtype}-width{options.width:g}.json"

@@ -2,6 +2,8 @@
 
 import sys
 
+from sgdat_jax.training import host_memory
+
 
 def main() -> None:
     """Runs the command line, or says what to install for it."""
@@ -16,6 +18,7 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+    host_memory.keep_freed_memory()
     cli.main()
 
 
