@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from sgdat_jax import summary
+from sgdat_jax import host_memory, summary
 from sgdat_jax.data import dataset, sources
-from sgdat_jax.training import config, host_memory, loop, setup, state
+from sgdat_jax.training import config, loop, setup, state
 from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step"

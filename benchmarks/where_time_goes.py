@@ -27,8 +27,9 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import timing, train_step
+from sgdat_jax import host_memory
 from sgdat_jax.data import sources
-from sgdat_jax.training import host_memory, loop
+from sgdat_jax.training import loop
 from sgdat_jax.training import step as step_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "where_time_goes"

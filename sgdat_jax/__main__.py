@@ -2,7 +2,7 @@
 
 import sys
 
-from sgdat_jax.training import host_memory
+from sgdat_jax import host_memory
 
 
 def main() -> None:

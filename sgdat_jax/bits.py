@@ -132,6 +132,7 @@ def are_faster(x: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
 def product(
     multiply: Callable[[jax.Array, jax.Array], jax.Array],
     geometry: Geometry,
+    dtype: jax.typing.DTypeLike,
     x: jax.Array,
     kernel: jax.Array,
 ) -> jax.Array:
@@ -140,20 +141,20 @@ def product(
     Args:
       multiply: the same product of floats, which is called for if one of them is NaN.
       geometry: what it does.
+      dtype: of the sums, one that holds them exactly, as float32 does up to 2**24.
       x: inputs of nothing but -1, +1 and NaN, shape ``(*batch, *spatial, features)``.
       kernel: likewise, shape ``(*window, features, out_features)``; or packed along the
         last axis but one.
 
     Returns:
-      Sums of products, of shape ``(*batch, *spatial, out_features)`` and the dtype of
-      ``multiply``. They are exact, as is an integer of up to 2**24 in float32.
+      Sums of products, of shape ``(*batch, *spatial, out_features)``.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from sgdat_jax import bits
       >>> x = jnp.array([[1.0, -1.0, 1.0]])
       >>> kernel = jnp.array([[1.0, -1.0], [1.0, 1.0], [1.0, -1.0]])
-      >>> bits.product(jnp.matmul, bits.Geometry(), x, kernel)
+      >>> bits.product(jnp.matmul, bits.Geometry(), "float32", x, kernel)
       Array([[ 1., -3.]], dtype=float32)
     """
     features = x.shape[-1]
@@ -174,16 +175,14 @@ def product(
         )
         if is_packed:
             kernel = unpack(kernel_words, features, axis=-2)
-        return multiply(signs.astype(x.dtype), kernel.astype(x.dtype))
+        return multiply(signs.astype(x.dtype), kernel.astype(x.dtype)).astype(dtype)
 
     def by_bits(words, in_words, kernel, kernel_words):
         del in_words, kernel
-        sums = sums_of_words(words, kernel_words, features, geometry)
-        return sums.astype(result.dtype)
+        return sums_of_words(words, kernel_words, features, geometry).astype(dtype)
 
-    operands = words, in_words, kernel, kernel_words
-    result = jax.eval_shape(by_floats, *operands)
     # A branch also keeps XLA from counting anew for each use of the sums.
+    operands = words, in_words, kernel, kernel_words
     return lax.cond(has_nan, by_floats, by_bits, *operands)
 
 
@@ -228,29 +227,29 @@ def sums_of_words(
     outer = words.ndim - 1 - len(window)  # how many axes are of the batch
     masks = list(map(_is_inside, words.shape[outer:-1], window, *geometry))
     sizes = [len(mask) for mask in masks]
-    if 0 in sizes:
-        shape = *words.shape[:outer], *sizes, kernel.shape[-1]
-        return jnp.zeros(shape, jnp.int32)
+    zeros = jnp.zeros((*words.shape[:outer], *sizes, kernel.shape[-1]), jnp.int32)
+    if not zeros.size:
+        return zeros
 
     def count(words: jax.Array, kernel: jax.Array) -> jax.Array:
         """Counts the signs that differ."""
-        # Slices, for the indexing of JAX's arrays takes far longer to trace.
-        rows = kernel.reshape(*[1] * (words.ndim - 1), -1, kernel.shape[-1])
-        seen = [
+        # By slices, for the indexing of JAX's arrays takes far longer to trace.
+        columns = [
             lax.slice_in_dim(view, i, i + 1, axis=-1)
             for view in (_view(words, tap, sizes, geometry) for tap in taps)
-            for i in range(view.shape[-1])
+            for i in range(words.shape[-1])
         ]
+        rows = kernel.reshape(*[1] * (words.ndim - 1), len(columns), -1)
         return count_bits(
             [
                 column ^ lax.index_in_dim(rows, i, axis=-2, keepdims=False)
-                for i, column in enumerate(seen)
+                for i, column in enumerate(columns)
             ]
         )
 
     pads = [(low, high, 0) for low, high in geometry.pads]
     padded = lax.pad(words, np.uint32(0), [(0, 0, 0)] * outer + [*pads, (0, 0, 0)])
-    sums = len(taps) * features - 2 * _count_by_steps(count, padded, kernel)
+    sums = len(taps) * features - 2 * _count_by_steps(count, zeros, padded, kernel)
     if all(mask.all() for mask in masks):
         return sums
     beyond = _sums_beyond(kernel, features, masks)
@@ -288,10 +287,11 @@ def _view(
 
 def _count_by_steps(
     count: Callable[[jax.Array, jax.Array], jax.Array],
+    zeros: jax.Array,
     words: jax.Array,
     kernel: jax.Array,
 ) -> jax.Array:
-    """Returns ``count(words, kernel)``, summed over parts of the words."""
+    """Returns ``zeros + count(words, kernel)``, summed over parts of the words."""
     *window, depth, out_features = kernel.shape
     size = _step(depth, math.prod(window), out_features)
     steps = -(-depth // size)
@@ -306,11 +306,8 @@ def _count_by_steps(
         return jnp.moveaxis(array.reshape(shape), axis, 0)
 
     operands = parts(words, words.ndim - 1), parts(kernel, kernel.ndim - 2)
-    shape = jax.eval_shape(count, *(leaf[0] for leaf in operands)).shape
     total, _ = lax.scan(
-        lambda total, part: (total + count(*part), None),
-        jnp.zeros(shape, jnp.int32),
-        operands,
+        lambda total, part: (total + count(*part), None), zeros, operands
     )
     return total
 

@@ -67,7 +67,7 @@ class Threshold(nnx.Module):
 
 
 def load(
-    file: str | pathlib.Path, dtype: str = "float32"
+    file: str | pathlib.Path, dtype: str = "bits"
 ) -> Callable[[ArrayLike], jax.Array]:
     """Returns the trained network of a file of weights as a compiled function.
 
@@ -89,7 +89,7 @@ def load(
       >>> import numpy as np
       >>> from sgdat_jax import inference
       >>> def predict(file: str, images: np.ndarray) -> np.ndarray:
-      ...     classify = inference.load(file, dtype="int8")
+      ...     classify = inference.load(file)
       ...     return np.argmax(classify(images), -1)
     """
     path = pathlib.Path(file)
@@ -151,7 +151,7 @@ def to_function(
     return functools.partial(run, jax.device_put(leaves))
 
 
-def fold(model: nnx.Module, dtype: str = "float32") -> Any:
+def fold(model: nnx.Module, dtype: str = "bits") -> Any:
     """Returns a copy of a trained network for inference alone.
 
     Of each layer with binary inputs and a binary kernel, the kernel's signs are taken
@@ -170,11 +170,11 @@ def fold(model: nnx.Module, dtype: str = "float32") -> Any:
         attribute ``sign_chain``: names of binary layers and batch normalizations in
         turn, where the sums of each layer go, perhaps max-pooled, into the
         normalization after it, and that one's output into the next layer alone.
-      dtype: of the binary products: ``"float32"``, ``"bfloat16"`` (summed in float32),
-        ``"int8"`` (summed in int32) or ``"bits"``. All are exact. With bits a kernel
-        takes a 32nd of the memory; a CPU multiplies by counting them, which is the
-        fastest there, and other devices in bfloat16. Convolutions in groups are then
-        in float32.
+      dtype: of the binary products; all are exact. With ``"bits"`` a kernel takes a
+        32nd of the memory; a CPU multiplies by counting them, other devices in
+        bfloat16, and all of them convolve in float32 where there are groups. The others
+        are ``"float32"``, ``"bfloat16"`` (summed in float32) and ``"int8"`` (summed in
+        int32); on a CPU they take far longer.
 
     Raises:
       ValueError: if `dtype` is none of these, or a variable is not finite.

@@ -6,6 +6,9 @@ https://arxiv.org/abs/1602.02830). Without the two sign functions they equal tho
 layers bit for bit, initial values included. The kernel is a `BinaryParam`, so that
 optimizers can tell it from the real-valued parameters around it.
 
+Where both are signs and sums are exact, a program that is compiled for a CPU multiplies
+by counting bits (`sgdat_jax.bits`), to the same sums; gradients are of floats.
+
 The layers do not train anything: that a kernel stays in {-1, +1} is the work of the
 optimizer. In Linen they are used through `nnx.bridge.to_linen`, where binary kernels
 form the collection ``"binary_params"`` and all other parameters stay in ``"params"``:

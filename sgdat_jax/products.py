@@ -31,7 +31,7 @@ def multiply(
     plain = functools.partial(product, preferred_element_type=dtype)
     if geometry is None:
         return plain(x, kernel)
-    by_bits = functools.partial(bits.product, plain, geometry)
+    by_bits = functools.partial(bits.product, plain, geometry, dtype)
     # Chosen when a program is compiled, for the devices that it is compiled for.
     return lax.platform_dependent(x, kernel, cpu=by_bits, default=plain)
 
@@ -73,5 +73,5 @@ def multiply_packed(
         signs = bits.unpack(kernel, x.shape[-1], -2, "bfloat16")
         return plain(x.astype("bfloat16"), signs)
 
-    by_bits = functools.partial(bits.product, plain, geometry)
+    by_bits = functools.partial(bits.product, plain, geometry, dtype)
     return lax.platform_dependent(x, kernel, cpu=by_bits, default=unpacked)

@@ -29,7 +29,7 @@ def conv(geometry):
 
 
 def by_bits(multiply, geometry):
-    return jax.jit(functools.partial(bits.product, multiply, geometry))
+    return jax.jit(functools.partial(bits.product, multiply, geometry, "float32"))
 
 
 ONE = bits.Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))
@@ -159,7 +159,9 @@ def test_nan_spreads_through_a_packed_kernel():
 def test_models_side_by_side_have_the_sums_of_each():
     x, kernel = signs(2, 4, 5, 5, 16), signs(2, 3, 3, 16, 8, seed=1)
     x[1, 0, 0, 0, 0] = np.nan  # makes a branch of one model alone
-    together = jax.jit(jax.vmap(functools.partial(bits.product, conv(ONE), ONE)))
+    together = jax.jit(
+        jax.vmap(functools.partial(bits.product, conv(ONE), ONE, "float32"))
+    )
     alone = by_bits(conv(ONE), ONE)
     for i, sums in enumerate(together(x, kernel)):
         np.testing.assert_array_equal(sums, alone(x[i], kernel[i]))

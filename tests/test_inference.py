@@ -200,7 +200,7 @@ def test_bits_take_a_32nd_of_the_memory():
     model = random_network("DigitsNet")
     sizes = [
         kernel.size * kernel.dtype.itemsize
-        for folded in (inference.fold(model, "bits"), inference.fold(model))
+        for folded in (inference.fold(model), inference.fold(model, "float32"))
         for kernel in jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
     ]
     # Its narrow layers have 8 and 16 inputs, of which words hold 32.

@@ -1,4 +1,4 @@
-"""How a process of training holds the memory of its host."""
+"""How a process holds the memory of its host."""
 
 import ctypes
 import platform
@@ -16,13 +16,15 @@ def keep_freed_memory() -> bool:
     with zeros, for those of the next step. Without that a training step of `BinaryNet`
     takes 0.83 of the time on two cores. The process then stays as large as it once was.
 
-    Call it before anything is computed. It has no effect on the memory of accelerators.
+    The command ``sgdat-jax`` calls it; call it at the beginning of a program of your
+    own, before anything is computed. Setting ``GLIBC_TUNABLES=glibc.malloc.hugetlb=1``
+    in the environment does as much. Memory of accelerators is not concerned.
 
     Returns:
       Whether it is so from now on; False where the C library is not glibc.
 
     Example:
-      >>> from sgdat_jax.training import host_memory
+      >>> from sgdat_jax import host_memory
       >>> is_kept = host_memory.keep_freed_memory()
     """
     if platform.libc_ver()[0] != "glibc":

@@ -10,7 +10,7 @@ PAGES = 8192  # of 4 KiB in 32 MiB
 # Not of NumPy, which asks for huge pages.
 SCRIPT = """
 import resource, sys
-from sgdat_jax.training import host_memory
+from sgdat_jax import host_memory
 if sys.argv[1] == "kept":
     assert host_memory.keep_freed_memory()
 for turn in range(3):
