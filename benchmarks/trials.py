@@ -1,11 +1,12 @@
 """Which ideas for a faster or smaller training step are worth building in?
 
-Each idea runs beside what the library does, in turns in one process, so that a number
-accepts or refuses it: time and temporary memory over the library's, and whether results
-are the same to the bit. Most are tried on a block of `BinaryNet`: a binary 3x3
-convolution, max-pooling or none, batch normalization in training, and another binary
-convolution, with the gradient of the sum of squares of what comes out; the others on an
-optimizer's step and on a whole training step. The library beside itself is the noise.
+Each idea runs beside what the library does where it multiplies floats, in turns in one
+process, so that a number accepts or refuses it: time and temporary memory over the
+library's, and whether results are the same to the bit. Most are tried on a block of
+`BinaryNet`: a binary 3x3 convolution, max-pooling or none, batch normalization in
+training, and another binary convolution, with the gradient of the sum of squares of
+what comes out; the others on an optimizer's step and on a whole training step. The
+library beside itself is the noise.
 
     python -m benchmarks.trials
     python -m benchmarks.trials --parts block --shapes 64x32x32x32 --rounds 15
@@ -25,7 +26,7 @@ from jax import lax
 
 import sgdat_jax as sj
 from benchmarks import optimizer_step, timing, train_step, trial_blocks
-from sgdat_jax import layers, signs
+from sgdat_jax import bits, layers, signs
 from sgdat_jax.training import config, setup
 from sgdat_jax.training import step as step_lib
 
@@ -151,7 +152,7 @@ def measure_leaves(rounds):
 
     cases = {
         trial_blocks.LIBRARY: (separate, start, gradients),
-        "library again": (separate, start, gradients),
+        "the same again": (separate, start, gradients),
         "one leaf, concatenated": (
             functools.partial(joined, flatten),
             flatten(start),
@@ -217,9 +218,17 @@ class PackedLinear(layers.BinaryLinear):
         )
 
 
+def by_floats():
+    """Multiplies floats on a CPU as well."""
+    return mock.patch.object(bits, "are_faster", lambda *shapes: False)
+
+
+@contextlib.contextmanager
 def without_check():
     """Takes every step, so that no old state has to be kept beside the new one."""
-    return mock.patch.object(step_lib, "_select", lambda condition, one, other: one)
+    taken = mock.patch.object(step_lib, "_select", lambda condition, one, other: one)
+    with by_floats(), taken:
+        yield
 
 
 def packed_layers():
@@ -229,8 +238,9 @@ def packed_layers():
 
 
 STEPS = {
-    trial_blocks.LIBRARY: contextlib.nullcontext,
-    "library again": contextlib.nullcontext,
+    trial_blocks.LIBRARY: by_floats,
+    "the same again": by_floats,
+    trial_blocks.BITS: contextlib.nullcontext,
     "no check for finite steps": without_check,
     "packed residual": packed_layers,
 }

@@ -45,7 +45,9 @@ def prob_bop(
       threshold: in units of the gradient, above 0; likewise.
       steps_per_epoch: steps after which the band shrinks.
       alpha: how slowly it shrinks, in [0, 1].
-      seed: of the random flips; a number. The same seed makes the same flips.
+      seed: of the random flips; a number. The same seed makes the same flips. Chance is
+        independent for any two weights, so their number varies as if it were for all;
+        four that form a rectangle in a kernel are not independent together.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``. Its
@@ -116,10 +118,8 @@ def _draws(
 ) -> jax.Array:
     """Returns random numbers in [0, 1), any two of which are independent.
 
-    How many weights flip by chance has therefore the mean and the variance that fully
-    independent numbers would give, while only as many are drawn as an array is long
-    along all of its axes together: a number per weight takes ten times as long as the
-    rest of a step.
+    Only as many are drawn as an array is long along its axes together. One for each
+    weight takes ten times as long as the rest of a step.
     """
     bits = jnp.zeros([1] * len(shape), jnp.uint32)
     for axis, size in enumerate(shape):

@@ -11,6 +11,7 @@ SHAPE = (8, 4, 4, 8)
 EXACT = ("output", "second")
 ROUNDING = 1e-5  # of sums in another order, over the largest value
 TRIED = (
+    trial_blocks.BITS,
     "packed mask",
     "packed residual",
     "fused norm and sign",

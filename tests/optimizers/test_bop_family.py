@@ -80,6 +80,24 @@ def test_prob_bop_draws_anew_at_each_step_and_repeats_by_seed():
     assert any((one != two).any() for one, two in zip(last(0), last(1), strict=True))
 
 
+def test_prob_bop_flips_two_weights_independently():
+    seeds, shape, delta = 4000, (4, 3, 5), 0.9
+
+    def flipped(seed):
+        tx = sj.prob_bop(1.0, 1.0, steps_per_epoch=9, seed=seed)
+        params = jnp.ones(shape)
+        updates, _ = tx.update(jnp.full(shape, delta), tx.init(params), params)
+        return updates.ravel() != 0
+
+    flips = np.asarray(jax.jit(jax.vmap(flipped))(jnp.arange(seeds)), np.float64)
+    chance = 1 - np.exp(-delta)
+    # Of 60 means and 1770 correlations, so five standard deviations.
+    bound = 5 / np.sqrt(seeds)
+    assert np.abs(flips.mean(0) - chance).max() < bound * np.sqrt(chance * (1 - chance))
+    correlation = np.corrcoef(flips, rowvar=False) - np.eye(flips.shape[1])
+    assert np.abs(correlation).max() < bound
+
+
 @pytest.mark.parametrize("gamma", [1e-7, 1e-2])
 def test_corrected_bop2nd_order_follows_its_rule(gamma):
     sigma, tau = 1e-3, 0.5
