@@ -183,7 +183,22 @@ def product(
 
     # A branch also keeps XLA from counting anew for each use of the sums.
     operands = words, in_words, kernel, kernel_words
-    return lax.cond(has_nan, by_floats, by_bits, *operands)
+    return lax.cond(_in_any(has_nan), by_floats, by_bits, *operands)
+
+
+@jax.custom_batching.custom_vmap
+def _in_any(truth: jax.Array) -> jax.Array:
+    """Returns a truth; under `jax.vmap`, whether it is true for any."""
+    return truth
+
+
+@_in_any.def_vmap
+def _in_any_of_batch(
+    size: int, are_batched: list[bool], truth: jax.Array
+) -> tuple[jax.Array, bool]:
+    # Not batched, or each of the two branches would be taken for all.
+    del size, are_batched
+    return _in_any(truth.any()), False
 
 
 def _pack_and_find_nan(x: jax.Array) -> tuple[jax.Array, jax.Array]:

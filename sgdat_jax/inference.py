@@ -201,8 +201,8 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
         for index in range(1, len(chain) - 1, 2):
             before, norm, after = (getattr(module, n) for n in chain[index - 1 :][:3])
             if {id(before), id(after)} <= folded and isinstance(norm, nnx.BatchNorm):
-                threshold = _threshold(norm, _largest_sum(before))
-                setattr(module, chain[index], threshold)
+                bound = math.prod(before.kernel_shape[:-1])
+                setattr(module, chain[index], _threshold(norm, bound))
     return model
 
 
@@ -242,12 +242,6 @@ def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
     layer.dtype = None
     layer.preferred_element_type = jnp.float32
     return True
-
-
-def _largest_sum(layer: Any) -> int:
-    """Returns how many products of signs a layer sums up."""
-    groups = getattr(layer, "feature_group_count", 1)
-    return math.prod(getattr(layer, "kernel_size", ())) * layer.in_features // groups
 
 
 def _sums_exactly(layer: Any) -> bool:

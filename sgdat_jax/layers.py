@@ -189,6 +189,7 @@ class _BinaryLayer(nnx.Module):
 
         # Keys are drawn in the order of `nnx.Linear`, hence the same initial values.
         shape = (*kernel_size, in_features // groups, out_features)
+        self.kernel_shape = shape  # also when it is packed
         self.kernel = BinaryParam(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.data(None)
         if use_bias:

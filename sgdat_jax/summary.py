@@ -90,13 +90,13 @@ def _summarize_layer(
     name: str, layer: nnx.Module, output_shapes: list[tuple[int, ...]]
 ) -> LayerSummary:
     weights = [v for v in vars(layer).values() if isinstance(v, nnx.Param)]
-    binary = sum(v.size for v in weights if isinstance(v, layers.BinaryParam))
-    size = sum(v.size for v in weights)
+    binary = sum(_size(layer, v) for v in weights if isinstance(v, layers.BinaryParam))
+    size = sum(_size(layer, v) for v in weights)
     macs = 0
     if isinstance(layer, _DENSE):
         # Each output position of each call uses every weight of the kernel once.
         positions = sum(math.prod(shape[:-1]) for shape in output_shapes)
-        macs = positions * layer.kernel.size
+        macs = positions * _size(layer, layer.kernel)
     is_binary = binary > 0 and getattr(layer, "input_quantizer", None) is not None
     return LayerSummary(
         name=name,
@@ -107,6 +107,13 @@ def _summarize_layer(
         binary_macs=macs if is_binary else 0,
         real_macs=0 if is_binary else macs,
     )
+
+
+def _size(layer: Any, variable: nnx.Param) -> int:
+    """Returns how many weights a variable of a layer holds, packed or not."""
+    if variable.dtype == jnp.uint32:
+        return math.prod(layer.kernel_shape)
+    return variable.size
 
 
 def _layers(

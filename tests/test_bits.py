@@ -163,5 +163,7 @@ def test_models_side_by_side_have_the_sums_of_each():
         jax.vmap(functools.partial(bits.product, conv(ONE), ONE, "float32"))
     )
     alone = by_bits(conv(ONE), ONE)
+    # One branch for all of them, not both for each.
+    assert together.lower(x, kernel).as_text().count("stablehlo.case") == 1
     for i, sums in enumerate(together(x, kernel)):
         np.testing.assert_array_equal(sums, alone(x[i], kernel[i]))

@@ -208,6 +208,16 @@ def test_bits_take_a_32nd_of_the_memory():
     assert sizes[3:] == [9 * 8 * 4 * 8, 9 * 8 * 4 * 16, 64 * 4 * 24]
 
 
+def test_summary_counts_the_weights_of_packed_kernels():
+    model = random_network("DigitsNet")
+    kinds = ("BinaryConv", "BinaryLinear", "Conv", "Linear")
+    packed, plain = (
+        [row for row in sj.summarize(one, (8, 8, 1)) if row.kind in kinds]
+        for one in (inference.fold(model), model)
+    )
+    assert packed == plain
+
+
 def test_groups_are_not_packed():
     options = {"feature_group_count": 2, "rngs": nnx.Rngs(0)}
     model = nnx.Sequential(sj.BinaryConv(4, 2, (3, 3), **options))
