@@ -10,6 +10,8 @@ import optax
 
 from sgdat_jax.optimizers import binary, checks
 
+_ROW = 1024  # of weights that lie along a single axis
+
 
 class ProbBopState(NamedTuple):
     """State of `prob_bop`."""
@@ -121,6 +123,9 @@ def _draws(
     Only as many are drawn as an array is long along its axes together. One for each
     weight takes ten times as long as the rest of a step.
     """
+    if len(shape) == 1:
+        rows = -(-shape[0] // _ROW)
+        return _draws(key, (rows, _ROW), dtype).ravel()[: shape[0]]
     bits = jnp.zeros([1] * len(shape), jnp.uint32)
     for axis, size in enumerate(shape):
         drawn = jax.random.bits(jax.random.fold_in(key, axis), (size,))

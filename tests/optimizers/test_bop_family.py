@@ -80,14 +80,15 @@ def test_prob_bop_draws_anew_at_each_step_and_repeats_by_seed():
     assert any((one != two).any() for one, two in zip(last(0), last(1), strict=True))
 
 
-def test_prob_bop_flips_two_weights_independently():
-    seeds, shape, delta = 4000, (4, 3, 5), 0.9
+@pytest.mark.parametrize("shape", [(4, 3, 5), (1030,)])
+def test_prob_bop_flips_two_weights_independently(shape):
+    seeds, delta = 4000, 0.9
 
     def flipped(seed):
         tx = sj.prob_bop(1.0, 1.0, steps_per_epoch=9, seed=seed)
         params = jnp.ones(shape)
         updates, _ = tx.update(jnp.full(shape, delta), tx.init(params), params)
-        return updates.ravel() != 0
+        return updates.ravel()[-60:] != 0
 
     flips = np.asarray(jax.jit(jax.vmap(flipped))(jnp.arange(seeds)), np.float64)
     chance = 1 - np.exp(-delta)
