@@ -6,7 +6,7 @@ word an exclusive or compares 32 pairs at a time, and carry-save adders count wh
 finds in a few operations per word (Rastegari et al., "XNOR-Net", 2016,
 https://arxiv.org/abs/1603.05279; Warren, "Hacker's Delight", 2012, section 5-1). All of
 it is plain arithmetic that XLA fuses into loops, and the sums are exact: to the bit
-those of a product of floats. On a CPU they take a third to a sixth of its time.
+those of a product of floats. On a CPU they take a third to a fifth of its time.
 
 The functions know of no layers and have no gradients; `products` gives them one.
 """
