@@ -172,9 +172,9 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
         normalization after it, and that one's output into the next layer alone.
       dtype: of the binary products; all are exact. With ``"bits"`` a kernel takes a
         32nd of the memory; a CPU multiplies by counting them, other devices in
-        bfloat16, and all of them convolve in float32 where there are groups. The others
-        are ``"float32"``, ``"bfloat16"`` (summed in float32) and ``"int8"`` (summed in
-        int32); on a CPU they take far longer.
+        bfloat16; convolutions in groups, or by a function of the user's own, are in
+        float32. The others are ``"float32"``, ``"bfloat16"`` (summed in float32) and
+        ``"int8"`` (summed in int32); on a CPU they take far longer.
 
     Raises:
       ValueError: if `dtype` is none of these, or a variable is not finite.
@@ -232,11 +232,10 @@ def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
     if not is_binary:
         return False
     if dtype == "bits":
-        is_grouped = getattr(layer, "feature_group_count", 1) > 1
-        kernel = kernel.astype("float32") if is_grouped else bits.pack(kernel, axis=-2)
-    else:
-        kernel = kernel.astype(dtype)
-    layer.kernel = layers.BinaryParam(kernel)
+        dtype = "float32"
+        if layer.is_packable:
+            kernel, dtype = bits.pack(kernel, axis=-2), "uint32"
+    layer.kernel = layers.BinaryParam(kernel.astype(dtype))
     layer.kernel_quantizer = None
     layer.input_quantizer = quantizer
     layer.dtype = None

@@ -21,10 +21,8 @@ form the collection ``"binary_params"`` and all other parameters stay in ``"para
 (1, 2)
 """
 
-import difflib
 import functools
 import math
-import operator
 import string
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,16 +34,12 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer, PrecisionLike
 from jax import lax
 
-from sgdat_jax import bits, products, signs
+from sgdat_jax import bits, layer_arguments, products, signs
 
 Quantizer = Callable[[jax.Array], jax.Array]
-Padding = str | int | Sequence[int | tuple[int, int]]
-Pads = Sequence[tuple[int, int]]  # (low, high) for each spatial axis
 
 LINEN_COLLECTION = "binary_params"  # of binary weights under nnx.bridge
 
-_PAD_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}
-_PADDINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", *_PAD_MODES)
 _OUTPUT_SCALES = ("xnor",)
 
 _lecun_normal = nnx.initializers.lecun_normal()
@@ -86,69 +80,6 @@ class BinaryParam(nnx.Param):
 nnx.register_variable_name(LINEN_COLLECTION, BinaryParam, overwrite=True)
 
 
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value in choices:
-        return
-    close = difflib.get_close_matches(str(value).upper(), map(str.upper, choices), 1, 0)
-    nearest = next(choice for choice in choices if choice.upper() == close[0])
-    raise ValueError(f"`{name}` has no choice {value!r}; the nearest is {nearest!r}.")
-
-
-def _check_quantizer(name: str, quantizer: object) -> None:
-    if quantizer is not None and not callable(quantizer):
-        raise TypeError(f"`{name}` must be a function or None, got {quantizer!r}.")
-
-
-def _positive(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an integer, got {value!r}.") from None
-    if number < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
-    return number
-
-
-def _per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """One positive integer per spatial axis, out of one for all or a sequence."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
-    if len(values) != rank:
-        raise ValueError(f"`{name}` must have {rank} entries, got {value!r}.")
-    return tuple(_positive(name, entry) for entry in values)
-
-
-def _canonical_padding(padding: Padding, rank: int) -> str | Pads:
-    """The padding's name, or its pads as a tuple of pairs."""
-    if isinstance(padding, str):
-        _check_choice("padding", padding, _PADDINGS)
-        if padding == "CAUSAL" and rank != 1:
-            raise ValueError(f"`padding` 'CAUSAL' needs 1 spatial axis, got {rank}.")
-        return padding
-    sides = padding if isinstance(padding, Sequence) else (padding,) * rank
-    pairs: Any = [s if isinstance(s, Sequence) else (s, s) for s in sides]
-    try:
-        pads = tuple((operator.index(low), operator.index(high)) for low, high in pairs)
-    except (TypeError, ValueError):
-        pads = ()
-    if len(pads) != rank:
-        raise ValueError(
-            "`padding` must be a name, an integer, or an integer or (low, high) pair "
-            f"for each of {rank} spatial axes, got {padding!r}."
-        )
-    return pads
-
-
-def _canonical_pad_value(pad_value: float, padding: Padding) -> float:
-    if pad_value not in (0, 1, -1):
-        raise ValueError(f"`pad_value` must be 0, 1 or -1, got {pad_value!r}.")
-    if pad_value and isinstance(padding, str) and padding in _PAD_MODES:
-        raise ValueError(
-            f"`pad_value` must be 0 where the pads are taken from the inputs, got "
-            f"{pad_value!r} with {padding=}."
-        )
-    return pad_value
-
-
 class _BinaryLayer(nnx.Module):
     """What the layers share: their weights, and all but the product itself."""
 
@@ -171,18 +102,18 @@ class _BinaryLayer(nnx.Module):
         bias_init: Initializer,
         rngs: nnx.Rngs,
     ):
-        self.in_features = _positive("in_features", in_features)
-        self.out_features = _positive("out_features", out_features)
-        groups = _positive("feature_group_count", feature_group_count)
+        self.in_features = layer_arguments.positive("in_features", in_features)
+        self.out_features = layer_arguments.positive("out_features", out_features)
+        groups = layer_arguments.positive("feature_group_count", feature_group_count)
         if in_features % groups or out_features % groups:
             raise ValueError(
                 f"`feature_group_count` must divide {in_features=} and "
                 f"{out_features=}, got {groups}."
             )
-        _check_quantizer("input_quantizer", input_quantizer)
-        _check_quantizer("kernel_quantizer", kernel_quantizer)
+        layer_arguments.check_quantizer("input_quantizer", input_quantizer)
+        layer_arguments.check_quantizer("kernel_quantizer", kernel_quantizer)
         if output_scale is not None:
-            _check_choice("output_scale", output_scale, _OUTPUT_SCALES)
+            layer_arguments.check_choice("output_scale", output_scale, _OUTPUT_SCALES)
         if kernel_init is None:
             binary = kernel_quantizer is not None
             kernel_init = _binary_lecun_normal if binary else _lecun_normal
@@ -250,6 +181,11 @@ class _BinaryLayer(nnx.Module):
         return products.multiply(product, known, wide, x, kernel)
 
     @property
+    def is_packable(self) -> bool:
+        """Whether a kernel of signs can be packed to bits, see `bits.product`."""
+        return True
+
+    @property
     def _is_packed(self) -> bool:
         """Whether the kernel is of bits, as `inference.fold` makes it."""
         return self.kernel.dtype == jnp.uint32
@@ -261,7 +197,7 @@ class _BinaryLayer(nnx.Module):
             signs.is_sign(self.input_quantizer)
             and (quantizer is kernel_sign or signs.is_sign(quantizer))
             and jnp.finfo(dtype).nmant >= jnp.finfo(jnp.float32).nmant
-            and self.in_features == kernel.shape[-2]  # one group
+            and self.is_packable
             and bits.are_faster(x.shape, kernel.shape)
         )
 
@@ -423,7 +359,7 @@ class BinaryConv(_BinaryLayer):
         kernel_size: int | Sequence[int],
         *,
         strides: int | Sequence[int] = 1,
-        padding: Padding = "SAME",
+        padding: layer_arguments.Padding = "SAME",
         pad_value: float = 0.0,
         kernel_dilation: int | Sequence[int] = 1,
         feature_group_count: int = 1,
@@ -441,11 +377,13 @@ class BinaryConv(_BinaryLayer):
         rngs: nnx.Rngs,
     ):
         rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-        self.kernel_size = _per_axis("kernel_size", kernel_size, rank)
-        self.strides = _per_axis("strides", strides, rank)
-        self.padding = _canonical_padding(padding, rank)
-        self.pad_value = _canonical_pad_value(pad_value, padding)
-        self.kernel_dilation = _per_axis("kernel_dilation", kernel_dilation, rank)
+        self.kernel_size = layer_arguments.per_axis("kernel_size", kernel_size, rank)
+        self.strides = layer_arguments.per_axis("strides", strides, rank)
+        self.padding = layer_arguments.canonical_padding(padding, rank)
+        self.pad_value = layer_arguments.canonical_pad_value(pad_value, padding)
+        self.kernel_dilation = layer_arguments.per_axis(
+            "kernel_dilation", kernel_dilation, rank
+        )
         self.feature_group_count = feature_group_count
         self.conv_general_dilated = conv_general_dilated
         super().__init__(
@@ -492,11 +430,13 @@ class BinaryConv(_BinaryLayer):
         y = self._multiply(product, x, kernel, geometry)
         return jnp.reshape(self._scale_and_shift(y, bias), (*batch, *y.shape[1:]))
 
-    def _counts_bits(self, x: jax.Array, kernel: jax.Array, dtype: Dtype) -> bool:
+    @property
+    def is_packable(self) -> bool:
+        """Whether a kernel of signs can be packed: in one group, convolved by JAX."""
         is_plain = self.conv_general_dilated is lax.conv_general_dilated
-        return is_plain and super()._counts_bits(x, kernel, dtype)
+        return is_plain and self.feature_group_count == 1
 
-    def _pad(self, x: jax.Array) -> tuple[jax.Array, Pads]:
+    def _pad(self, x: jax.Array) -> tuple[jax.Array, layer_arguments.Pads]:
         """Pads `x` where needed; returns the zeros left to the convolution, too.
 
         Unlike in `nnx.Conv`, which pads the raw inputs for "CAUSAL", all pads come
@@ -504,16 +444,19 @@ class BinaryConv(_BinaryLayer):
         """
         pads = self._pads(x.shape[1:-1])
         widths = [(0, 0), *pads, (0, 0)]
-        if self.padding in _PAD_MODES:
-            x = jnp.pad(x, widths, _PAD_MODES[self.padding])
-        # "CAUSAL" is here for its gradient to round as that of `nnx.Conv` does.
-        elif self.pad_value or self.padding == "CAUSAL":
+        if self.padding in layer_arguments.PAD_MODES:
+            x = jnp.pad(x, widths, layer_arguments.PAD_MODES[self.padding])
+        # "CAUSAL" of real inputs is here for its gradient to round as that of
+        # `nnx.Conv` does. Among signs, zeros would become bits as if they were signs.
+        elif self.pad_value or (
+            self.padding == "CAUSAL" and self.input_quantizer is None
+        ):
             x = jnp.pad(x, widths, constant_values=self.pad_value)
         else:
             return x, pads
         return x, [(0, 0)] * len(pads)
 
-    def _pads(self, spatial: tuple[int, ...]) -> Pads:
+    def _pads(self, spatial: tuple[int, ...]) -> layer_arguments.Pads:
         if not isinstance(self.padding, str):
             return self.padding
         # How far the dilated kernel reaches beyond its first entry.
@@ -521,7 +464,7 @@ class BinaryConv(_BinaryLayer):
         reach = [(size - 1) * dilation for size, dilation in sizes]
         if self.padding == "CAUSAL":
             return [(reach[0], 0)]
-        if self.padding in _PAD_MODES:
+        if self.padding in layer_arguments.PAD_MODES:
             return [(r // 2, (r + 1) // 2) for r in reach]
         window = [r + 1 for r in reach]
         return lax.padtype_to_pads(spatial, window, self.strides, self.padding)

@@ -105,6 +105,30 @@ def test_other_products_are_of_floats(case):
     assert not counts_bits(conv(**OTHERS[case]), layer_cases.normal(2, 6, 6, 8))
 
 
+@pytest.mark.parametrize("pad_value", [0, 1, -1])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_causal_pads_are_those_of_floats(dilation, pad_value):
+    x = layer_cases.normal(4, 9, 96)
+    options = {"padding": "CAUSAL", "pad_value": pad_value, "rngs": nnx.Rngs(0)}
+    layer = BinaryConv(96, 8, 3, kernel_dilation=dilation, **options)
+    assert counts_bits(layer, x)
+    before = 2 * dilation
+    padded = np.pad(
+        np.sign(x), [(0, 0), (before, 0), (0, 0)], constant_values=pad_value
+    )
+    kernel = np.asarray(layer.kernel[...])
+    expected = sum(padded[:, t * dilation :][:, :9] @ kernel[t] for t in range(3))
+    np.testing.assert_array_equal(
+        nnx.jit(lambda layer, x: layer(x))(layer, x), expected
+    )
+
+    layer.kernel = sj.BinaryParam(bits.pack(layer.kernel[...], -2))
+    layer.kernel_quantizer = None
+    np.testing.assert_array_equal(
+        nnx.jit(lambda layer, x: layer(x))(layer, x), expected
+    )
+
+
 def test_few_examples_are_multiplied_as_floats():
     assert not counts_bits(linear(), layer_cases.normal(31, 256))
     assert counts_bits(linear(), layer_cases.normal(32, 256))
