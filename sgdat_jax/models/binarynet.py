@@ -44,6 +44,9 @@ class BinaryNet(nnx.Module):
       dtype: dtype of the computation; None is that of inputs and parameters. With
         bfloat16, sums of binary products, batch normalization and the last layer stay
         in float32. Parameters are float32 always.
+      unbiased_variance: whether the running variances of batch normalization are
+        PyTorch's, with divisor n - 1 instead of n for the n numbers of a channel in a
+        batch: 12.5 % apart at n = 8, 0.4 % at 256.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
@@ -87,6 +90,7 @@ class BinaryNet(nnx.Module):
         input_quantizer: layers.Quantizer | None = signs.ste_sign,
         kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
         dtype: Dtype | None = None,
+        unbiased_variance: bool = False,
         rngs: nnx.Rngs,
     ):
         blocks.check_sizes(num_classes, input_shape, 8)
@@ -97,6 +101,7 @@ class BinaryNet(nnx.Module):
             input_quantizer=input_quantizer,
             kernel_quantizer=kernel_quantizer,
             dtype=dtype,
+            unbiased_variance=unbiased_variance,
             rngs=rngs,
         )
         c1, c2, c3, hidden = map(build.channels, (128, 256, 512, 1024))

@@ -40,7 +40,8 @@ class Choices:
        "pad_value": 0.0,
        "input_quantizer": "ste_sign",
        "kernel_quantizer": "kernel_sign",
-       "dtype": null
+       "dtype": null,
+       "unbiased_variance": false
       }
     """
 
@@ -51,14 +52,58 @@ class Choices:
     input_quantizer: str | None
     kernel_quantizer: str | None
     dtype: str | None
+    unbiased_variance: bool
+
+
+class BatchNorm(nnx.BatchNorm):
+    """`flax.nnx.BatchNorm` whose running variance is PyTorch's.
+
+    It averages variances with divisor n - 1 of the n numbers that a channel has in a
+    batch; Flax's have divisor n. A batch is still normalized by its own variance with
+    divisor n.
+
+    Raises:
+      ValueError: in training, if a channel has one number alone, as in PyTorch.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from sgdat_jax.models import blocks
+      >>> norm = blocks.BatchNorm(1, momentum=0.5, rngs=nnx.Rngs(0))
+      >>> _ = norm(jnp.array([[1.0], [3.0]]))
+      >>> norm.var[...]  # 0.5 * 1 + 0.5 * 2
+      Array([1.5], dtype=float32)
+    """
+
+    def __call__(
+        self,
+        x: jax.Array,
+        use_running_average: bool | None = None,
+        *,
+        mask: jax.Array | None = None,
+    ) -> jax.Array:
+        """Normalizes `x`, whose channels come last."""
+        if mask is not None:
+            raise ValueError("`mask` must be None: Flax's BatchNorm takes masks.")
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        if use_running_average:
+            return super().__call__(x, True)
+        count = x.size // x.shape[-1]
+        if count < 2:
+            raise ValueError(f"`x` must have 2 numbers per channel, got {x.shape=}.")
+        kept = self.momentum * self.var[...]
+        normalized = super().__call__(x, False)
+        self.var[...] = kept + count / (count - 1) * (self.var[...] - kept)
+        return normalized
 
 
 class Builder:
     """Makes the layers of one network by its choices, and keeps record of them.
 
     Args:
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype: see
-        `BinaryNet`.
+      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
+        unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
@@ -76,6 +121,7 @@ class Builder:
       ...     input_quantizer=sj.ste_sign,
       ...     kernel_quantizer=sj.layers.kernel_sign,
       ...     dtype=None,
+      ...     unbiased_variance=False,
       ...     rngs=nnx.Rngs(0),
       ... )
       >>> builder.channels(128)
@@ -91,6 +137,7 @@ class Builder:
         input_quantizer: layers.Quantizer | None,
         kernel_quantizer: layers.Quantizer | None,
         dtype: Dtype | None,
+        unbiased_variance: bool,
         rngs: nnx.Rngs,
     ):
         if not 0 < width < math.inf:
@@ -104,6 +151,7 @@ class Builder:
         self.dtype = dtype
         # Sums and statistics: bfloat16 has no integers between 256 and 258.
         self.wide = None if dtype is None else jnp.promote_types(dtype, jnp.float32)
+        self.unbiased_variance = unbiased_variance
         self.rngs = rngs
 
     def channels(self, features: int) -> int:
@@ -171,10 +219,10 @@ class Builder:
     def batch_norm(self, features: int, *, affine: bool = True) -> nnx.BatchNorm:
         """Returns a batch normalization whose running averages keep 0.9 a step.
 
-        It computes in float32 at least. Unlike in PyTorch, the running variance is an
-        average of variances with divisor n, not n - 1.
+        It computes in float32 at least.
         """
-        return nnx.BatchNorm(
+        kind = BatchNorm if self.unbiased_variance else nnx.BatchNorm
+        return kind(
             features,
             momentum=0.9,
             epsilon=1e-5,
@@ -204,6 +252,7 @@ class Builder:
             input_quantizer=_quantizer_name(self.input_quantizer),
             kernel_quantizer=_quantizer_name(self.kernel_quantizer),
             dtype=None if self.dtype is None else jnp.dtype(self.dtype).name,
+            unbiased_variance=self.unbiased_variance,
         )
 
     def _decide(self, name: str) -> bool:

@@ -23,8 +23,8 @@ class DigitsNet(nnx.Module):
       num_classes: number of logits.
       input_shape: height, width and channels of an image; height and width divisible
         by 4.
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype: see
-        `BinaryNet`.
+      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
+        unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
@@ -60,6 +60,7 @@ class DigitsNet(nnx.Module):
         input_quantizer: layers.Quantizer | None = signs.ste_sign,
         kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
         dtype: Dtype | None = None,
+        unbiased_variance: bool = False,
         rngs: nnx.Rngs,
     ):
         blocks.check_sizes(num_classes, input_shape, 4)
@@ -70,6 +71,7 @@ class DigitsNet(nnx.Module):
             input_quantizer=input_quantizer,
             kernel_quantizer=kernel_quantizer,
             dtype=dtype,
+            unbiased_variance=unbiased_variance,
             rngs=rngs,
         )
         c1, c2, hidden = map(build.channels, (64, 128, 256))

@@ -29,8 +29,8 @@ class SgdatResNet18(nnx.Module):
       num_classes: number of logits.
       input_shape: height, width and channels of an image; height and width divisible
         by 4, and each by 32 where above 32. At 64x64 the pooled map is 2x2.
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype: see
-        `BinaryNet`.
+      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
+        unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
@@ -64,6 +64,7 @@ class SgdatResNet18(nnx.Module):
         input_quantizer: layers.Quantizer | None = signs.ste_sign,
         kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
         dtype: Dtype | None = None,
+        unbiased_variance: bool = False,
         rngs: nnx.Rngs,
     ):
         blocks.check_sizes(num_classes, input_shape, 4)
@@ -79,6 +80,7 @@ class SgdatResNet18(nnx.Module):
             input_quantizer=input_quantizer,
             kernel_quantizer=kernel_quantizer,
             dtype=dtype,
+            unbiased_variance=unbiased_variance,
             rngs=rngs,
         )
         c1, c2, c3 = map(build.channels, (80, 160, 320))
@@ -179,8 +181,8 @@ class BiRealResNet18(nnx.Module):
         by 8, and by 32 where the larger is 100 or more.
       rprelu: whether an `RPReLU` stands behind every binary convolution's sum with its
         shortcut, as in ReActNet. Its learned threshold of the signs is left out.
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype: see
-        `BinaryNet`.
+      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
+        unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
@@ -215,6 +217,7 @@ class BiRealResNet18(nnx.Module):
         input_quantizer: layers.Quantizer | None = signs.ste_sign,
         kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
         dtype: Dtype | None = None,
+        unbiased_variance: bool = False,
         rngs: nnx.Rngs,
     ):
         self.is_large = max(input_shape[:2]) >= _LARGE
@@ -226,6 +229,7 @@ class BiRealResNet18(nnx.Module):
             input_quantizer=input_quantizer,
             kernel_quantizer=kernel_quantizer,
             dtype=dtype,
+            unbiased_variance=unbiased_variance,
             rngs=rngs,
         )
         c1, c2, c3, c4 = map(build.channels, (64, 128, 256, 512))

@@ -1,8 +1,10 @@
 """SGDAT: stochastic gradient descent with adaptive thresholds, for binary weights.
 
 Shan, Fei, Liu et al., "SGDAT: An optimization method for binary neural networks",
-Neurocomputing 555, 126431, 2023. The rules are those of the authors' published code,
-https://github.com/gushan/SGDAT, bit for bit.
+Neurocomputing 555, 126431, 2023. On a CPU the rules equal the authors' published code,
+https://github.com/gushan/SGDAT, bit for bit. One thing differs: in the published loop
+the first ``weight_decay`` acts on weights that are still 0; here it acts on their
+signs, as in every later step.
 """
 
 from typing import NamedTuple

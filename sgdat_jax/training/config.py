@@ -55,6 +55,10 @@ class BaseConfig:
     """Type of the network's products: float32 or bfloat16. Parameters, sums and batch
     normalization are float32 always."""
 
+    unbiased_variance: bool = False
+    """Whether running variances of batch normalization have divisor n - 1, as in
+    PyTorch, instead of n."""
+
     normalization: str = "dataset"
     """Mean and standard deviation that images are normalized with: those of the data
     set's training images, or the published constants imagenet or tiny_imagenet."""
@@ -82,6 +86,11 @@ class BaseConfig:
     reset_flips_every_epoch: bool = False
     """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
     in the published training script; other binary optimizers go on."""
+
+    restart_binary_every_epoch: bool = False
+    """Whether the momentum and moments with which sgd, sgdt, adam and lion train latent
+    weights start again at every epoch, as in the published training script. Latent
+    weights, the averages of bop and the schedule go on."""
 
     binary_schedule: str = "constant"
     """How the binary optimizer's learning rate, or gamma, goes on: constant, or cosine
@@ -134,6 +143,11 @@ class BaseConfig:
             registry.look_up(kind, table, name)
         for name in ("epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
+        if self.unbiased_variance and self.batch_size < 2:
+            raise ValueError(
+                "batch_size must be at least 2 with unbiased_variance, got "
+                f"{self.batch_size}."
+            )
         check_at_least("crop_padding", self.crop_padding, 0)
         check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
         check_in("real_learning_rate", self.real_learning_rate, math.inf)

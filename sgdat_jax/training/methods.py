@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sgdat_jax.training import registry
+
 
 class Method(NamedTuple):
     """A row of a comparison."""
@@ -62,6 +64,7 @@ FIELDS = (
     "sigma",
     "eta",
     "reset_flips_every_epoch",
+    "restart_binary_every_epoch",
     "real_optimizer",
     "real_momentum",
 )
@@ -79,8 +82,14 @@ def label_of(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
       are not at their default.
     """
     given = _given(settings, defaults)
-    restarted = given.pop("reset_flips_every_epoch", False)
-    suffix = _RESTARTED if restarted and given["optimizer"] == "sgdat" else ""
+    resets_flips = given.pop("reset_flips_every_epoch", False)
+    restarts = given.pop("restart_binary_every_epoch", False)
+    name, momentum = given["optimizer"], given.get("momentum")
+    if name == "sgdat":
+        restarts = resets_flips
+    elif not registry.can_restart(name, momentum):
+        restarts = False
+    suffix = _RESTARTED if restarts else ""
     for method in METHODS.values():
         if given == _given({**defaults, **method.settings}, defaults):
             return f"{method.label}{suffix}"

@@ -1,10 +1,12 @@
 """Named recipes: the paper's experiments, by data set, network and method.
 
 A recipe is a set of defaults, which any explicit setting overrides. It follows the
-published training script, which makes new optimizers at every epoch: so flip counts and
-momentum of SGDAT, and the moments of the optimizer of the real-valued parameters, start
-again at zero at every epoch; latent weights never do. What the other optimizers keep of
-the binary weights (momentum of latent weights, Bop's averages) goes on here.
+published training script, which makes new optimizers at every epoch. What an optimizer
+holds starts again at zero then: flip counts and momentum of SGDAT, momentum and moments
+of the optimizers of latent weights and of the real-valued parameters. What the script
+keeps beside the weights goes on: latent weights and the averages of Bop.
+`restart_binary_every_epoch`, `reset_flips_every_epoch` and `restart_real_every_epoch`
+turn each restart off. Running variances of batch normalization are PyTorch's.
 
 Unlike in the script, the last images of an epoch, fewer than a batch, are left out.
 """
@@ -25,6 +27,8 @@ _SHARED = {
     "real_schedule": "constant",
     "restart_real_every_epoch": True,
     "reset_flips_every_epoch": True,
+    "restart_binary_every_epoch": True,
+    "unbiased_variance": True,
 }
 _CIFAR = {"epochs": 200, "crop_padding": 4, "normalization": "imagenet"}
 _DATASETS: Mapping[str, Mapping[str, Any]] = {

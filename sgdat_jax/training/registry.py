@@ -12,48 +12,98 @@ from sgdat_jax.optimizers import checks, restart
 
 
 def _latent_sgd(
-    learning_rate: optax.ScalarOrSchedule = 1e-4, *, momentum: float | None = None
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    *,
+    momentum: float | None = None,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
-    return optimizers.latent(optax.sgd(_checked(learning_rate), momentum))
+    return optimizers.latent(_sgd(learning_rate, momentum, restart_every))
+
+
+def _sgdt(
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    threshold: optax.ScalarOrSchedule = 1e-8,
+    *,
+    momentum: float | None = None,
+    restart_every: int | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    inner = _sgd(learning_rate, momentum, restart_every)
+    return optimizers.latent(inner, threshold=threshold)
 
 
 def _latent_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    learning_rate: optax.ScalarOrSchedule = 1e-3, *, restart_every: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    return optimizers.latent(optax.adam(_checked(learning_rate)))
+    return optimizers.latent(_adam(learning_rate, restart_every))
 
 
 def _latent_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    learning_rate: optax.ScalarOrSchedule = 1e-4, *, restart_every: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    return optimizers.latent(optax.lion(_checked(learning_rate)))
+    return optimizers.latent(_lion(learning_rate, restart_every))
 
 
 # Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.
 def _adaptive_adam(
     learning_rate: optax.ScalarOrSchedule = 1e-3,
     threshold: optax.ScalarOrSchedule = 1e-3,
+    *,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    inner = optax.adam(_checked(learning_rate))
+    inner = _adam(learning_rate, restart_every)
     return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
 
 
 def _adaptive_lion(
     learning_rate: optax.ScalarOrSchedule = 1e-4,
     threshold: optax.ScalarOrSchedule = 1e-4,
+    *,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    inner = optax.lion(_checked(learning_rate))
+    inner = _lion(learning_rate, restart_every)
     return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
+
+
+# The optimizers of `optax` of the same name, whose moments may restart.
+
+
+def _sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    momentum: float | None,
+    restart_every: int | None,
+) -> optax.GradientTransformationExtraArgs:
+    checks.check_number("momentum", momentum, below=1.0, optional=True)
+    return _chain(_momentum(momentum), restart_every, learning_rate)
+
+
+def _adam(
+    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
+) -> optax.GradientTransformationExtraArgs:
+    return _chain(optax.scale_by_adam(), restart_every, learning_rate)
+
+
+def _lion(
+    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
+) -> optax.GradientTransformationExtraArgs:
+    decay = optax.add_decayed_weights(1e-3)
+    return _chain(optax.scale_by_lion(), restart_every, learning_rate, decay)
+
+
+def _chain(
+    moments: optax.GradientTransformation,
+    restart_every: int | None,
+    learning_rate: optax.ScalarOrSchedule,
+    *others: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Chains moments, which may restart, with a learning rate, which goes on."""
+    checks.check_number("learning_rate", learning_rate, schedule=True)
+    if restart_every is not None:
+        moments = restart.restart_every(moments, restart_every)
+    return optax.chain(moments, *others, optax.scale_by_learning_rate(learning_rate))
 
 
 def _momentum(momentum: float | None = None) -> optax.GradientTransformation:
     return optax.identity() if momentum is None else optax.trace(momentum)
-
-
-def _checked(learning_rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    return learning_rate
 
 
 look_up = names.look_up
@@ -66,7 +116,7 @@ MODELS = {
 }
 OPTIMIZERS = {
     "sgdat": optimizers.sgdat,
-    "sgdt": optimizers.sgdt,
+    "sgdt": _sgdt,
     "sgd": _latent_sgd,
     "adam": _latent_adam,
     "lion": _latent_lion,
@@ -131,6 +181,7 @@ def binary_optimizer(
     hyperparameters: Mapping[str, Any],
     steps_per_epoch: int = 1,
     *,
+    restart: bool = False,
     schedule: str = "constant",
     steps: int = 1,
 ) -> optax.GradientTransformationExtraArgs:
@@ -139,7 +190,9 @@ def binary_optimizer(
     Args:
       name: a key of `OPTIMIZERS`.
       hyperparameters: those that are None keep the optimizer's own default.
-      steps_per_epoch: for optimizers whose rule goes by epochs.
+      steps_per_epoch: for optimizers whose rule goes by epochs, and for restarts.
+      restart: whether momentum or moments of latent weights start again at zero at
+        every epoch; other optimizers have none and go on.
       schedule: a key of `SCHEDULES`, of its learning rate or gamma.
       steps: of the whole run, for the schedule.
 
@@ -155,6 +208,8 @@ def binary_optimizer(
             raise ValueError(f"{name} has no `{key}`, got {key}={value!r}.")
     if "steps_per_epoch" in accepted:
         given["steps_per_epoch"] = steps_per_epoch
+    if restart and "restart_every" in accepted:
+        given["restart_every"] = steps_per_epoch
     if schedule == "constant":
         return factory(**given)
     rate = next((key for key in ("learning_rate", "gamma") if key in accepted), None)
@@ -164,6 +219,13 @@ def binary_optimizer(
     value = given.get(rate, accepted[rate].default)
     given[rate] = look_up("schedule", SCHEDULES, schedule)(value, steps)
     return factory(**given)
+
+
+def can_restart(name: str, momentum: float | None) -> bool:
+    """Returns whether a binary optimizer has moments that `restart` starts again."""
+    accepted = inspect.signature(look_up("optimizer", OPTIMIZERS, name)).parameters
+    has_moments = momentum is not None or "momentum" not in accepted
+    return "restart_every" in accepted and has_moments
 
 
 def defaults(name: str) -> dict[str, float]:
@@ -201,7 +263,4 @@ def real_optimizer(
             raise ValueError(f"{name} has no `real_momentum`, got {momentum!r}.")
         checks.check_number("real_momentum", momentum, below=1.0)
         options["momentum"] = momentum
-    direction = factory(**options)
-    if restart_every is not None:
-        direction = restart.restart_every(direction, restart_every)
-    return optax.chain(direction, optax.scale_by_learning_rate(learning_rate))
+    return _chain(factory(**options), restart_every, learning_rate)

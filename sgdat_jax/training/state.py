@@ -76,6 +76,7 @@ def build_model(
         pad_value=config.pad_value,
         input_quantizer=registry.look_up("sign", registry.SIGNS, config.input_sign),
         dtype=registry.look_up("compute dtype", registry.DTYPES, config.compute_dtype),
+        unbiased_variance=config.unbiased_variance,
         rngs=nnx.Rngs(jax.random.key(seed)),
     )
 
@@ -139,6 +140,7 @@ def create_optimizer(
             config.optimizer,
             hyperparameters,
             steps_per_epoch,
+            restart=config.restart_binary_every_epoch,
             schedule=config.binary_schedule,
             steps=steps,
         )

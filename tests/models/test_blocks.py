@@ -52,6 +52,7 @@ def test_choices_are_fit_for_json_and_reach_every_binary_layer(name):
         "input_quantizer": functools.partial(sj.ste_sign, clip_value=1.5),
         "kernel_quantizer": None,
         "dtype": jnp.bfloat16,
+        "unbiased_variance": True,
     }
     model = abstract(name, **options)
     choices = json.loads(json.dumps(dataclasses.asdict(model.choices)))
@@ -63,6 +64,7 @@ def test_choices_are_fit_for_json_and_reach_every_binary_layer(name):
         "input_quantizer": "ste_sign(clip_value=1.5)",
         "kernel_quantizer": None,
         "dtype": "bfloat16",
+        "unbiased_variance": True,
     }
     layers = [m for _, m in nnx.iter_modules(model) if hasattr(m, "kernel")]
     binary = [m for m in layers if type(m.kernel) is sj.BinaryParam]
@@ -75,6 +77,7 @@ def test_choices_are_fit_for_json_and_reach_every_binary_layer(name):
         assert getattr(layer, "pad_value", -1.0) == -1.0
     norms = [m for _, m in nnx.iter_modules(model) if isinstance(m, nnx.BatchNorm)]
     assert all(norm.dtype == jnp.float32 for norm in norms)
+    assert all(isinstance(norm, blocks.BatchNorm) for norm in norms)
 
 
 def test_equal_choices_make_equal_programs():
@@ -176,3 +179,30 @@ def test_max_pool_is_flax_max_pool(shape):
 def test_max_pool_passes_nan_on(place):
     x = jnp.zeros((1, 2, 2, 1)).at[0, *place, 0].set(jnp.nan)
     assert jnp.isnan(blocks.max_pool(x)).all()
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (2, 4, 4, 3)])
+def test_running_variances_can_be_those_of_pytorch(shape):
+    x = np.random.default_rng(0).normal(2.0, 3.0, shape).astype(np.float32)
+    axes = tuple(range(len(shape) - 1))
+    ours = blocks.BatchNorm(3, momentum=0.9, rngs=nnx.Rngs(0))
+    flax = nnx.BatchNorm(3, momentum=0.9, rngs=nnx.Rngs(0))
+    for _ in range(2):
+        np.testing.assert_array_equal(ours(x), flax(x))
+    # Two steps from 1 that keep 0.9; sums of products are rounded a few times.
+    for norm, ddof in ((ours, 1), (flax, 0)):
+        expected = 0.81 + 0.19 * x.astype(np.float64).var(axes, ddof=ddof)
+        np.testing.assert_allclose(norm.var[...], expected, rtol=1e-6)
+    np.testing.assert_array_equal(ours.mean[...], flax.mean[...])
+    ours.eval()
+    before = ours.var[...]
+    ours(x[:1])
+    np.testing.assert_array_equal(ours.var[...], before)
+
+
+def test_one_number_has_no_variance_with_divisor_n_minus_1():
+    norm = blocks.BatchNorm(3, rngs=nnx.Rngs(0))
+    with pytest.raises(
+        ValueError, match=r"2 numbers per channel, got x.shape=\(1, 3\)"
+    ):
+        norm(jnp.ones((1, 3)))

@@ -114,6 +114,11 @@ def test_edges_are_allowed_and_fields_are_frozen():
         edges.seed = 1
 
 
+def test_a_batch_of_one_image_has_no_unbiased_variance():
+    with pytest.raises(ValueError, match="batch_size must be at least 2 with unbiased"):
+        config.TrainConfig(batch_size=1, unbiased_variance=True)
+
+
 def test_comparison_checks_each_of_its_methods():
     config.CompareConfig(binary_schedule="cosine")
     with pytest.raises(ValueError, match="boat has no rate for `binary_schedule`"):
@@ -157,16 +162,21 @@ def test_methods_know_their_labels():
         for name, method in methods.METHODS.items():
             settings = dataclasses.asdict(comparison.run(name, 0))
             assert methods.label_of(settings, defaults) == method.label
-    restarted = config.CompareConfig(reset_flips_every_epoch=True)
-    labels = [
-        methods.label_of(dataclasses.asdict(restarted.run(name, 0)), defaults)
-        for name in ("sgdat", "sgdat_momentum", "sgdt")
-    ]
-    assert labels == [
-        "SGDAT, restarted every epoch",
-        "SGDAT with momentum, restarted every epoch",
-        "SGDT",
-    ]
+    restarted = config.CompareConfig(
+        reset_flips_every_epoch=True, restart_binary_every_epoch=True
+    )
+    labels = {
+        name: methods.label_of(dataclasses.asdict(restarted.run(name, 0)), defaults)
+        for name in ("sgdat", "sgdat_momentum", "sgdm_star", "adam_star", "sgdt", "bop")
+    }
+    assert labels == {
+        "sgdat": "SGDAT, restarted every epoch",
+        "sgdat_momentum": "SGDAT with momentum, restarted every epoch",
+        "sgdm_star": "SGDM*, restarted every epoch",
+        "adam_star": "Adam*, restarted every epoch",
+        "sgdt": "SGDT",  # holds nothing that could restart
+        "bop": "Bop",
+    }
 
 
 def test_default_folders_are_named_after_the_last_part_of_a_path():

@@ -28,6 +28,7 @@ def test_every_experiment_of_the_paper_has_a_recipe():
         assert (run.batch_size, run.flip, run.real_schedule) == (256, True, "constant")
         assert run.binary_schedule == "constant"
         assert run.restart_real_every_epoch
+        assert run.restart_binary_every_epoch
         assert (run.clip_norm, run.label_smoothing, run.width) == (None, 0, 1)
 
 

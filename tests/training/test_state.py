@@ -28,6 +28,7 @@ def test_model_is_built_as_told(digits):
         pad_value=-1.0,
         input_sign="approx_sign",
         compute_dtype="bfloat16",
+        unbiased_variance=True,
     )
     assert dataclasses.asdict(state.model_shapes(settings, digits).choices) == {
         "width": 0.5,
@@ -37,6 +38,7 @@ def test_model_is_built_as_told(digits):
         "input_quantizer": "approx_sign",
         "kernel_quantizer": "kernel_sign",
         "dtype": "bfloat16",
+        "unbiased_variance": True,
     }
 
 
