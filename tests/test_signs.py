@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,7 +183,7 @@ def test_value_and_gradient_equal_numpy(case, dtype):
 
     assert value.dtype == slope.dtype == dtype
     value, slope = np.asarray(value, np.float64), np.asarray(slope, np.float64)
-    assert np.isfinite(value).all() and np.isfinite(slope).all()
+    chex.assert_tree_all_finite((value, slope))
     np.testing.assert_allclose(value, ref_value(exact), rtol=RTOL[dtype], atol=0)
     np.testing.assert_allclose(slope, ref_slope(exact), RTOL[dtype], ATOL[dtype])
 
@@ -374,8 +375,8 @@ def test_bad_bits_is_a_value_error(bits):
 def test_any_input_gives_finite_gradients(x):
     for estimator in POINTWISE:
         value, slope = RUNS[estimator](x)
-        assert np.isfinite(value).all() and (np.abs(value) <= 1).all()
-        assert np.isfinite(slope).all()
+        chex.assert_tree_all_finite((value, slope))
+        assert (np.abs(value) <= 1).all()
         if estimator is not signs.swish_sign:  # the only one with negative tails
             assert (slope >= 0).all()
 

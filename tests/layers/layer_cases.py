@@ -62,11 +62,6 @@ PADDED = (
 )
 
 
-def assert_same(left, right):
-    assert left.dtype == right.dtype
-    np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
-
-
 @nnx.jit
 def value_and_grads(layer, x):
     def loss(layer, x):

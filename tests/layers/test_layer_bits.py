@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,13 +60,10 @@ def test_values_and_gradients_are_those_of_floats(make, options):
     y, (grads, x_grad) = layer_cases.value_and_grads(layer, x)
     expected = layer_cases.value_and_grads(of_floats(make, **options), x)
     expected_y, (expected_grads, expected_x_grad) = expected
-    layer_cases.assert_same(y, expected_y)
-    layer_cases.assert_same(x_grad, expected_x_grad)
+    chex.assert_trees_all_equal(y, expected_y, strict=True)
+    chex.assert_trees_all_equal(x_grad, expected_x_grad, strict=True)
     assert np.any(x_grad != 0)
-    for grad, expected in zip(
-        jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True
-    ):
-        layer_cases.assert_same(grad, expected)
+    chex.assert_trees_all_equal(grads, expected_grads, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +83,9 @@ def test_pads_are_those_of_floats(padding, pad_value):
     layer = conv(**options)
     assert counts_bits(layer, x)
     expected = nnx.jit(lambda layer, x: layer(x))(of_floats(conv, **options), x)
-    layer_cases.assert_same(nnx.jit(lambda layer, x: layer(x))(layer, x), expected)
+    chex.assert_trees_all_equal(
+        nnx.jit(lambda layer, x: layer(x))(layer, x), expected, strict=True
+    )
 
 
 OTHERS = {

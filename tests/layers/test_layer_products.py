@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +21,16 @@ XNOR_RTOL = 1e-6
 def assert_equal_layers(binary, plain, x):
     """Equal initial values, outputs and gradients, bit for bit."""
     for name, value in nnx.to_pure_dict(nnx.state(plain)).items():
-        layer_cases.assert_same(nnx.to_pure_dict(nnx.state(binary))[name], value)
+        chex.assert_trees_all_equal(
+            nnx.to_pure_dict(nnx.state(binary))[name], value, strict=True
+        )
     y, (grads, x_grad) = layer_cases.value_and_grads(binary, x)
     plain_y, (plain_grads, plain_x_grad) = layer_cases.value_and_grads(plain, x)
-    layer_cases.assert_same(y, plain_y)
-    layer_cases.assert_same(x_grad, plain_x_grad)
+    chex.assert_trees_all_equal(y, plain_y, strict=True)
+    chex.assert_trees_all_equal(x_grad, plain_x_grad, strict=True)
     for name, grad in nnx.to_pure_dict(plain_grads).items():
         assert np.any(np.asarray(grad, np.float32) != 0)
-        layer_cases.assert_same(nnx.to_pure_dict(grads)[name], grad)
+        chex.assert_trees_all_equal(nnx.to_pure_dict(grads)[name], grad, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ def test_wide_sums_of_bfloat16_products_are_exact(kind, inputs_dtype):
 
     assert np.abs(y).max() > 256
     assert np.any(y != y.astype(jnp.bfloat16).astype(jnp.float32))
-    layer_cases.assert_same(wide_y, y.astype(jnp.float32))
+    chex.assert_trees_all_equal(wide_y, y.astype(jnp.float32), strict=True)
     pairs = ((x_grad, wide_x_grad), (grads.kernel[...], wide_grads.kernel[...]))
     for exact, rounded in pairs:
         assert rounded.dtype == exact.dtype
@@ -216,7 +219,7 @@ def test_int8_signs_are_summed_in_int32(pad_value):
         layer.kernel = BinaryParam(signs.sign(layer.kernel[...]).astype(jnp.int8))
         layer.kernel_quantizer = None
         layer.input_quantizer = lambda x: signs.sign(x).astype(jnp.int8)
-        layer_cases.assert_same(layer(x), expected)
+        chex.assert_trees_all_equal(layer(x), expected, strict=True)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

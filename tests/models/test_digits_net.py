@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,9 +59,7 @@ def test_modes_and_seeds():
     first, alone = call(model, images), call(model, images[:1])
     # Running averages: an example does not depend on the others in its batch.
     np.testing.assert_allclose(first[:1], alone, rtol=1e-4, atol=1e-5)
-    jax.tree.map(
-        np.testing.assert_array_equal, averages, nnx.state(model, nnx.BatchStat)
-    )
+    chex.assert_trees_all_equal(averages, nnx.state(model, nnx.BatchStat))
 
     model.train()
     trained = call(model, images)

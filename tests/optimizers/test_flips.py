@@ -1,5 +1,6 @@
 """Flips, silence, oscillation and margins, on trees and states with known answers."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,12 +19,7 @@ def assert_shares(ratio, total, per_leaf):
     assert ratio.total.dtype == jnp.float32
     assert ratio.total == jnp.float32(total)
     expected = jax.tree.map(jnp.float32, per_leaf)
-    assert jax.tree.structure(ratio.per_leaf) == jax.tree.structure(expected)
-    for got, want in zip(
-        jax.tree.leaves(ratio.per_leaf), jax.tree.leaves(expected), strict=True
-    ):
-        assert got.shape == ()
-        assert got == want
+    chex.assert_trees_all_equal(ratio.per_leaf, expected, strict=True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

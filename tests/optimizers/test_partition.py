@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,12 +99,6 @@ def apart(params, all_gradients, is_binary):
     return trained
 
 
-def assert_equal(actual, expected):
-    assert actual.keys() == expected.keys()
-    for name, leaf in actual.items():
-        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
-
-
 FORMS = {
     "split state": lambda model: nnx.split(model, nnx.Param, ...)[1],
     "state": lambda model: nnx.state(model, nnx.Param),
@@ -123,7 +118,7 @@ def test_each_form_of_the_parameters_is_trained(model, form):
     sequence = [gradients(params, step) for step in range(STEPS)]
     expected = apart(params, sequence, lambda name: name in BINARY)
     trained, state = train(partition(model), params, sequence)
-    assert_equal(by_name(trained), expected)
+    chex.assert_trees_all_equal(by_name(trained), expected)
     for name in BINARY:
         assert set(np.unique(expected[name])) == {-1.0, 1.0}
         assert np.any(expected[name] != start[name])
@@ -138,7 +133,7 @@ def test_nnx_optimizer_trains_the_model(model):
     step = nnx.jit(lambda model, optimizer, grads: optimizer.update(model, grads))
     for grads in sequence:
         step(model, optimizer, grads)
-    assert_equal(by_name(nnx.state(model, nnx.Param)), expected)
+    chex.assert_trees_all_equal(by_name(nnx.state(model, nnx.Param)), expected)
     assert len(jax.tree.leaves(sj.latent_weights(optimizer.opt_state))) == len(BINARY)
 
 
@@ -149,7 +144,9 @@ def test_binary_parameters_alone_may_be_trained(model):
     grads = gradients(params, 0)
     expected, _ = train(SGDAT, params, [grads])
     optimizer.update(model, grads)
-    assert_equal(by_name(nnx.state(model, sj.BinaryParam)), by_name(expected))
+    chex.assert_trees_all_equal(
+        by_name(nnx.state(model, sj.BinaryParam)), by_name(expected)
+    )
 
 
 def test_linen_collections_are_trained():
@@ -173,7 +170,7 @@ def test_linen_collections_are_trained():
         return name.startswith("binary_params/")
 
     trained = by_name(variables)
-    assert_equal(trained, apart(start, sequence, is_binary))
+    chex.assert_trees_all_equal(trained, apart(start, sequence, is_binary))
     binary = {name: leaf for name, leaf in trained.items() if is_binary(name)}
     assert len(binary) == len(BINARY)
     assert all(np.all(np.abs(leaf) == 1) for leaf in binary.values())
@@ -216,9 +213,9 @@ def test_optimizers_may_be_wrapped_on_either_side(model):
     )
     trained, state = train(wrapped, params, sequence)
     expected, expected_state = train(partition(model), params, sequence)
-    assert_equal(by_name(trained), by_name(expected))
+    chex.assert_trees_all_equal(by_name(trained), by_name(expected))
     counts, expected_counts = map(sj.flip_counts, (state, expected_state))
-    assert_equal(by_name(counts), by_name(expected_counts))
+    chex.assert_trees_all_equal(by_name(counts), by_name(expected_counts))
 
 
 def test_select_binary_masks_all_others(model):
