@@ -14,11 +14,11 @@ from sgdat_jax.training import config, loop, parallel, registry, state, step
 
 BATCH = 64
 STEPS = 100
-DIGITS = sources.digits()
+_NUM_IMAGES = 1437  # for training
 # Without jax, which must not have begun when a process joins a job.
-ORDER = np.random.default_rng(0).integers(
-    0, len(DIGITS.train_images), (STEPS, BATCH), np.int32
-)
+ORDER = np.random.default_rng(0).integers(0, _NUM_IMAGES, (STEPS, BATCH), np.int32)
+
+digits = functools.cache(sources.digits)  # loaded by the tests that need it
 
 
 class TinyNet(nnx.Module):
@@ -52,11 +52,11 @@ def train_steps():
 def task_and_init(layout, **changes):
     """The fixed part of a run, and what makes its start."""
     settings = config.TrainConfig(batch_size=BATCH, **{"model": "TinyNet"} | changes)
-    return state.create(settings, DIGITS, STEPS, layout)
+    return state.create(settings, digits(), STEPS, layout)
 
 
 def training_images(layout):
-    images, labels = DIGITS.train_images, DIGITS.train_labels
+    images, labels = digits().train_images, digits().train_labels
     return parallel.put_whole(layout, step.Batch(images, labels))
 
 

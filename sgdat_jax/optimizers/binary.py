@@ -14,6 +14,7 @@ Nothing here knows of layers, models or training.
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -21,7 +22,7 @@ import optax
 from sgdat_jax.optimizers import checks
 
 
-def value_at(value: Any, count: jax.Array | int) -> Any:
+def value_at(value: Any, count: chex.Numeric) -> Any:
     """Returns a hyperparameter's value at a step, whether scheduled or not."""
     return value(count) if callable(value) else value
 
@@ -62,15 +63,13 @@ def restart_count(signed_count: jax.Array) -> jax.Array:
     return jnp.sign(signed_count)
 
 
-def adaptive_threshold(
-    signed_count: jax.Array, threshold: jax.Array | float
-) -> jax.Array:
+def adaptive_threshold(signed_count: jax.Array, threshold: chex.Numeric) -> jax.Array:
     """Returns ``threshold * flip_count``, in float32."""
     return threshold * flip_count(signed_count).astype(jnp.float32)
 
 
 def flip_beyond(
-    signed_count: jax.Array, latent: jax.Array, threshold: jax.Array | float
+    signed_count: jax.Array, latent: jax.Array, threshold: chex.Numeric
 ) -> jax.Array:
     """Moves each weight to the sign of its latent where that exceeds the threshold.
 
@@ -100,13 +99,13 @@ def flip_beyond(
 
 
 @jax.jit
-def add_scaled(x: jax.Array, scale: jax.Array | float, y: jax.Array) -> jax.Array:
+def add_scaled(x: jax.Array, scale: chex.Numeric, y: jax.Array) -> jax.Array:
     """Returns ``x + scale * y`` in the dtype of ``x``, rounded once if fused."""
     return (x + scale * y).astype(x.dtype)
 
 
 @jax.jit
-def rounded_product(scale: jax.Array | float, x: jax.Array) -> jax.Array:
+def rounded_product(scale: chex.Numeric, x: jax.Array) -> jax.Array:
     """Returns ``scale * x`` in the dtype of ``x``, rounded before it is added to."""
     # The selection changes no value, but keeps XLA from contracting the product.
     return jnp.where(x == 0, x, scale * x).astype(x.dtype)
@@ -115,9 +114,9 @@ def rounded_product(scale: jax.Array | float, x: jax.Array) -> jax.Array:
 @jax.jit
 def decay_and_add(
     buffer: jax.Array,
-    decay: jax.Array | float,
+    decay: chex.Numeric,
     gradient: jax.Array,
-    scale: jax.Array | float,
+    scale: chex.Numeric,
 ) -> jax.Array:
     """Returns ``decay * buffer + scale * gradient`` in the dtype of the buffer.
 
@@ -170,7 +169,7 @@ def transformation(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def latent_weights(opt_state: optax.OptState) -> Any:
+def latent_weights(opt_state: optax.OptState) -> chex.ArrayTree:
     """Returns the latent weights held by an optimizer state.
 
     Args:
@@ -198,7 +197,7 @@ def latent_weights(opt_state: optax.OptState) -> Any:
     return _collect(opt_state, "latent")
 
 
-def flip_counts(opt_state: optax.OptState) -> Any:
+def flip_counts(opt_state: optax.OptState) -> chex.ArrayTree:
     """Returns how often each binary weight has flipped since the last restart.
 
     Args:
@@ -223,7 +222,7 @@ def flip_counts(opt_state: optax.OptState) -> Any:
     return jax.tree.map(flip_count, _collect(opt_state, "signed_count"))
 
 
-def thresholds(opt_state: optax.OptState) -> Any:
+def thresholds(opt_state: optax.OptState) -> chex.ArrayTree:
     """Returns the threshold that each latent weight must exceed to flip its weight.
 
     Args:
@@ -263,7 +262,7 @@ def _binary_states(opt_state: optax.OptState) -> list[Any]:
     return list(filter(is_binary, jax.tree.leaves(opt_state, is_leaf=is_binary)))
 
 
-def _collect(opt_state: optax.OptState, attribute: str) -> Any:
+def _collect(opt_state: optax.OptState, attribute: str) -> chex.ArrayTree:
     """Takes one tree out of each state that has the attribute and joins the trees."""
     trees = [
         getattr(state, attribute)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -184,6 +185,6 @@ def _flipped(
     )
 
 
-def _summed_weights(rate: jax.Array | float, time: jax.Array) -> jax.Array:
+def _summed_weights(rate: chex.Numeric, time: jax.Array) -> jax.Array:
     # 1 - (1 - rate)**time, which float32 would round to multiples of 6e-8.
     return -jnp.expm1(time * jnp.log1p(-jnp.asarray(rate, jnp.float32)))

@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +114,9 @@ def check_count_dtype(dtype: Any) -> None:
         )
 
 
-def check_update(updates: optax.Updates, params: Any, state_tree: Any) -> None:
+def check_update(
+    updates: optax.Updates, params: optax.Params | None, state_tree: chex.ArrayTree
+) -> None:
     """Checks that the arguments of ``update`` fit each other and the state.
 
     Raises:

@@ -6,6 +6,7 @@ Arrays in, arrays out; every function may run inside a jitted step. Trees may ho
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +21,7 @@ class FlipRatio(NamedTuple):
     """
 
     total: jax.Array  # float32
-    per_leaf: Any  # shaped like the binary parameters, with leaves of that shape
+    per_leaf: chex.ArrayTree  # nested like the binary parameters; leaves like total
 
 
 def flip_ratio(updates: optax.Updates) -> FlipRatio:
@@ -51,7 +52,7 @@ def flip_ratio(updates: optax.Updates) -> FlipRatio:
     return _share(updates, lambda u: jnp.abs(u) > 1)
 
 
-def silent_ratio(flip_counts: Any) -> FlipRatio:
+def silent_ratio(flip_counts: chex.ArrayTree) -> FlipRatio:
     """Returns the share of binary weights that have not flipped since a restart.
 
     Args:
@@ -72,7 +73,9 @@ def silent_ratio(flip_counts: Any) -> FlipRatio:
     return _share(flip_counts, lambda n: n == 0)
 
 
-def oscillating_ratio(before: Any, after: Any, *, more_than: int) -> FlipRatio:
+def oscillating_ratio(
+    before: chex.ArrayTree, after: chex.ArrayTree, *, more_than: int
+) -> FlipRatio:
     """Returns the share of binary weights that flipped often between two moments.
 
     Args:
@@ -101,7 +104,7 @@ def oscillating_ratio(before: Any, after: Any, *, more_than: int) -> FlipRatio:
 FLIP_BINS = (0, *(2**k for k in range(15)))
 
 
-def flip_histogram(flip_counts: Any) -> FlipRatio:
+def flip_histogram(flip_counts: chex.ArrayTree) -> FlipRatio:
     """Returns the shares of binary weights by how often they flipped.
 
     Args:
@@ -129,7 +132,7 @@ def flip_histogram(flip_counts: Any) -> FlipRatio:
     return _share(flip_counts, in_bins)
 
 
-def threshold_margins(opt_state: optax.OptState) -> Any:
+def threshold_margins(opt_state: optax.OptState) -> chex.ArrayTree:
     """Returns each latent weight's distance to its threshold, ``|latent| / threshold``.
 
     A weight may flip where the margin is above 1. It is infinite for a weight that
@@ -162,7 +165,7 @@ def threshold_margins(opt_state: optax.OptState) -> Any:
     )
 
 
-def _share(tree: Any, holds: Any) -> FlipRatio:
+def _share(tree: chex.ArrayTree, holds: Any) -> FlipRatio:
     """Returns the share of weights for which something holds.
 
     Args:

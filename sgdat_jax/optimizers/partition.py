@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 import optax
 from flax import nnx
@@ -133,7 +134,7 @@ def _binary_paths(model: Any) -> set[_Path]:
     }
 
 
-def select_binary(model: Any, tree: Any) -> Any:
+def select_binary(model: Any, tree: chex.ArrayTree) -> chex.ArrayTree:
     """Masks all leaves of a tree that do not belong to a model's binary weights.
 
     Args:
@@ -158,7 +159,7 @@ def select_binary(model: Any, tree: Any) -> Any:
     )
 
 
-def layers_of(tree: Any) -> dict[str, Any]:
+def layers_of(tree: chex.ArrayTree) -> dict[str, Any]:
     """Returns the leaves of a tree by the names of their layers.
 
     Args:

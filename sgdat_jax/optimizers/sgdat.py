@@ -9,6 +9,7 @@ signs, as in every later step.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -38,10 +39,10 @@ def sgdat(
     learning_rate: optax.ScalarOrSchedule = 1e-4,
     threshold: optax.ScalarOrSchedule = 1e-7,
     *,
-    momentum: jax.Array | float | None = None,
-    dampening: jax.Array | float = 0.0,
+    momentum: chex.Numeric | None = None,
+    dampening: chex.Numeric = 0.0,
     nesterov: bool = False,
-    weight_decay: jax.Array | float | None = None,
+    weight_decay: chex.Numeric | None = None,
     reset_flips_every: int | None = None,
     latent_dtype: jax.typing.DTypeLike | None = None,
     count_dtype: jax.typing.DTypeLike | None = None,

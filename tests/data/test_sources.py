@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn import datasets
 
 from sgdat_jax.data import sources
 
@@ -46,6 +45,8 @@ def test_split_is_fixed(digits):
 
 
 def test_parts_are_disjoint_and_complete(digits):
+    from sklearn import datasets  # a second, which collecting need not take
+
     bunch = datasets.load_digits()
     whole = np.rint(bunch.images * 255 / 16).astype(np.uint8)
     train = _rows((digits.train_images, digits.train_labels))

@@ -108,7 +108,7 @@ def loop(layout, losses, **changes):
 
 def evaluations(layout, state, **changes):
     """The metrics of 350 test images, on all devices and on one."""
-    digits, results = small_runs.DIGITS, {}
+    digits, results = small_runs.digits(), {}
     batch = step.Batch(digits.test_images, digits.test_labels)
     weights = (np.arange(len(digits.test_labels)) < 350).astype(np.float32)
     evaluate = small_runs.loop.programs().eval_step

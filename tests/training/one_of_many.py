@@ -18,7 +18,7 @@ from sgdat_jax.training import hosts, parallel, step
 
 def seen(layout, after, losses):
     """All that a process can tell of the run, as arrays."""
-    digits = small_runs.DIGITS
+    digits = small_runs.digits()
     count = len(digits.test_labels)
     rows = parallel.rows(layout, count)
     share = step.Batch(digits.test_images[rows], digits.test_labels[rows])

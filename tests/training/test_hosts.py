@@ -83,7 +83,7 @@ def test_a_job_trains_as_one_process(alone, tmp_path, processes, devices, where)
     share = small_runs.BATCH // processes
     held = {"copied": processes * devices, "sharded": 1}[where]
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(after))
-    test_share = len(small_runs.DIGITS.test_labels) // processes
+    test_share = len(small_runs.digits().test_labels) // processes
     for number, one in enumerate(found):
         ours = one["losses"]
         np.testing.assert_allclose(

@@ -116,7 +116,7 @@ def test_nothing_of_the_batch_is_gathered_but_logits(found):
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_augmentation_is_the_same_wherever_the_images_lie(flip):
-    images = small_runs.DIGITS.train_images[:64]
+    images = small_runs.digits().train_images[:64]
     recipe = augment.Augmentation(crop_padding=1, flip=flip)
     change = jax.jit(augment.augment, static_argnums=2)
     ours, theirs = (
@@ -152,7 +152,7 @@ def test_a_checkpoint_goes_from_a_sharded_run_to_any_other(tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(batch_size):
     settings = config.TrainConfig(batch_size=batch_size)
     with pytest.raises(ValueError) as error:
-        state.create(settings, small_runs.DIGITS, 1, COPIED)
+        state.create(settings, small_runs.digits(), 1, COPIED)
     assert str(error.value) == (
         f"batch_size must be a multiple of the 8 devices, got {batch_size}."
     )
@@ -224,7 +224,7 @@ def test_devices_lie_in_order_whatever_order_they_are_given_in():
 
 def test_a_program_for_one_device_knows_of_no_other():
     task, init = small_runs.task_and_init(None)
-    images, labels = small_runs.DIGITS.train_images, small_runs.DIGITS.train_labels
+    images, labels = small_runs.digits().train_images, small_runs.digits().train_labels
     shapes = jax.eval_shape(init, np.uint32(0))
     lowered = small_runs.train_steps().lower(
         task, shapes, step.Batch(images, labels), small_runs.ORDER[:1]
