@@ -1,7 +1,6 @@
 """Settings of the whole test run; those of the environment come before jax."""
 
 import gc
-import getpass
 import os
 import pathlib
 import tempfile
@@ -11,7 +10,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time goes into compiling, often the same programs in several processes.
-_CACHE = pathlib.Path(tempfile.gettempdir(), f"sgdat_jax-tests-{getpass.getuser()}")
+_CACHE = pathlib.Path(tempfile.gettempdir(), f"sgdat_jax-tests-{os.getuid()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -36,6 +36,11 @@ def test_a_cpu_convolves_without_ynnpack_to_the_same_bits():
     np.testing.assert_array_equal(*(run(x, kernel) for run in of.values()))
 
 
+def test_the_installed_jaxlib_knows_the_options():
+    # Without them nothing fails, and a training step takes half as long again.
+    assert sj.compiler_options() == compilation._OPTIONS, jax.lib.__version__
+
+
 def test_no_options_for_other_devices(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert sj.compiler_options() == {}

@@ -28,6 +28,8 @@ from cases import (
 # XLA may contract a clipping factor into the sum that follows it: one rounding less in
 # each of few steps.
 CLIP_RTOL = 1e-6
+# From jax 0.11 on XLA contracts MultiSteps' mean into the sum that follows it.
+MEAN_RTOL = 1e-6
 
 
 def test_every_public_optimizer_is_in_the_table():
@@ -80,7 +82,7 @@ def test_multi_steps_take_the_mean_gradient(case):
     mean = jax.tree.map(lambda x, y: (x + y) / 2, gradients(0), gradients(1))
     once = plain(case).step(start(), case.make().init(start()), mean)
     twice = multi.train(steps=2)
-    assert_same_training(case, twice, once)
+    assert_same_training(case, twice, once, MEAN_RTOL)
     # Between two steps nothing moves.
     assert_same_training(
         case, multi.train(steps=1), (start(), case.make().init(start()))
