@@ -18,7 +18,7 @@ from flax import nnx
 
 import sgdat_jax as sj
 from benchmarks import timing
-from sgdat_jax import host_memory, inference
+from sgdat_jax import cpu, inference
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "inference"
 SHAPES = {
@@ -153,7 +153,7 @@ def parse(arguments=None):
 
 def main(arguments=None):
     options = parse(arguments)
-    host_memory.keep_freed_memory()
+    cpu.keep_freed_memory()
     rows = []
     for model in options.models:
         programs = made_programs(model, options.width, options.programs)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import timing, train_step
-from sgdat_jax import host_memory, optimizers
+from sgdat_jax import cpu, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.training import config, loop, parallel, setup
 from sgdat_jax.training import step as step_lib
@@ -171,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    host_memory.keep_freed_memory()  # as the command does
+    cpu.keep_freed_memory()  # as the command does
     is_small = options.model == "DigitsNet"
     data = sources.digits() if is_small else train_step.made_images(options.batch)
     settings = train_step.settings_of(options.model, options.batch, options)

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from sgdat_jax import host_memory, summary
+from sgdat_jax import cpu, summary
 from sgdat_jax.data import dataset, sources
 from sgdat_jax.training import config, loop, setup, state
 from sgdat_jax.training import step as step_lib
@@ -194,7 +194,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args()
-    host_memory.keep_freed_memory()  # as the command does
+    cpu.keep_freed_memory()  # as the command does
     peak = matmul_rate(options.dtype)
     rows = []
     for model in options.models:

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import timing, train_step
-from sgdat_jax import host_memory
+from sgdat_jax import cpu
 from sgdat_jax.data import sources
 from sgdat_jax.training import loop
 from sgdat_jax.training import step as step_lib
@@ -374,7 +374,7 @@ def main(arguments=None):
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
-    host_memory.keep_freed_memory()  # as the command does
+    cpu.keep_freed_memory()  # as the command does
     rows = [measure(model, options.batch, options) for model in options.models]
     show(rows)
     name = f"{jax.default_backend()}-{options.dtype}-width{options.width:g}.json"

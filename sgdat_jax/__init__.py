@@ -6,7 +6,8 @@ surrogate gradients, Flax layers and networks. The training program and its comm
 """
 
 from sgdat_jax import models as models
-from sgdat_jax.compilation import compiler_options as compiler_options
+from sgdat_jax.cpu import compiler_options as compiler_options
+from sgdat_jax.cpu import keep_freed_memory as keep_freed_memory
 from sgdat_jax.layers import BinaryConv as BinaryConv
 from sgdat_jax.layers import BinaryLinear as BinaryLinear
 from sgdat_jax.layers import BinaryParam as BinaryParam

@@ -2,7 +2,7 @@
 
 import sys
 
-from sgdat_jax import host_memory
+from sgdat_jax import cpu
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    host_memory.keep_freed_memory()
+    cpu.keep_freed_memory()
     cli.main()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from sgdat_jax import bits, compilation, layers, names, signs
+from sgdat_jax import bits, cpu, layers, names, signs
 from sgdat_jax.data import augment
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import weights_file
@@ -142,7 +142,7 @@ def to_function(
 
     # With these, convolutions of int8 are slow on CPUs.
     has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
-    options = {} if has_int8 else compilation.compiler_options()
+    options = {} if has_int8 else cpu.compiler_options()
 
     @functools.partial(jax.jit, compiler_options=options)
     def run(leaves: list[jax.Array], inputs: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sgdat_jax import compilation
+from sgdat_jax import cpu
 from sgdat_jax.data import sources, stream
 from sgdat_jax.training import (
     checkpoint,
@@ -183,7 +183,7 @@ class Programs(NamedTuple):
 def programs() -> Programs:
     """Returns the programs of training, which differ from device to device."""
     compiled = functools.partial(
-        jax.jit, static_argnums=0, compiler_options=compilation.compiler_options()
+        jax.jit, static_argnums=0, compiler_options=cpu.compiler_options()
     )
     return Programs(
         train_steps=compiled(step_lib.train_steps, donate_argnums=1),

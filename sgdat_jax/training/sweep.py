@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgdat_jax import compilation
+from sgdat_jax import cpu
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, run_folder, setup
 from sgdat_jax.training import state as state_lib
@@ -281,9 +281,7 @@ class _Programs(NamedTuple):
 @functools.cache
 def _programs() -> _Programs:
     """Returns the functions above, compiled."""
-    compiled = functools.partial(
-        jax.jit, compiler_options=compilation.compiler_options()
-    )
+    compiled = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
     return _Programs(
         init=compiled(_init, static_argnums=(0, 1)),
         train_steps=compiled(_train_steps, static_argnums=0, donate_argnums=2),

@@ -1,0 +1,79 @@
+"""How to be fast on a CPU: options of the compiler, and memory that is kept."""
+
+import ctypes
+import functools
+import platform
+
+import jax
+
+# Which operations are for YNNPACK: at reductions it is the fastest.
+_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+# Parameters of glibc's mallopt(3), and the largest value of its type.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_NEVER = 2**31 - 1
+
+
+def compiler_options() -> dict[str, str]:
+    """Returns options of `jax.jit` with which a CPU convolves on all its cores.
+
+    XLA's CPU backend leaves convolutions to YNNPACK, which has most of them run on a
+    single core. With Eigen's instead, a training step of `BinaryNet` or `SgdatResNet18`
+    takes two thirds of the time on two cores. Convolutions of int8 become far slower.
+    The training program and `sgdat_jax.inference` use these options; use them in a
+    training loop of your own, or set the same in the environment, for instance for
+    `flax.nnx.jit`: ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=reduce``.
+
+    Returns:
+      Options for ``compiler_options``; none where the default backend is no CPU or the
+      installed jaxlib has no such option.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> step = jax.jit(jnp.sum, compiler_options=sj.compiler_options())
+      >>> step(jnp.ones(3))
+      Array(3., dtype=float32)
+    """
+    return dict(_OPTIONS) if jax.default_backend() == "cpu" and _are_known() else {}
+
+
+@functools.cache
+def _are_known() -> bool:
+    try:
+        jax.jit(lambda: 0, compiler_options=_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def keep_freed_memory() -> bool:
+    """Has the process keep memory that it frees, for its next step.
+
+    XLA's CPU backend allocates the temporary memory of a program at each call. glibc
+    gives large blocks back to the system at once, which hands out fresh pages, filled
+    with zeros, for those of the next step. Without that a training step of `BinaryNet`
+    takes 0.83 of the time on two cores. The process then stays as large as it once was.
+
+    The command ``sgdat-jax`` calls it; call it at the beginning of a program of your
+    own, before anything is computed. Setting ``GLIBC_TUNABLES=glibc.malloc.hugetlb=1``
+    in the environment does as much. Memory of accelerators is not concerned.
+
+    Returns:
+      Whether it is so from now on; False where the C library is not glibc.
+
+    Example:
+      >>> import sgdat_jax as sj
+      >>> is_kept = sj.keep_freed_memory()
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = {
+        _M_ARENA_MAX: 1,  # for others end, and are given back, at 64 MiB
+        _M_MMAP_MAX: 0,  # nor large blocks each of their own
+        _M_TRIM_THRESHOLD: _NEVER,
+        _M_TOP_PAD: 0,
+    }
+    return all([mallopt(name, value) == 1 for name, value in settings.items()])
