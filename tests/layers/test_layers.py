@@ -13,8 +13,8 @@ import pytest
 from flax import linen, nnx
 
 import layer_cases
-from sgdat_jax import layers, signs
-from sgdat_jax.layers import BinaryConv, BinaryLinear, BinaryParam
+from sgdat_jax import signs
+from sgdat_jax.layers import BinaryConv, BinaryLinear, BinaryParam, params
 
 
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
@@ -253,13 +253,12 @@ def test_inside_a_compact_linen_module():
 
 
 def test_collection_name_survives_a_reload():
-    original = dict(vars(layers))
+    original = dict(vars(params))
     try:
-        fresh = importlib.reload(layers)
-        assert fresh.BinaryParam is not BinaryParam
-        layer = nnx.bridge.ToLinen(fresh.BinaryLinear, args=(3, 2))
+        assert importlib.reload(params).BinaryParam is not BinaryParam
+        layer = nnx.bridge.ToLinen(BinaryLinear, args=(3, 2))
         variables = layer.init(jax.random.key(0), jnp.ones((1, 3)))
         assert list(variables) == ["binary_params"]
     finally:
-        vars(layers).update(original)
+        vars(params).update(original)
         nnx.register_variable_name("binary_params", BinaryParam, overwrite=True)
