@@ -9,8 +9,10 @@ from sgdat_jax import models as models
 from sgdat_jax.cpu import compiler_options as compiler_options
 from sgdat_jax.cpu import keep_freed_memory as keep_freed_memory
 from sgdat_jax.layers import BinaryConv as BinaryConv
+from sgdat_jax.layers import BinaryLayer as BinaryLayer
 from sgdat_jax.layers import BinaryLinear as BinaryLinear
 from sgdat_jax.layers import BinaryParam as BinaryParam
+from sgdat_jax.layers import kernel_sign as kernel_sign
 from sgdat_jax.optimizers import BoatState as BoatState
 from sgdat_jax.optimizers import BopState as BopState
 from sgdat_jax.optimizers import DiodeState as DiodeState
@@ -48,6 +50,7 @@ from sgdat_jax.signs import sign as sign
 from sgdat_jax.signs import ste_heaviside as ste_heaviside
 from sgdat_jax.signs import ste_sign as ste_sign
 from sgdat_jax.signs import ste_ternary as ste_ternary
+from sgdat_jax.signs import surrogate as surrogate
 from sgdat_jax.signs import swish_sign as swish_sign
 from sgdat_jax.summary import LayerSummary as LayerSummary
 from sgdat_jax.summary import summarize as summarize

@@ -20,6 +20,7 @@ flushes float32 and bfloat16 subnormals to zero, so there their sign is +1.
 """
 
 import functools
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -104,6 +105,13 @@ def _window(x, clip_value, *_):
     return _scaled_window(x, clip_value, 1.0)
 
 
+def gives_signs(quantizer: Callable) -> Callable:
+    """Mark a function that gives -1, +1 and, of NaN, NaN alone; see `is_sign`."""
+    quantizer.__dict__["is_sign"] = True
+    return quantizer
+
+
+@gives_signs
 def sign(x: ArrayLike) -> jax.Array:
     """Return the sign of `x` without an estimator; its gradient is zero.
 
@@ -122,6 +130,7 @@ def sign(x: ArrayLike) -> jax.Array:
     return _keep_nan(x, jnp.where(x >= 0, 1.0, -1.0)).astype(x.dtype)
 
 
+@gives_signs
 def ste_sign(x: ArrayLike, clip_value: ArrayLike | None = 1.0) -> jax.Array:
     """Return the sign of `x` with the clipped straight-through gradient.
 
@@ -152,6 +161,7 @@ def _approx_slope(x):
     return jnp.where(jnp.abs(x) <= 1.0, 2.0 - 2.0 * jnp.abs(x), 0.0)
 
 
+@gives_signs
 def approx_sign(x: ArrayLike) -> jax.Array:
     """Return the sign of `x` with the triangular gradient of Bi-Real Net.
 
@@ -180,6 +190,7 @@ def _swish_slope(x, beta):
     return beta * (2.0 - u * jnp.tanh(u / 2.0)) * (2.0 * e / (1.0 + e) ** 2)
 
 
+@gives_signs
 def swish_sign(x: ArrayLike, beta: ArrayLike = 5.0) -> jax.Array:
     """Return the sign of `x` with the SignSwish gradient.
 
@@ -211,6 +222,7 @@ def _ede_slope(x, t):
     return jnp.maximum(t, 1.0) * (4.0 * e / (1.0 + e) ** 2)
 
 
+@gives_signs
 def ede_sign(x: ArrayLike, t: ArrayLike = 1.0) -> jax.Array:
     """Return the sign of `x` with the error decay estimator of IR-Net.
 
@@ -259,6 +271,7 @@ def _reste_slope(x, o):
     return jnp.where(magnitude <= 1.5, inside, 0.0)
 
 
+@gives_signs
 def reste_sign(x: ArrayLike, o: ArrayLike = 1.0) -> jax.Array:
     """Return the sign of `x` with the rectified straight-through gradient.
 
@@ -302,11 +315,11 @@ def reste_o(progress: ArrayLike, o_end: ArrayLike = 3.0) -> jax.Array:
     return 1.0 + rise * (_check("o_end", o_end, 1, closed=True) - 1.0)
 
 
-_SIGNS = (sign, ste_sign, approx_sign, swish_sign, ede_sign, reste_sign)
-
-
 def is_sign(quantizer: object) -> bool:
     """Returns whether a quantizer is known to give -1, +1 and, of NaN, NaN alone.
+
+    It tells by the attribute ``is_sign`` of the function, which `surrogate` sets.
+    Layers multiply such values by counting bits, and `inference.fold` packs them.
 
     Example:
       >>> import functools
@@ -316,7 +329,53 @@ def is_sign(quantizer: object) -> bool:
       >>> signs.is_sign(signs.magnitude_aware_sign)
       False
     """
-    return getattr(quantizer, "func", quantizer) in _SIGNS
+    function = getattr(quantizer, "func", quantizer)
+    return getattr(function, "is_sign", False) is True
+
+
+def surrogate(slope: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Make a sign with a gradient estimator of your own.
+
+    q(x, ...) = sign(x), q(0) = +1, NaN gives NaN. dq/dx = slope(x, ...). The sign keeps
+    the rules of this module, so layers and `inference` treat it as a built-in one. It
+    has the name and the arguments of `slope`. Those beside `x` are scalars that may be
+    traced, and have a zero gradient.
+
+    Args:
+        slope: The derivative, elementwise. It gets `x` in float32 or wider.
+
+    Returns:
+        A function of `x` and the other arguments of `slope`.
+
+    Raises:
+        TypeError: If `slope` is not callable; when called, if `x` is not real floating
+            point or an argument is missing.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> @sj.surrogate
+      ... def bell_sign(x, width=1.0):
+      ...     return jnp.exp(-((x / width) ** 2))
+      >>> bell_sign(jnp.array([-2.0, 0.0]))
+      Array([-1.,  1.], dtype=float32)
+      >>> jax.grad(bell_sign)(0.0, width=2.0)
+      Array(1., dtype=float32)
+    """
+    if not callable(slope):
+        raise TypeError(f"`slope` must be a function, got {slope!r}.")
+    signature = inspect.signature(slope)
+
+    @gives_signs
+    @functools.wraps(slope)
+    def quantizer(x: ArrayLike, *args: ArrayLike, **kwargs: ArrayLike) -> jax.Array:
+        bound = signature.bind(x, *args, **kwargs)
+        bound.apply_defaults()
+        _, *parameters = bound.arguments.values()
+        return _estimate(_binary, slope, x, *parameters)
+
+    return quantizer
 
 
 def _scaled_sign(x, clip_value, magnitude):

@@ -251,6 +251,21 @@ def test_layers_with_more_than_signs_stay():
     assert dtypes == ["float32", "float32", "float32", "int8"]
 
 
+@sj.surrogate
+def bell_sign(x):
+    return jnp.exp(-(x**2))
+
+
+def test_a_sign_of_ones_own_is_packed_too():
+    model = random_network("DigitsNet", input_quantizer=bell_sign)
+    folded = inference.fold(model)
+    assert [type(norm) for norm in (folded.norm2, folded.norm3)] == [
+        inference.Threshold,
+        inference.Threshold,
+    ]
+    assert folded.conv2.kernel.dtype == jnp.uint32
+
+
 def test_refused_models_and_dtypes():
     model = random_network("DigitsNet")
     with pytest.raises(ValueError, match="unknown dtype 'int4'; the nearest is 'int8'"):

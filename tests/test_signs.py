@@ -1,6 +1,7 @@
 """Tests of the sign estimators against plain NumPy float64 transcriptions."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -433,3 +434,48 @@ def test_strict_promotion_is_clean(dtype):
         for schedule in (signs.ede_t, signs.reste_o):
             progress = jax.ShapeDtypeStruct((), dtype)
             assert jax.eval_shape(schedule, progress).dtype == jnp.float32
+
+
+@signs.surrogate
+def bell_sign(x, width=1.0):
+    return jnp.exp(-((x / width) ** 2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name)
+def test_a_sign_of_ones_own_keeps_the_rules(dtype):
+    x = points(dtype)
+    value, slope = value_and_slope(bell_sign, 0.5)(x)
+    np.testing.assert_array_equal(value, signs.sign(x))
+    assert (value.dtype, slope.dtype) == (x.dtype, x.dtype)
+    expected = bell_sign.__wrapped__(x.astype(jnp.float32), 0.5).astype(dtype)
+    np.testing.assert_array_equal(slope, jax.jit(lambda s: s)(expected))
+    nan = jnp.full(2, jnp.nan, dtype)
+    assert np.isnan(bell_sign(nan)).all()
+
+
+def test_a_sign_of_ones_own_is_known_as_one_and_annealed():
+    assert bell_sign.__name__ == "bell_sign"
+    assert signs.is_sign(bell_sign)
+    assert signs.is_sign(functools.partial(bell_sign, width=2.0))
+    assert not signs.is_sign(bell_sign.__wrapped__)
+    traces = []
+
+    @jax.jit
+    def gradient(x, width):
+        traces.append(None)
+        return jax.grad(lambda x, width: bell_sign(x, width=width), (0, 1))(x, width)
+
+    for width in (1.0, 2.0):
+        slope, of_width = gradient(1.0, width)
+        assert slope == pytest.approx(math.exp(-1 / width**2), rel=1e-6)
+        assert of_width == 0
+    assert len(traces) == 1
+
+
+def test_bad_slopes_are_refused():
+    with pytest.raises(TypeError, match="`slope` must be a function, got 3"):
+        signs.surrogate(3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'height'"):
+        bell_sign(1.0, height=2.0)
+    with pytest.raises(TypeError, match="must be a real floating-point array"):
+        bell_sign(jnp.arange(3))

@@ -135,10 +135,9 @@ class BinaryLayer(nnx.Module):
 
     def _counts_bits(self, x: jax.Array, kernel: jax.Array, dtype: Dtype) -> bool:
         """Whether a product is one of signs, summed exactly, and faster by bits."""
-        quantizer = self.kernel_quantizer
         return (
             signs.is_sign(self.input_quantizer)
-            and (quantizer is params.kernel_sign or signs.is_sign(quantizer))
+            and signs.is_sign(self.kernel_quantizer)
             and jnp.finfo(dtype).nmant >= jnp.finfo(jnp.float32).nmant
             and self.is_packable
             and bits.are_faster(x.shape, kernel.shape)

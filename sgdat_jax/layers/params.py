@@ -12,6 +12,7 @@ Quantizer = Callable[[jax.Array], jax.Array]
 LINEN_COLLECTION = "binary_params"  # of binary weights under nnx.bridge
 
 
+@signs.gives_signs
 def kernel_sign(kernel: jax.Array) -> jax.Array:
     """Returns `ste_sign` with the gradient of the identity, the default for kernels.
 
