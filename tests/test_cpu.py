@@ -37,7 +37,7 @@ def test_a_cpu_convolves_without_ynnpack_to_the_same_bits():
         for options in ((), tuple(sj.compiler_options().items()))
     }
     programs = [run.lower(x, kernel).compile().as_text() for run in of.values()]
-    assert ["ynn_fusion" in program for program in programs] == [True, False]
+    assert "ynn_fusion" not in programs[1]  # from jaxlib 0.10.1 on it is in the other
     # Sums of signs are integers, which are exact in whatever order.
     np.testing.assert_array_equal(*(run(x, kernel) for run in of.values()))
 
