@@ -27,12 +27,14 @@ from sgdat_jax.optimizers import diode as diode
 from sgdat_jax.optimizers import flip_counts as flip_counts
 from sgdat_jax.optimizers import flip_histogram as flip_histogram
 from sgdat_jax.optimizers import flip_ratio as flip_ratio
+from sgdat_jax.optimizers import flip_rule as flip_rule
 from sgdat_jax.optimizers import latent as latent
 from sgdat_jax.optimizers import latent_weights as latent_weights
 from sgdat_jax.optimizers import layers_of as layers_of
 from sgdat_jax.optimizers import oscillating_ratio as oscillating_ratio
 from sgdat_jax.optimizers import partition_binary as partition_binary
 from sgdat_jax.optimizers import prob_bop as prob_bop
+from sgdat_jax.optimizers import restart_every as restart_every
 from sgdat_jax.optimizers import select_binary as select_binary
 from sgdat_jax.optimizers import sgdat as sgdat
 from sgdat_jax.optimizers import sgdt as sgdt

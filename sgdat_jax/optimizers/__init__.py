@@ -1,6 +1,7 @@
 """Optimizers of binary weights, as Optax gradient transformations."""
 
 from sgdat_jax.optimizers.binary import flip_counts as flip_counts
+from sgdat_jax.optimizers.binary import flip_rule as flip_rule
 from sgdat_jax.optimizers.binary import latent_weights as latent_weights
 from sgdat_jax.optimizers.binary import thresholds as thresholds
 from sgdat_jax.optimizers.boat import BoatState as BoatState
@@ -25,5 +26,7 @@ from sgdat_jax.optimizers.partition import partition_binary as partition_binary
 from sgdat_jax.optimizers.partition import select_binary as select_binary
 from sgdat_jax.optimizers.prob_bop import ProbBopState as ProbBopState
 from sgdat_jax.optimizers.prob_bop import prob_bop as prob_bop
+from sgdat_jax.optimizers.restart import RestartState as RestartState
+from sgdat_jax.optimizers.restart import restart_every as restart_every
 from sgdat_jax.optimizers.sgdat import SgdatState as SgdatState
 from sgdat_jax.optimizers.sgdat import sgdat as sgdat

@@ -7,7 +7,7 @@ rule asks, and each output of an update is a function of its own old value and o
 outputs already computed, which XLA turns into one pass over memory.
 
 The functions here work on single leaves; the optimizers map them over their trees, and
-`transformation` makes Optax transformations of those that need nothing but their state.
+`flip_rule` makes Optax transformations of those that need nothing but their state.
 Nothing here knows of layers, models or training.
 """
 
@@ -28,7 +28,7 @@ def value_at(value: Any, count: chex.Numeric) -> Any:
 
 
 def init_latents(
-    params: optax.Params, dtype: jax.typing.DTypeLike | None
+    params: optax.Params, dtype: jax.typing.DTypeLike | None = None
 ) -> optax.Updates:
     """Returns zero latent weights: float32 or wider unless a dtype is given."""
     return jax.tree.map(
@@ -40,7 +40,7 @@ def init_latents(
 
 
 def init_signed_counts(
-    params: optax.Params, dtype: jax.typing.DTypeLike | None
+    params: optax.Params, dtype: jax.typing.DTypeLike | None = None
 ) -> optax.Updates:
     """Returns the signed counts of weights that have not flipped yet: their signs."""
     return jax.tree.map(
@@ -136,19 +136,50 @@ def exact_update(signed_count: jax.Array, param: jax.Array) -> jax.Array:
     return weight(signed_count, param.dtype) - param
 
 
-def transformation(
+def flip_rule(
     init: Callable[[optax.Params], Any],
     step: Callable[[optax.Updates, Any], Any],
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer of a rule that flips signed counts.
+    """Makes a binary optimizer of a rule that says which weights flip.
+
+    Use it for an optimizer of your own. The rule changes nothing but its state, a
+    ``NamedTuple`` with at least ``count``, the number of updates, and ``signed_count``:
+    the weights and how often each has flipped. The functions of this module make
+    (`init_signed_counts`), read (`weight`) and change (`flip_beyond`) the latter.
 
     Args:
-      init: from parameters to the state, with ``count`` and ``signed_count``.
-      step: from gradients and the state to the state after the step, ``count`` aside.
+      init: from parameters to the first state.
+      step: from gradients and the state to the state after the step; ``count`` is the
+        number of updates before it and need not be changed.
 
     Returns:
-      The optimizer, which checks what it is given, counts the steps and makes updates
-      of the signed counts.
+      An `optax.GradientTransformationExtraArgs` whose updates are exactly 0 or -2w. It
+      checks its arguments, counts the steps, and works wherever the optimizers of this
+      library work; hold it to `sgdat_jax.testing.check_binary_optimizer`.
+
+    Example:
+      >>> from typing import NamedTuple
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import sgdat_jax as sj
+      >>> from sgdat_jax.optimizers import binary
+      >>> class State(NamedTuple):
+      ...     count: jax.Array
+      ...     signed_count: optax.Updates
+      >>> def obey(threshold):
+      ...     def init(params):
+      ...         counts = binary.init_signed_counts(params)
+      ...         return State(jnp.zeros([], jnp.int32), counts)
+      ...     def step(gradients, state):
+      ...         flip = lambda s, g: binary.flip_beyond(s, -g, threshold)
+      ...         counts = jax.tree.map(flip, state.signed_count, gradients)
+      ...         return state._replace(signed_count=counts)
+      ...     return sj.flip_rule(init, step)
+      >>> params, tx = jnp.array([1.0, -1.0, 1.0]), obey(threshold=0.1)
+      >>> updates, _ = tx.update(jnp.array([0.5, 0.5, 0.05]), tx.init(params), params)
+      >>> print(optax.apply_updates(params, updates))
+      [-1. -1.  1.]
     """
 
     def init_fn(params: optax.Params) -> Any:
@@ -250,14 +281,30 @@ def thresholds(opt_state: optax.OptState) -> chex.ArrayTree:
     return _collect(opt_state, "thresholds")
 
 
-def holds_signed_counts(opt_state: optax.OptState) -> bool:
-    """Returns whether a binary optimizer's state is somewhere in ``opt_state``."""
-    return bool(_binary_states(opt_state))
+def trained_weights(opt_state: optax.OptState) -> chex.ArrayTree | None:
+    """Returns which weights the binary optimizers in a state keep in {-1, +1}.
+
+    A state tells by ``signed_count`` or, if its optimizer counts no flips, by an
+    attribute or property ``binary_params``: a tree shaped like those parameters.
+
+    Args:
+      opt_state: as in `latent_weights`.
+
+    Returns:
+      A tree with a leaf for each such weight; None if no binary optimizer is there.
+    """
+    trees = [
+        state.binary_params if hasattr(state, "binary_params") else state.signed_count
+        for state in _binary_states(opt_state)
+    ]
+    return _join(trees) if trees else None
 
 
 def _binary_states(opt_state: optax.OptState) -> list[Any]:
     def is_binary(node: Any) -> bool:
-        return isinstance(node, tuple) and hasattr(node, "signed_count")
+        return isinstance(node, tuple) and (
+            hasattr(node, "signed_count") or hasattr(node, "binary_params")
+        )
 
     return list(filter(is_binary, jax.tree.leaves(opt_state, is_leaf=is_binary)))
 
@@ -274,6 +321,11 @@ def _collect(opt_state: optax.OptState, attribute: str) -> chex.ArrayTree:
             f"`opt_state` holds no binary optimizer's `{attribute}`: got a state of "
             f"type {type(opt_state).__name__}."
         )
+    return _join(trees)
+
+
+def _join(trees: list[chex.ArrayTree]) -> chex.ArrayTree:
+    """Returns one tree of several, each masked where another is not."""
     masked = optax.MaskedNode
 
     def first_unmasked(*nodes: Any) -> Any:

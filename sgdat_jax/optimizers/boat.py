@@ -99,4 +99,4 @@ def boat(
         )
         return state._replace(latent=latent, nu=nu, signed_count=signed_count)
 
-    return binary.transformation(init, step)
+    return binary.flip_rule(init, step)

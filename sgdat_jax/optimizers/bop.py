@@ -76,7 +76,7 @@ def bop(
         signed_count = _flipped(state, mu, threshold)
         return state._replace(mu=mu, signed_count=signed_count)
 
-    return binary.transformation(_init, step)
+    return binary.flip_rule(_init, step)
 
 
 def bop2nd_order(
@@ -160,7 +160,7 @@ def bop2nd_order(
         signed_count = _flipped(state, score, threshold)
         return state._replace(mu=mu, nu=nu, signed_count=signed_count)
 
-    return binary.transformation(
+    return binary.flip_rule(
         lambda params: _init(params)._replace(nu=binary.init_latents(params, None)),
         step,
     )

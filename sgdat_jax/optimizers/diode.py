@@ -108,4 +108,4 @@ def diode(
         )
         return state._replace(mu=mu, drift=drift, signed_count=signed_count)
 
-    return binary.transformation(init, step)
+    return binary.flip_rule(init, step)

@@ -27,14 +27,18 @@ def partition_binary(
     ``nnx.split`` or ``nnx.state``, on pure nested dictionaries, and on the variables of
     a Linen model, whose binary weights form the collection ``"binary_params"``.
 
-    A binary weight that nobody flips never trains, and nothing else would tell: so it
-    is an error if the model has no binary weights, if one of them is missing from the
-    parameters, if ``binary`` is not a binary optimizer, and if ``real`` is one.
+    A binary weight without an optimizer never trains, and nothing else would tell. So
+    it is an error if the model has no binary weights, if one of them is missing from
+    the parameters, if ``binary`` is not a binary optimizer, and if ``real`` is one.
+
+    A binary optimizer is one whose state, or a state in it, says which weights it
+    trains: a ``NamedTuple`` with ``signed_count``, as `flip_rule` makes it, or with
+    ``binary_params``, a tree shaped like those weights, if it counts no flips.
 
     Args:
       model: an ``nnx.Module``, its ``nnx.State``, or a Linen model's variables.
       binary: trains the binary weights; `sgdat` or another optimizer of this library,
-        alone or within Optax's wrappers.
+        or one of your own, alone or within Optax's wrappers.
       real: trains the real-valued parameters, for example ``optax.adam(1e-3)``.
 
     Returns:
@@ -91,18 +95,18 @@ def partition_binary(
     def init_fn(params: Any) -> Any:
         state = inner.init(params)
         states = state.inner_states
-        if not binary_rules.holds_signed_counts(states["binary"]):
+        trained = binary_rules.trained_weights(states["binary"])
+        if trained is None:
             raise ValueError(
                 "`binary` must be a binary optimizer such as sgdat(), got one that "
                 f"flips no weight: its state is {_describe(states['binary'])}."
             )
-        if binary_rules.holds_signed_counts(states["real"]):
+        if binary_rules.trained_weights(states["real"]) is not None:
             raise ValueError(
                 "`real` must not be a binary optimizer: it would turn the real-valued "
                 "parameters into -1 and +1."
             )
-        counts = binary_rules.flip_counts(state)
-        left_out = paths - {path for path, _ in _leaves_with_path(counts)}
+        left_out = paths - {path for path, _ in _leaves_with_path(trained)}
         if left_out and _leaves_with_path(params):
             raise ValueError(
                 "`binary` must flip every binary weight, got one that leaves out "

@@ -112,7 +112,7 @@ def prob_bop(
         signed_count = jax.tree.map(flip, state.signed_count, mu, draws)
         return state._replace(mu=mu, signed_count=signed_count)
 
-    return binary.transformation(init, step)
+    return binary.flip_rule(init, step)
 
 
 def _draws(

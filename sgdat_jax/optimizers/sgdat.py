@@ -194,7 +194,7 @@ def sgdat(
             momentum=buffer,
         )
 
-    return binary.transformation(init, step)
+    return binary.flip_rule(init, step)
 
 
 def _restarted(

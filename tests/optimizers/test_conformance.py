@@ -24,6 +24,7 @@ from cases import (
     readings,
     start,
 )
+from sgdat_jax import testing
 
 # XLA may contract a clipping factor into the sum that follows it: one rounding less in
 # each of few steps.
@@ -40,8 +41,14 @@ def test_every_public_optimizer_is_in_the_table():
         if inspect.isfunction(value)
         and inspect.signature(value).return_annotation is made
     }
-    # It makes one optimizer of two that are given.
-    assert {case.public for case in CASES} == public - {sj.partition_binary}
+    of_others = {sj.partition_binary, sj.flip_rule, sj.restart_every}
+    assert {case.public for case in CASES} == public - of_others
+
+
+@every_case
+@pytest.mark.parametrize("check", testing.OPTIMIZER_CHECKS, ids=lambda c: c.__name__)
+def test_what_users_can_check(case, check):
+    check(case.make())
 
 
 @every_case
@@ -51,14 +58,6 @@ def test_the_table_is_not_trivial(case):
     assert max(n.max() for n in jax.tree.leaves(sj.flip_counts(state))) > 1
     for name, value in case.scalars.items():
         assert value != case.kwargs[name]
-
-
-@every_case
-def test_unknown_extra_args_are_accepted(case):
-    tx, params, grads = case.make(), start(), gradients(0)
-    state = tx.init(params)
-    extra = jax.jit(lambda g, s, p: tx.update(g, s, p, value=1.0, unknown=None))
-    assert_equal(extra(grads, state, params), plain(case).update(grads, state, params))
 
 
 @every_case
