@@ -124,6 +124,8 @@ def are_faster(x: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
       >>> bits.are_faster((1, 8192), (8192, 1024))  # packing the kernel takes longer
       False
     """
+    if not all(isinstance(size, int) for size in x):
+        return False  # exported for any batch
     words = math.prod(kernel[:-2]) * -(-kernel[-2] // _WORD)
     return math.prod(x[:-1]) >= _FEWEST_ROWS and words >= _FEWEST_WORDS
 

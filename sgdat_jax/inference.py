@@ -11,7 +11,7 @@ Nothing here learns, and nothing but the core's dependencies is needed.
 import functools
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -66,9 +66,59 @@ class Threshold(nnx.Module):
         return direction * x - jnp.expand_dims(self.threshold[...], axes)
 
 
-def load(
-    file: str | pathlib.Path, dtype: str = "bits"
-) -> Callable[[ArrayLike], jax.Array]:
+class Function:
+    """A compiled function of inputs, which holds the variables of its network.
+
+    It takes part in JAX's transformations and in `jax.export.export` as a function of
+    `jax.jit` does. Called by itself it is compiled with options of its own, which JAX
+    takes at the top level alone; within another program that program's hold.
+    Nested lists become arrays.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[jax.Array], jax.Array], jax.Array],
+        leaves: list[jax.Array],
+        options: Mapping[str, str],
+        list_dtype: jax.typing.DTypeLike | None = None,
+    ):
+        leaves = jax.device_put(leaves)
+        alone = jax.jit(run, compiler_options=dict(options))
+        self._alone = functools.partial(alone, leaves)
+        self._within = jax.jit(functools.partial(run, leaves))
+        self._list_dtype = list_dtype
+
+    def __call__(self, inputs: ArrayLike) -> jax.Array:
+        """Computes the outputs; compiles for each new batch size."""
+        if isinstance(inputs, jax.core.Tracer):
+            return self._within(inputs)
+        if not hasattr(inputs, "dtype"):
+            inputs = _as_array(inputs, self._list_dtype)
+        return self._alone(inputs)
+
+    def trace(self, inputs: Any) -> jax.stages.Traced:
+        """Traces for inputs, or for their shape, which may be symbolic."""
+        return self._within.trace(inputs)
+
+    def lower(self, inputs: Any) -> jax.stages.Lowered:
+        """Lowers for inputs or for their shape."""
+        return self._within.lower(inputs)
+
+    def eval_shape(self, inputs: Any) -> Any:
+        """Returns the shape and dtype of the outputs."""
+        return self._within.eval_shape(inputs)
+
+
+def _as_array(inputs: Any, dtype: jax.typing.DTypeLike | None) -> np.ndarray:
+    try:
+        return np.asarray(inputs, dtype)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`inputs` must be an array or nested lists: {error}"
+        ) from None
+
+
+def load(file: str | pathlib.Path, dtype: str = "bits") -> Function:
     """Returns the trained network of a file of weights as a compiled function.
 
     The function maps uint8 images ``(batch, height, width, channels)``, which it
@@ -110,13 +160,14 @@ def load(
             )
         return model(augment.normalize(images, about.mean, about.std))
 
-    return to_function(fold(model, dtype), classify)
+    return to_function(fold(model, dtype), classify, np.uint8)
 
 
 def to_function(
     model: nnx.Module,
     apply: Callable[[Any, jax.Array], jax.Array] = lambda model, inputs: model(inputs),
-) -> Callable[[ArrayLike], jax.Array]:
+    list_dtype: jax.typing.DTypeLike | None = None,
+) -> Function:
     """Returns a network as a compiled function of its inputs alone.
 
     The network's variables stay on the device, and later changes of them go unnoticed.
@@ -126,6 +177,7 @@ def to_function(
     Args:
       model: any network; `fold` of a trained one.
       apply: what to do with the network and the inputs.
+      list_dtype: what inputs become that are nested lists; None: NumPy's choice.
 
     Example:
       >>> from flax import nnx
@@ -140,15 +192,13 @@ def to_function(
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
 
-    # With these, convolutions of int8 are slow on CPUs.
-    has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
-    options = {} if has_int8 else cpu.compiler_options()
-
-    @functools.partial(jax.jit, compiler_options=options)
     def run(leaves: list[jax.Array], inputs: jax.Array) -> jax.Array:
         return apply(nnx.merge(graph, jax.tree.unflatten(tree, leaves)), inputs)
 
-    return functools.partial(run, jax.device_put(leaves))
+    # With these, convolutions of int8 are slow on CPUs.
+    has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
+    options = {} if has_int8 else cpu.compiler_options()
+    return Function(run, leaves, options, list_dtype)
 
 
 def fold(model: nnx.Module, dtype: str = "bits") -> Any:

@@ -73,5 +73,7 @@ def multiply_packed(
         signs = bits.unpack(kernel, x.shape[-1], -2, "bfloat16")
         return plain(x.astype("bfloat16"), signs)
 
+    if 0 in x.shape:  # nothing to count
+        return unpacked(x, kernel)
     by_bits = functools.partial(bits.product, plain, geometry, dtype)
     return lax.platform_dependent(x, kernel, cpu=by_bits, default=unpacked)

@@ -345,7 +345,7 @@ _pool_squares.defvjp(_pool_squares_fwd, _pool_squares_bwd)
 
 def flatten(x: jax.Array) -> jax.Array:
     """Returns examples ``(batch, ...)`` as vectors ``(batch, features)``."""
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _patterns(full_precision: str | Sequence[str]) -> tuple[str, ...]:
