@@ -12,7 +12,7 @@ Nothing here knows of layers, models or training.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import chex
 import jax
@@ -27,16 +27,27 @@ def value_at(value: Any, count: chex.Numeric) -> Any:
     return value(count) if callable(value) else value
 
 
+Start = Literal["zero", "params"]
+
+
 def init_latents(
-    params: optax.Params, dtype: jax.typing.DTypeLike | None = None
+    params: optax.Params,
+    dtype: jax.typing.DTypeLike | None = None,
+    start: Start = "zero",
 ) -> optax.Updates:
-    """Returns zero latent weights: float32 or wider unless a dtype is given."""
-    return jax.tree.map(
-        lambda p: jnp.zeros_like(
-            p, dtype or jnp.promote_types(jnp.result_type(p), jnp.float32)
-        ),
-        params,
-    )
+    """Returns the first latent weights: zero, or the parameters' own values.
+
+    They are float32, or the parameters' dtype where that is wider, unless a dtype is
+    given.
+    """
+
+    def init(param: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(jnp.result_type(param), jnp.float32)
+        zero = jnp.zeros_like(param, dtype or wide)
+        # A sum, so that the state does not share the parameters' memory.
+        return zero + param.astype(zero.dtype) if start == "params" else zero
+
+    return jax.tree.map(init, params)
 
 
 def init_signed_counts(

@@ -26,6 +26,8 @@ class BoatState(NamedTuple):
 def boat(
     eta: optax.ScalarOrSchedule = 0.1,
     weight_decay: optax.ScalarOrSchedule = 1e-3,
+    *,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     r"""BOAT: flips a weight when its gradients agree more than chance would have it.
 
@@ -43,6 +45,7 @@ def boat(
         the step. The authors use 0.1, and 0.13 for TinyImageNet.
       weight_decay: share of the latent weight that each step forgets
         (:math:`\lambda`), in [0, 1]; likewise.
+      start: as in `sgdat`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``. Its
@@ -70,11 +73,12 @@ def boat(
     """
     checks.check_number("eta", eta, schedule=True)
     checks.check_number("weight_decay", weight_decay, at_most=1.0, schedule=True)
+    checks.check_choice("start", start, ("zero", "params"))
 
     def init(params: optax.Params) -> BoatState:
         return BoatState(
             count=jnp.zeros([], jnp.int32),
-            latent=binary.init_latents(params, None),
+            latent=binary.init_latents(params, start=start),
             nu=binary.init_latents(params, None),
             signed_count=binary.init_signed_counts(params, None),
         )

@@ -38,7 +38,8 @@ def latent(
     clip: float | None = 1.0,
     threshold: optax.ScalarOrSchedule = 0.0,
     adaptive_threshold: optax.ScalarOrSchedule | None = None,
-    start: Literal["zero", "params"] = "zero",
+    start: binary.Start = "zero",
+    at_zero: Literal["keep", "positive"] = "keep",
     latent_dtype: jax.typing.DTypeLike | None = None,
     count_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,7 +57,8 @@ def latent(
 
     where :math:`c` is ``clip``, :math:`\tau_0` is ``threshold``, :math:`\tau` is
     ``adaptive_threshold`` and :math:`n` counts the weight's flips. With both at their
-    defaults the weight is the sign of its latent weight, +1 at 0. ``latent`` of
+    defaults the weight is the sign of its latent weight; at 0 it stays as it is, so a
+    weight without a gradient never moves. ``latent`` of
     ``optax.sgd`` without clipping and with an adaptive threshold is `sgdat`.
 
     The update is exactly 0 or -2w, as that of `sgdat`, and nothing that scales updates
@@ -72,7 +74,10 @@ def latent(
       adaptive_threshold: the growth of that with each flip of the weight, likewise.
         None means none.
       start: ``"zero"``, where the first gradient decides each weight, or ``"params"``
-        for the initial weights, whose magnitudes then matter.
+        for the initial weights, whose magnitudes then matter: use it to go on from
+        real-valued weights.
+      at_zero: ``"keep"``, or ``"positive"`` where a latent weight of exactly 0 makes
+        its weight +1 while the threshold is 0, as in the code of Shan et al.
       latent_dtype: dtype of the latent weights. None means float32, or the parameters'
         own where that is wider.
       count_dtype: signed integer dtype of the flip counter, as in `sgdat`.
@@ -114,6 +119,7 @@ def latent(
         "adaptive_threshold", adaptive_threshold, optional=True, schedule=True
     )
     checks.check_choice("start", start, ("zero", "params"))
+    checks.check_choice("at_zero", at_zero, ("keep", "positive"))
     checks.check_latent_dtype(latent_dtype)
     checks.check_count_dtype(count_dtype)
 
@@ -126,9 +132,7 @@ def latent(
 
     def init_fn(params: optax.Params) -> LatentState:
         checks.check_real_floating(params)
-        latents = binary.init_latents(params, latent_dtype)
-        if start == "params":
-            latents = jax.tree.map(lambda m, p: m + p.astype(m.dtype), latents, params)
+        latents = binary.init_latents(params, latent_dtype, start)
         tau, growth = at(0)
         return LatentState(
             count=jnp.zeros([], jnp.int32),
@@ -158,12 +162,13 @@ def latent(
         if clip is not None:
             latents = jax.tree.map(lambda m: _clip(m, clip), latents)
         tau, growth = at(state.count)
+        decisive = latents
+        if at_zero == "positive" and growth is None:
+            decisive = jax.tree.map(lambda m: _never_zero(m, tau), latents)
         signed_count = jax.tree.map(
             binary.flip_beyond,
             state.signed_count,
-            jax.tree.map(
-                lambda m: _never_zero(m, tau) if growth is None else m, latents
-            ),
+            decisive,
             _thresholds(state.signed_count, tau, growth),
         )
         return jax.tree.map(binary.exact_update, signed_count, params), LatentState(
@@ -183,6 +188,7 @@ def sgdt(
     threshold: optax.ScalarOrSchedule = 1e-8,
     *,
     momentum: float | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """SGD on latent weights with one fixed threshold for all: SGDAT's ablation.
 
@@ -195,6 +201,7 @@ def sgdt(
         schedule of the step.
       threshold: what a latent weight must exceed to flip its weight; likewise.
       momentum: decay of the momentum in [0, 1); None means none.
+      start: as in `latent`.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``.
@@ -219,7 +226,8 @@ def sgdt(
     """
     checks.check_number("learning_rate", learning_rate, schedule=True)
     checks.check_number("momentum", momentum, below=1.0, optional=True)
-    return latent(optax.sgd(learning_rate, momentum), threshold=threshold)
+    inner = optax.sgd(learning_rate, momentum)
+    return latent(inner, threshold=threshold, start=start)
 
 
 def _thresholds(

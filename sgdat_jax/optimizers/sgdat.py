@@ -44,6 +44,7 @@ def sgdat(
     nesterov: bool = False,
     weight_decay: chex.Numeric | None = None,
     reset_flips_every: int | None = None,
+    start: binary.Start = "zero",
     latent_dtype: jax.typing.DTypeLike | None = None,
     count_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -94,6 +95,10 @@ def sgdat(
       reset_flips_every: number of steps after which flip counts and momentum start
         again at zero, while latent weights go on. The authors' training script does so
         at every epoch. None means never.
+      start: latent weights start at ``"zero"``, where the first gradient decides each
+        weight, or at ``"params"``, the initial weights: use it to go on from
+        real-valued weights, whose magnitudes should be of the order of the learning
+        rate times a sum of gradients.
       latent_dtype: dtype of latent weights and momentum. None means float32, or the
         parameters' own where that is wider. A narrower one loses small gradients.
       count_dtype: signed integer dtype of the flip counter. None means int16, which
@@ -134,6 +139,7 @@ def sgdat(
     checks.check_number("dampening", dampening, below=1.0)
     checks.check_number("weight_decay", weight_decay, optional=True)
     checks.check_steps("reset_flips_every", reset_flips_every, optional=True)
+    checks.check_choice("start", start, ("zero", "params"))
     checks.check_latent_dtype(latent_dtype)
     checks.check_count_dtype(count_dtype)
     has_momentum = isinstance(momentum, jax.Array) or bool(momentum)
@@ -144,7 +150,7 @@ def sgdat(
 
     def init(params: optax.Params) -> SgdatState:
         count = jnp.zeros([], jnp.int32)
-        latent = binary.init_latents(params, latent_dtype)
+        latent = binary.init_latents(params, latent_dtype, start)
         return SgdatState(
             count=count,
             latent=latent,

@@ -11,13 +11,15 @@ from sgdat_jax import models, names, optimizers, signs
 from sgdat_jax.optimizers import checks, restart
 
 
+# At zero latents as published: the rows of the paper are held to recorded steps.
 def _latent_sgd(
     learning_rate: optax.ScalarOrSchedule = 1e-4,
     *,
     momentum: float | None = None,
     restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    return optimizers.latent(_sgd(learning_rate, momentum, restart_every))
+    inner = _sgd(learning_rate, momentum, restart_every)
+    return optimizers.latent(inner, at_zero="positive")
 
 
 def _sgdt(
@@ -28,19 +30,21 @@ def _sgdt(
     restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, threshold=threshold)
+    return optimizers.latent(inner, threshold=threshold, at_zero="positive")
 
 
 def _latent_adam(
     learning_rate: optax.ScalarOrSchedule = 1e-3, *, restart_every: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    return optimizers.latent(_adam(learning_rate, restart_every))
+    inner = _adam(learning_rate, restart_every)
+    return optimizers.latent(inner, at_zero="positive")
 
 
 def _latent_lion(
     learning_rate: optax.ScalarOrSchedule = 1e-4, *, restart_every: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    return optimizers.latent(_lion(learning_rate, restart_every))
+    inner = _lion(learning_rate, restart_every)
+    return optimizers.latent(inner, at_zero="positive")
 
 
 # Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.

@@ -106,9 +106,9 @@ def test_equals_the_published_code_to_the_bit(golden, case, mode, layout):
 # inner optimizer is Optax's, whose sums are rounded once where PyTorch rounds twice.
 OTHERS = {
     "sgdt": (sj.sgdt(1e-4, 1e-6), sj.latent_weights),
-    "latent_sgd": (sj.latent(optax.sgd(1e-4)), sj.latent_weights),
-    "latent_sgdm": (sj.latent(optax.sgd(1e-4, 0.9)), None),
-    "latent_adam": (sj.latent(optax.adam(1e-3)), None),
+    "latent_sgd": (sj.latent(optax.sgd(1e-4), at_zero="positive"), sj.latent_weights),
+    "latent_sgdm": (sj.latent(optax.sgd(1e-4, 0.9), at_zero="positive"), None),
+    "latent_adam": (sj.latent(optax.adam(1e-3), at_zero="positive"), None),
     "bop": (sj.bop(), lambda state: state.mu),
     "bop2nd_order": (sj.bop2nd_order(), lambda state: state.mu),
     "boat": (sj.boat(), sj.latent_weights),

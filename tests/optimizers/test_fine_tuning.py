@@ -1,0 +1,60 @@
+"""Going on from real-valued weights, and weights that are frozen."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import sgdat_jax as sj
+from cases import CASES, plain, start
+
+# Weight decay of SGDAT pulls on every weight, whatever its gradient.
+FROZEN = [case for case in CASES if case.name != "sgdat nesterov decay"]
+# With a gradient that moves latent weights by about 0.1 in a hundred steps.
+STARTING = {
+    "sgdat": (sj.sgdat(1e-3, start="params"), 1.0),
+    "sgdt": (sj.sgdt(1e-3, start="params"), 1.0),
+    "boat": (sj.boat(weight_decay=0.0, start="params"), 1e-3),
+    "latent": (sj.latent(optax.adam(1e-3), start="params"), 1.0),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN, ids=lambda case: case.name)
+def test_weights_without_a_gradient_stay(case):
+    params, state = start(), case.make().init(start())
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for _ in range(3):
+        params, state = plain(case).step(params, state, zero)
+    chex.assert_trees_all_equal(params, start())
+    assert not any(n.any() for n in jax.tree.leaves(sj.flip_counts(state)))
+
+
+def test_a_latent_weight_of_zero_can_count_as_positive():
+    tx = sj.latent(optax.sgd(1e-3), at_zero="positive")
+    params = jnp.array([-1.0, 1.0, -1.0])
+    updates, _ = tx.update(jnp.array([0.0, 0.0, 1.0]), tx.init(params), params)
+    chex.assert_trees_all_equal(updates, jnp.array([2.0, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="`at_zero` must be one of"):
+        sj.latent(optax.sgd(1e-3), at_zero="negative")
+
+
+@pytest.mark.parametrize("name", STARTING)
+def test_real_valued_weights_keep_their_signs_until_their_gradients_speak(name):
+    tx, size = STARTING[name]
+    params = jnp.array([-0.7, -0.02, 0.02, 0.7])
+    signs, gradients = jnp.sign(params), size * jnp.sign(params)
+    state, update = tx.init(params), jax.jit(tx.update)
+    chex.assert_trees_all_equal(sj.latent_weights(state), params)
+    for step in range(100):
+        updates, state = update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        if step == 1:
+            chex.assert_trees_all_equal(params, signs)
+    chex.assert_trees_all_equal(params, jnp.array([-1.0, 1.0, -1.0, 1.0]))
+
+
+@pytest.mark.parametrize("make", [sj.sgdat, sj.sgdt, sj.boat])
+def test_other_starts_are_refused(make):
+    with pytest.raises(ValueError, match=r"`start` must be one of .*, got 'one'"):
+        make(start="one")
