@@ -54,6 +54,22 @@ def test_real_valued_weights_keep_their_signs_until_their_gradients_speak(name):
     chex.assert_trees_all_equal(params, jnp.array([-1.0, 1.0, -1.0, 1.0]))
 
 
+def test_latent_weights_stay_within_their_bound():
+    params = jnp.array([1.0, -1.0, 1.0])
+    tx = sj.latent(optax.sgd(1.0), clip=0.5)
+    _, state = tx.update(jnp.array([10.0, -10.0, 0.25]), tx.init(params), params)
+    chex.assert_trees_all_equal(sj.latent_weights(state), jnp.array([-0.5, 0.5, -0.25]))
+
+
+def test_the_threshold_of_boat_has_this_steps_gradient():
+    # After one step |m| is |g| and the threshold sqrt(eta) |g|: 1 holds, 0.9 does not.
+    params, gradients = jnp.ones(2), jnp.array([0.5, 2.0])
+    for eta, expected in ((1.0, 0.0), (0.9, -2.0)):
+        tx = sj.boat(eta=eta, weight_decay=0.0)
+        updates, _ = tx.update(gradients, tx.init(params), params)
+        chex.assert_trees_all_equal(updates, jnp.full(2, expected))
+
+
 @pytest.mark.parametrize("make", [sj.sgdat, sj.sgdt, sj.boat])
 def test_other_starts_are_refused(make):
     with pytest.raises(ValueError, match=r"`start` must be one of .*, got 'one'"):

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+import small_runs  # noqa: F401, whose TinyNet it registers
 from sgdat_jax import cli, report
 from sgdat_jax.training import config, loop, setup, sweep
 
@@ -62,6 +63,24 @@ def finished(tmp_path_factory):
     assert (prepared.total, len(prepared.todo)) == (4, 3)
     assert [len(lines) for lines in sweep.train_all(prepared)] == [1, 1, 1]
     return folder
+
+
+def test_each_seed_has_its_own_order_of_images(tmp_path):
+    settings = {"model": "TinyNet", "epochs": 1, "batch_size": 128}
+    swept = config.SweepConfig(
+        **settings, threshold=(0.0, 1e-6), seed=1, seeds=1, run_dir=str(tmp_path / "s")
+    )
+    list(sweep.train_all(sweep.set_up(swept)))
+    run = setup.set_up(
+        config.TrainConfig(
+            **settings, threshold=1e-6, seed=1, run_dir=str(tmp_path / "run")
+        )
+    )
+    _, result = loop.train(run, loop.Watcher())
+    line = sweep.read(tmp_path / "s")[1]
+    # Loose: hyperparameters that are traced are rounded otherwise.
+    assert line["flips_per_weight"] == pytest.approx(result["flips_per_weight"], 1e-4)
+    assert line["test_accuracy"] == pytest.approx(result["test_accuracy"], abs=0.01)
 
 
 @pytest.mark.parametrize(
