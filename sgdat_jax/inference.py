@@ -30,12 +30,17 @@ def _sign_as(x: jax.Array, dtype: str) -> jax.Array:
     return jnp.where(x >= 0, 1, -1).astype(dtype)
 
 
+@signs.gives_signs
+def _float32_sign(x: jax.Array) -> jax.Array:
+    return signs.sign(x).astype(jnp.float32)
+
+
 # Made once: a partial equals none but itself, and neither would compiled programs.
 _INPUT_QUANTIZERS: dict[str, layers.Quantizer] = {
-    "float32": signs.sign,
+    "float32": _float32_sign,
     "bfloat16": functools.partial(_sign_as, dtype="bfloat16"),
     "int8": functools.partial(_sign_as, dtype="int8"),
-    "bits": signs.sign,
+    "bits": _float32_sign,
 }
 
 

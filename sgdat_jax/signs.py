@@ -471,7 +471,7 @@ def ste_ternary(
     """
     x = _as_float(x)
     if threshold is None:
-        threshold = 0.7 * jax.lax.stop_gradient(jnp.mean(jnp.abs(_widen(x))))
+        threshold = 0.7 * jnp.mean(jnp.abs(_widen(x)))
     threshold = _check("threshold", threshold, 0, closed=True)
     return _estimate(_ternary, _window, x, _check_clip(clip_value), threshold)
 

@@ -154,3 +154,26 @@ def test_layers_pass_and_what_is_wrong_is_said():
         testing.check_binary_layer(Uncounted(), (3,))
     with pytest.raises(AssertionError, match="no BinaryParam"):
         testing.check_binary_layer(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), (3,))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [sj.sgdat, sj.sgdt, sj.bop, sj.bop2nd_order, sj.boat, sj.prob_bop, sj.diode],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_optimizers_work_under_strict_promotion(make, dtype):
+    params = {"kernel": jnp.array([1.0, -1.0], dtype)}
+    tx = make(steps_per_epoch=3) if make is sj.prob_bop else make()
+    with jax.numpy_dtype_promotion("strict"):
+        state = jax.eval_shape(tx.init, params)
+        jax.eval_shape(tx.update, params, state, params)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_networks_work_under_strict_promotion(dtype):
+    with jax.numpy_dtype_promotion("strict"):
+        shape = jax.eval_shape(
+            lambda x: sj.models.DigitsNet(dtype=dtype, rngs=nnx.Rngs(0))(x),
+            jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32),
+        )
+    assert (shape.shape, shape.dtype) == ((2, 10), jnp.float32)

@@ -76,10 +76,11 @@ def normalize(
       [2. 2.]
     """
     scaled = images.astype(jnp.float32) / 255
-    channels = (1, 1, 1, -1)
-    return (scaled - jnp.asarray(mean).reshape(channels)) / jnp.asarray(std).reshape(
-        channels
-    )
+    return (scaled - _per_channel(mean)) / _per_channel(std)
+
+
+def _per_channel(values: Sequence[float]) -> jax.Array:
+    return jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1)
 
 
 def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:

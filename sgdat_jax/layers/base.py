@@ -149,5 +149,5 @@ class BinaryLayer(nnx.Module):
             alpha = jnp.mean(magnitude, axis=tuple(range(magnitude.ndim - 1)))
             y *= jnp.expand_dims(alpha.astype(y.dtype), range(y.ndim - 1))
         if bias is not None:
-            y += jnp.expand_dims(bias, range(y.ndim - 1))
+            y += jnp.expand_dims(bias.astype(y.dtype), range(y.ndim - 1))
         return y

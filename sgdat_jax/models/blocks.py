@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from sgdat_jax import layers
+from sgdat_jax import dtypes, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Builder:
         self.kernel_quantizer = kernel_quantizer
         self.dtype = dtype
         # Sums and statistics: bfloat16 has no integers between 256 and 258.
-        self.wide = None if dtype is None else jnp.promote_types(dtype, jnp.float32)
+        self.wide = None if dtype is None else dtypes.wide(dtype)
         self.unbiased_variance = unbiased_variance
         self.rngs = rngs
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sgdat_jax import dtypes
 from sgdat_jax.optimizers import checks
 
 
@@ -42,8 +43,7 @@ def init_latents(
     """
 
     def init(param: jax.Array) -> jax.Array:
-        wide = jnp.promote_types(jnp.result_type(param), jnp.float32)
-        zero = jnp.zeros_like(param, dtype or wide)
+        zero = jnp.zeros_like(param, dtype or dtypes.wide(jnp.result_type(param)))
         # A sum, so that the state does not share the parameters' memory.
         return zero + param.astype(zero.dtype) if start == "params" else zero
 

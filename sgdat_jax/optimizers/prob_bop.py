@@ -98,7 +98,7 @@ def prob_bop(
         )
         tau = binary.value_at(threshold, state.count)
         epoch = 1 + state.count // steps_per_epoch
-        middle = 1 - alpha**epoch / 2
+        middle = 1 - jax.lax.pow(jnp.float32(alpha), epoch) / 2
         # The key follows from the count, so that the state has nothing else to keep.
         key = jax.random.fold_in(jax.random.key(seed), state.count)
         draws = optax.tree.random_like(key, mu, sampler=_draws)
