@@ -94,7 +94,8 @@ def prepare(config: PrepareConfig) -> str:
 def info_table(data: dataset.Dataset) -> table.Table:
     """Returns the table of a set: how many images of what kind each part has.
 
-    Mean and deviation are those of pixels in [0, 1], channel by channel.
+    Mean and deviation are those of pixels in [0, 1], channel by channel. Channels that
+    are constant, numbered from 0, are left as they are but for their mean.
     """
     result = table.Table(
         title=f"{data.name}: {data.num_classes} classes",
@@ -102,7 +103,8 @@ def info_table(data: dataset.Dataset) -> table.Table:
         box=box.SIMPLE,
         padding=(0, 1, 0, 0),
     )
-    for header in ("part", "images", "shape", "per class", "mean", "deviation"):
+    headers = ("part", "images", "shape", "per class", "mean", "deviation", "constant")
+    for header in headers:
         result.add_column(header, justify="left" if header == "part" else "right")
     for part in ("train", "test"):
         images = getattr(data, f"{part}_images")
@@ -116,6 +118,7 @@ def info_table(data: dataset.Dataset) -> table.Table:
             "x".join(map(str, images.shape[1:])),
             " to ".join(f"{count:,}" for count in spread),
             *(" ".join(f"{value:.4f}" for value in values) for values in statistics),
+            ", ".join(str(i) for i, std in enumerate(statistics[1]) if not std),
         )
     return result
 
@@ -140,6 +143,7 @@ def contact_sheet(data: dataset.Dataset) -> figure.Figure:
 
     The first image of each class comes first, in the order of classes, then the second
     of each, and so on, until the sheet is full. Few classes have columns of their own.
+    Images of 3 and 4 channels are in colour, others the grey mean of their channels.
     """
     columns = _COLUMNS // data.num_classes * data.num_classes or _COLUMNS
     chosen = _take_turns(data.train_labels, data.num_classes, columns * _ROWS)
@@ -153,10 +157,10 @@ def contact_sheet(data: dataset.Dataset) -> figure.Figure:
         cell.set_axis_off()
     for cell, index in zip(cells, chosen, strict=False):
         image = data.train_images[index]
-        if image.shape[-1] == 1:
-            cell.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255)
-        else:
+        if image.shape[-1] in (3, 4):
             cell.imshow(image)
+        else:
+            cell.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255)
         name = data.class_names[data.train_labels[index]]
         cell.set_title(name[:14], fontsize=6, pad=2, parse_math=False)
     return fig

@@ -183,6 +183,8 @@ def create(
     model.train()
     constants = registry.NORMALIZATIONS[config.normalization]
     mean, std = constants or dataset_lib.channel_statistics(dataset.train_images)
+    # A constant channel, such as most alphas, is 0 once its mean is taken off.
+    std = tuple(deviation or 1.0 for deviation in std)
     task = Task(
         train_graph=nnx.graphdef(model),
         eval_graph=eval_graph,

@@ -70,6 +70,35 @@ def test_contact_sheet_shows_images_with_their_classes():
         np.testing.assert_array_equal(image.get_array(), expected)
 
 
+def _channels(count):
+    """The digits with that many channels, of which the last is constant."""
+    data = sources.digits()
+    return data._replace(
+        **{
+            part: np.concatenate(
+                [np.repeat(images, count - 1, -1), np.full_like(images, 255)], -1
+            )
+            for part in ("train_images", "test_images")
+            for images in [getattr(data, part)]
+        }
+    )
+
+
+def test_info_names_constant_channels():
+    lines = _text(commands.info_table(_channels(4))).splitlines()
+    (train,) = (line.split() for line in lines if "train" in line)
+    assert train[-2:] == ["0.0000", "3"]
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+def test_contact_sheet_of_any_number_of_channels(channels, tmp_path):
+    fig = commands.contact_sheet(_channels(channels))
+    fig.savefig(tmp_path / "sheet.png", dpi=20)
+    (image,) = fig.axes[0].get_images()
+    in_colour = image.get_array().ndim == 3
+    assert in_colour == (channels in (3, 4))
+
+
 @pytest.mark.parametrize("num_classes", [1, 200])
 def test_contact_sheet_of_few_and_of_many_classes(num_classes, tmp_path):
     small_sets.arrays(tmp_path, num_classes)

@@ -137,3 +137,10 @@ def test_margins_need_a_binary_optimizers_state():
     assert str(caught.value) == (
         "`opt_state` holds no binary optimizer's `latent`: got a state of type tuple."
     )
+
+
+def test_the_last_bin_has_16384_flips_and_more():
+    counts = jnp.array([8191, 8192, 16383, 16384, 32766], jnp.int16)
+    shares = sj.flip_histogram(counts).total
+    assert shares.shape == (16,)
+    chex.assert_trees_all_close(shares[-3:], jnp.array([0.2, 0.4, 0.4]))

@@ -180,3 +180,18 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     with np.load(run.folder / run_folder.BEST) as archive:
         about = json.loads(archive["about"].tobytes())
     assert about["reached"]["epoch"] == first
+
+
+def test_a_constant_channel_spoils_nothing(tmp_path):
+    data = small_runs.digits()
+    opaque = {
+        part: np.concatenate([images, np.full_like(images, 255)], -1)
+        for part in ("train_images", "test_images")
+        for images in [getattr(data, part)]
+    }
+    settings = config.TrainConfig(model="TinyNet", epochs=1, batch_size=479)
+    plan = setup.plan(settings, data._replace(**opaque))
+    assert plan.task.std[1] == 1.0
+    _, result = loop.train(setup.begin(plan, 0, tmp_path / "run"), loop.Watcher())
+    assert result["skipped_steps"] == 0
+    assert result["test_accuracy"] > 0.3
