@@ -10,7 +10,6 @@ binary weights in the same process; the answer is the median of the paired ratio
 
 import argparse
 import functools
-import json
 import math
 import pathlib
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from flax import nnx
 
 import sgdat_jax as sj
 from benchmarks import timing
+from sgdat_jax import files
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "optimizer_step"
 RIVAL = "optax.adam"
@@ -280,7 +280,8 @@ def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     ratios.set_title(f"{first[0]['tree']}, {first[0]['dtype']}")
     for axes in others:
         _plot_growth(axes, sized)
-    fig.savefig(path, dpi=120)
+    with files.whole(path, "wb") as data:
+        fig.savefig(data, format="png", dpi=120)
 
 
 def _plot_growth(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
@@ -335,7 +336,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / (options.name or jax.default_backend())
     result = timing.circumstances() | {"rows": rows}
-    path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    files.write_json(path.with_suffix(".json"), result, indent=1)
 
     import rich
 

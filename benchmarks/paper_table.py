@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sgdat_jax import names
+from sgdat_jax import files, names
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import interruption, loop, methods, recipes, run_folder, setup
@@ -202,7 +202,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
             plan = setup.plan(settings, data[experiment.dataset])
             plans[experiment.recipe] = plan
         record = _record(experiment, plans[experiment.recipe], options, clock)
-        run_folder.write_json(file, record)
+        files.write_json(file, record)
 
 
 def _record(
@@ -268,7 +268,7 @@ def _write_tables(folder: pathlib.Path) -> None:
     """Writes the table of all runs of a folder."""
     records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
     text = tables(records)
-    (folder / "README.md").write_text(text)
+    files.write_text(folder / "README.md", text)
     print(text)
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks import timing, train_step
-from sgdat_jax import cpu, optimizers
+from sgdat_jax import cpu, files, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.training import config, loop, parallel, setup
 from sgdat_jax.training import step as step_lib
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows": rows,
     }
     timing.write(options.out / "scaling.json", result)
-    (options.out / "scaling.md").write_text(f"# Many devices\n\n{text}")
+    files.write_text(options.out / "scaling.md", f"# Many devices\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 
 from benchmarks import timing
+from sgdat_jax import files
 from sgdat_jax.training import checkpoint, run_folder
 
 RESULT = pathlib.Path(__file__).parent / "results" / "soak.json"
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "most_file_handles": int(samples[:, 1].max()),
         "most_threads": int(samples[:, 2].max()),
     }
-    run_folder.write_json(options.out, result)
+    files.write_json(options.out, result)
     print(_text(result))
 
 

@@ -7,7 +7,6 @@ more than the ratio of their medians. Nothing here knows of optimizers or networ
 
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -20,6 +19,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from sgdat_jax import files
 
 _PACKAGES = ("sgdat-jax", "jax", "jaxlib", "optax", "flax", "numpy")
 _MEMINFO = pathlib.Path("/proc/meminfo")
@@ -136,7 +137,7 @@ def circumstances() -> dict[str, Any]:
 def write(file: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes a result as JSON, with what it needs beside it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(circumstances() | result, indent=2) + "\n")
+    files.write_json(file, circumstances() | result)
 
 
 def show(rows: Sequence[Mapping[str, str]], names: Collection[str]) -> None:

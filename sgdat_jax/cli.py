@@ -16,7 +16,7 @@ import jax
 import tyro
 from rich import console as rich_console
 
-from sgdat_jax import report
+from sgdat_jax import files, report
 from sgdat_jax.data import commands as data_commands
 from sgdat_jax.data import sources
 from sgdat_jax.training import compare as compare_lib
@@ -251,7 +251,7 @@ def _print_path(text: str, path: pathlib.Path, terminal: rich_console.Console) -
 def _read_groups(config: ReportConfig) -> tuple[list[report.Group], pathlib.Path]:
     groups = report.group_runs(_read_runs(config.run_dirs))
     out = pathlib.Path(config.out)
-    run_folder.make([out], "out")
+    files.make([out], "out")
     return groups, out
 
 

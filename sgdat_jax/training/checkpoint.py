@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from sgdat_jax.training import hosts, run_folder
+from sgdat_jax import files
+from sgdat_jax.training import hosts
 from sgdat_jax.training import state as state_lib
 
 _STATE = "state"
@@ -125,8 +126,8 @@ class Saver:
         self._checkpointer.wait_until_finished()
         if not hosts.is_writer():
             return
-        run_folder.write_json(path / _PROGRESS, progress, indent=None)
-        run_folder.write_json(path / _DIGESTS, _digests(path))
+        files.write_json(path / _PROGRESS, progress, indent=None)
+        files.write_json(path / _DIGESTS, _digests(path))
         for step in steps(self._folder)[: -self._keep]:
             shutil.rmtree(self._folder / str(step))
 
@@ -201,7 +202,7 @@ def _restore(path: pathlib.Path, like: state_lib.TrainState) -> Checkpoint:
         raise ValueError(
             f"{path} is not a checkpoint of this run: {_first_words(error)}"
         ) from None
-    return Checkpoint(state, run_folder.read_json(path, _PROGRESS))
+    return Checkpoint(state, files.read_json(path / _PROGRESS))
 
 
 def _is_whole(path: pathlib.Path) -> bool:

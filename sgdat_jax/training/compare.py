@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from sgdat_jax import files
 from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import interruption, loop, run_folder, setup
@@ -52,7 +53,7 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
             f"binary, got {config.full_precision}."
         )
     folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]
-    run_folder.make([config.folder, *folders])
+    files.make([config.folder, *folders])
     return Comparison(
         config,
         dataset,

@@ -1,20 +1,18 @@
 """The folder of a run: its config, a line of metrics per epoch, its result.
 
-
 The times of the epochs are in a file of their own, so that the metrics of two runs with
 the same bits are equal files.
 """
 
 import contextlib
 import dataclasses
-import errno
-import json
 import os
 import pathlib
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from sgdat_jax import files
 from sgdat_jax.training import config as config_lib
 
 if TYPE_CHECKING:
@@ -31,8 +29,12 @@ LAST = "last.npz"  # weights of the last epoch
 PLOTS = "plots"
 TENSORBOARD = "tensorboard"
 LOCK = "lock"
-_PARTIAL = ".partial"  # of a file that is being written
 FORMAT = 1  # of the folder and all that is in it; 0 had neither this number nor TIMES
+# A killed run of a former version leaves these.
+_OLD_PARTIALS = frozenset(
+    pathlib.Path(name).with_suffix(files.PARTIAL).name
+    for name in (CONFIG, METRICS, TIMES, RESULT, DIVERGED, BEST, LAST, "sweep.json")
+)
 # What may change when a run goes on: where things are and how often it is saved, what
 # leaves no trace in it, and the devices, which change the order of sums alone.
 _FREE = {
@@ -64,15 +66,15 @@ def create(
     if path.is_dir() and not is_empty(path):
         held = "a run" if (path / name).exists() else "other files"
         raise ValueError(f"run_dir must be new or empty, {path} holds {held}.")
-    made = make([path])
+    made = files.make([path])
     try:
         held_lock = lock(path)
         write_config(path, config, name)
     except OSError as error:
         with contextlib.suppress(OSError):
             (path / LOCK).unlink()
-        _remove(made)
-        raise _not_writable(path, "run_dir", error) from None
+        files.remove_empty(made)
+        raise files.not_writable(path, "run_dir", error) from None
     return held_lock
 
 
@@ -87,94 +89,63 @@ def check_path(path: pathlib.Path) -> None:
         )
 
 
-def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:
-    """Makes folders, and those above them, unless they are there.
-
-    Args:
-      paths: of the folders.
-      option: what gave the paths, for the message of an error.
-
-    Returns:
-      What was not there before, outermost first.
-
-    Raises:
-      ValueError: if one of them cannot be made or written; nothing is left on disk
-        then.
-    """
-    made: list[pathlib.Path] = []
-    for path in paths:
-        try:
-            for folder in (*reversed(path.parents), path):
-                if not folder.is_dir():
-                    folder.mkdir(exist_ok=True)  # another process may be faster
-                    made.append(folder)
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            _remove(made)
-            raise _not_writable(path, option, error) from None
-    return made
-
-
-def _remove(folders: Sequence[pathlib.Path]) -> None:
-    for folder in reversed(folders):
-        with contextlib.suppress(OSError):  # another process has filled it
-            folder.rmdir()
-
-
-def _not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError:
-    return ValueError(
-        f"{option} must be a folder that can be written, got {path}: {error.strerror}."
-    )
-
-
 def is_empty(path: pathlib.Path) -> bool:
     """Returns whether a folder is not there yet, or holds nothing."""
     # A run that was killed at its very beginning leaves these.
     return not path.exists() or (
         path.is_dir()
-        and all(file.name == LOCK or file.suffix == _PARTIAL for file in path.iterdir())
+        and all(
+            (file.name == LOCK or file.suffix == files.PARTIAL)
+            and files.is_regular(file)
+            for file in path.iterdir()
+        )
     )
 
 
 def lock(path: pathlib.Path) -> "filelock.BaseFileLock":
     """Takes the lock of a folder, which the system frees when the process ends.
 
+    Files that a killed process was writing there are removed.
+
     Raises:
-      ValueError: if another process holds it.
+      ValueError: if another process holds it, or as in `check_links`.
       OSError: if the folder cannot be written.
     """
     import filelock  # not needed by who only reads a file of weights
 
+    check_links(path)
     held = filelock.FileLock(path / LOCK, blocking=False)
     try:
         held.acquire()
     except filelock.Timeout:
         raise ValueError(f"{path} is in use by another process.") from None
+    files.remove_partials(path, _OLD_PARTIALS)
     return held
+
+
+def check_links(path: pathlib.Path) -> None:
+    """Raises ValueError if what a run writes into is a symbolic link."""
+    for name in (LOCK, CHECKPOINTS, PLOTS, TENSORBOARD):
+        if (path / name).is_symlink():
+            raise ValueError(
+                f"{path / name} must not be a symbolic link: nothing is written or "
+                "removed through links."
+            )
 
 
 def write_config(
     path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
 ) -> None:
     """Writes the config of a run, with the format of its folder."""
-    write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
+    files.write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
 
 
 def append_epoch(
     path: pathlib.Path, metrics: Mapping[str, Any], times: Mapping[str, Any]
 ) -> None:
     """Adds the lines of one epoch."""
-    append_line(path / TIMES, times)
-    append_line(path / METRICS, metrics)
-
-
-def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
-    """Adds a line to a file of JSON lines."""
-    with _naming(file), file.open("a") as lines:
-        lines.write(json.dumps(values) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
+    files.append_line(path / TIMES, times)
+    files.append_line(path / METRICS, metrics)
 
 
 def write_epochs(
@@ -183,9 +154,8 @@ def write_epochs(
     times: Sequence[Mapping[str, Any]],
 ) -> None:
     """Writes the lines of all epochs anew."""
-    for name, lines in ((TIMES, times), (METRICS, metrics)):
-        with whole(path / name) as data:
-            data.writelines(json.dumps(line) + "\n" for line in lines)
+    files.write_lines(path / TIMES, times)
+    files.write_lines(path / METRICS, metrics)
 
 
 def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
@@ -197,12 +167,12 @@ def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
     """Writes the result of a finished run."""
-    write_json(path / RESULT, result)
+    files.write_json(path / RESULT, result)
 
 
 def write_diverged(path: pathlib.Path, epoch: int, step: int) -> None:
     """Writes in which epoch, from 1, and after which step a run ended as diverged."""
-    write_json(path / DIVERGED, {"epoch": epoch, "step": step})
+    files.write_json(path / DIVERGED, {"epoch": epoch, "step": step})
 
 
 def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
@@ -270,12 +240,12 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: if there are none or a line is damaged.
     """
     file = path / METRICS
-    lines = read_lines(file)
+    lines = files.read_lines(file)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
     if not (path / TIMES).exists():
         return lines  # of format 0
-    times = {line.get("epoch"): line for line in read_lines(path / TIMES)}
+    times = {line.get("epoch"): line for line in files.read_lines(path / TIMES)}
     return [line | times.get(line.get("epoch"), {}) for line in lines]
 
 
@@ -314,15 +284,6 @@ def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:
     return statistics.median(seconds[1:] or seconds)
 
 
-def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines.
-
-    Raises:
-      ValueError: if it cannot be read or a line is damaged.
-    """
-    return [_parse_json(file, line) for line in _read_text(file).splitlines()]
-
-
 def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     """Reads a file of a run folder.
 
@@ -333,56 +294,4 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
     if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
         kind = {RESULT: "finished run", DIVERGED: "run that diverged"}.get(name, "run")
         raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
-    return _parse_json(file, _read_text(file))
-
-
-def write_json(
-    file: pathlib.Path, values: Mapping[str, Any], indent: int | None = 2
-) -> None:
-    """Writes a file of JSON, or none if that fails."""
-    with whole(file) as data:
-        data.write(json.dumps(values, indent=indent) + "\n")
-
-
-@contextlib.contextmanager
-def whole(file: pathlib.Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a file to write it whole: if the block fails, what was there stays."""
-    partial = file.with_suffix(_PARTIAL)
-    try:
-        with _naming(file):
-            with partial.open(mode) as data:
-                yield data
-                data.flush()
-                os.fsync(data.fileno())
-            partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _naming(file: pathlib.Path) -> Iterator[None]:
-    """Names a file where it cannot be written, which the system does not always."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        message = f"{file} cannot be written: {error.strerror}."
-        raise OSError(error.errno, message) from None
-
-
-def _read_text(file: pathlib.Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from None
-
-
-def _parse_json(file: pathlib.Path, text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file} must hold a JSON object, got {text[:40]}.")
-    return values
+    return files.read_json(file)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgdat_jax import cpu
+from sgdat_jax import cpu, files
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import loop, run_folder, setup
 from sgdat_jax.training import state as state_lib
@@ -118,7 +118,7 @@ def _train_chunks(
             for trial, values in zip(chunk, measured, strict=False)
         ]
         for line in lines:
-            run_folder.append_line(config.folder / TRIALS, line)
+            files.append_line(config.folder / TRIALS, line)
         yield lines
 
 
@@ -130,7 +130,7 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     """
     if not (folder / TRIALS).exists():
         return []
-    return run_folder.read_lines(folder / TRIALS)
+    return files.read_lines(folder / TRIALS)
 
 
 def _check_same(config: config_lib.SweepConfig) -> None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sgdat_jax import optimizers
+from sgdat_jax import files, optimizers
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import run_folder
 
@@ -77,7 +77,7 @@ def write(
         **details,
     }
     arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    with run_folder.whole(file, "wb") as data:
+    with files.whole(file, "wb") as data:
         np.savez(data, **arrays)
 
 

@@ -1,0 +1,268 @@
+"""Files that are written whole or not at all, JSON, and JSON lines.
+
+All that writes, moves or removes files does it here, by three rules. A new file is
+created under a name of its own and then renamed into place. Symbolic links are never
+followed: a link in the place of a new file is replaced, one in the place of a folder or
+of a file to append to is refused. What the caller does not name stays.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+PARTIAL = ".partial"  # suffix of a file that is being written
+_PARTIAL_NAME = re.compile(r".+\.[0-9a-f]{8}\.partial", re.DOTALL)
+# Windows has neither; there, creating links takes rights of its own.
+_NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)  # at a named pipe
+
+
+@contextlib.contextmanager
+def whole(
+    file: pathlib.Path, mode: str = "w", newline: str | None = None
+) -> Iterator[IO[Any]]:
+    """Opens a file to write it whole: if the block fails, what was there stays.
+
+    Args:
+      file: path; a regular file or a symbolic link that is there is replaced.
+      mode: ``"w"`` for UTF-8 text or ``"wb"`` for bytes.
+      newline: as in `open`.
+
+    Raises:
+      OSError: if the file cannot be written; the message names it.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    # By chance, so that nobody has put anything there.
+    partial = file.with_name(f"{file.name}.{secrets.token_hex(4)}{PARTIAL}")
+    with _naming(file):
+        data = partial.open(mode.replace("w", "x"), encoding=encoding, newline=newline)
+        try:
+            with data:
+                yield data
+                data.flush()
+                os.fsync(data.fileno())
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes a file of text, or none if that fails."""
+    with whole(file) as data:
+        data.write(text)
+
+
+def write_json(
+    file: pathlib.Path, values: Mapping[str, Any], indent: int | None = 2
+) -> None:
+    """Writes a file of JSON, or none if that fails."""
+    write_text(file, json.dumps(values, indent=indent) + "\n")
+
+
+def write_lines(file: pathlib.Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of JSON lines, or none if that fails."""
+    with whole(file) as data:
+        data.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Adds a line to a file of JSON lines.
+
+    Raises:
+      OSError: if that fails, or if the file is a link or not a regular file.
+    """
+    with _naming(file):
+        check_no_link(file)
+        with open(file, "a", encoding="utf-8", opener=_open_no_link) as lines:
+            _check_regular(lines)
+            lines.write(json.dumps(values) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """Reads a file of JSON.
+
+    Raises:
+      ValueError: if it is not there, cannot be read or holds no JSON object.
+    """
+    return _parse(file, _read_text(file))
+
+
+def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads a file of JSON lines.
+
+    Raises:
+      ValueError: if it cannot be read or a line is damaged.
+    """
+    return [_parse(file, line) for line in _read_text(file).splitlines()]
+
+
+def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:
+    """Makes folders, and those above them, unless they are there.
+
+    Args:
+      paths: of the folders.
+      option: what gave the paths, for the message of an error.
+
+    Returns:
+      What was not there before, outermost first.
+
+    Raises:
+      ValueError: if one of them cannot be made or written; nothing is left on disk
+        then.
+    """
+    made: list[pathlib.Path] = []
+    for path in paths:
+        try:
+            for folder in (*reversed(path.parents), path):
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)  # another process may be faster
+                    made.append(folder)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            remove_empty(made)
+            raise not_writable(path, option, error) from None
+    return made
+
+
+def make_inner(folder: pathlib.Path) -> None:
+    """Makes a folder within one of ours, unless it is there.
+
+    Raises:
+      OSError: if that fails, or if a link or a file is in its place.
+    """
+    with _naming(folder):
+        check_no_link(folder)
+        folder.mkdir(exist_ok=True)
+
+
+def remove_empty(folders: Sequence[pathlib.Path]) -> None:
+    """Removes those of some folders that are empty, the last first."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):  # another process has filled it
+            folder.rmdir()
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, a link or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_partials(folder: pathlib.Path, old: Collection[str] = ()) -> None:
+    """Removes what a killed process has left of files that it was writing.
+
+    Call it while no other process writes to the folder.
+
+    Args:
+      folder: need not be there.
+      old: names of partial files of former versions.
+    """
+    for path in entries(folder):
+        is_ours = _PARTIAL_NAME.fullmatch(path.name) or path.name in old
+        if is_ours and is_regular(path):
+            path.unlink(missing_ok=True)
+
+
+def set_aside(path: pathlib.Path, why: str) -> pathlib.Path:
+    """Renames a file or folder to ``NAME.WHY``, or to one with a number that is free.
+
+    Returns:
+      The new path.
+
+    Raises:
+      OSError: if that fails; the message names it.
+    """
+    place, number = path.with_name(f"{path.name}.{why}"), 1
+    while os.path.lexists(place):
+        number += 1
+        place = path.with_name(f"{path.name}.{why}-{number}")
+    with _naming(path):
+        path.rename(place)
+    return place
+
+
+def entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what is in a folder, sorted by name; nothing if it is not there.
+
+    Raises:
+      OSError: if the folder cannot be read or is none.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def is_regular(path: pathlib.Path) -> bool:
+    """Returns whether a path is a regular file, and no link to one."""
+    return not path.is_symlink() and os.path.isfile(path)
+
+
+def check_no_link(path: pathlib.Path) -> None:
+    """Raises OSError if a path is a symbolic link, even a dangling one."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a symbolic link")
+
+
+def not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError:
+    """Returns the error of an option whose folder cannot be written."""
+    return ValueError(
+        f"{option} must be a folder that can be written, got {path}: {error.strerror}."
+    )
+
+
+@contextlib.contextmanager
+def _naming(file: pathlib.Path) -> Iterator[None]:
+    """Names a file where it cannot be written, which the system does not always."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        message = f"{file} cannot be written: {error.strerror}."
+        raise OSError(error.errno, message) from None
+
+
+def _open_no_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | _NO_WAIT, 0o666)
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return _open_no_wait(path, flags | _NO_LINK)
+
+
+def _check_regular(data: IO[Any]) -> None:
+    if not stat.S_ISREG(os.fstat(data.fileno()).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def _read_text(file: pathlib.Path) -> str:
+    try:
+        with open(file, encoding="utf-8", opener=_open_no_wait) as data:
+            _check_regular(data)
+            return data.read()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}.") from None
+
+
+def _parse(file: pathlib.Path, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read: {error}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {text[:40]}.")
+    return values
