@@ -3,14 +3,17 @@
 A folder has one checkpoint per saved step: ``STEP/state``, written by Orbax,
 ``STEP/progress.json`` and, written last, ``STEP/sha256.json`` with the digests of all
 its files. Without the latter a checkpoint is not whole yet, and does not count.
+
+Other files may lie there as well: they are neither counted nor removed.
 """
 
 import concurrent.futures
 import contextlib
 import hashlib
 import json
+import os
 import pathlib
-import shutil
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -27,7 +30,17 @@ _PROGRESS = "progress.json"
 # Orbax overlooks some damage and reports the rest from threads of its own, so damage is
 # found by these before Orbax reads.
 _DIGESTS = "sha256.json"
+_DAMAGED = "damaged"  # ends the names of damaged checkpoints
+_OLD_PARTIALS = ("progress.partial", "sha256.partial")  # of former versions
 _OLD_STATE = "default"  # in the checkpoints of version 0.1
+_STEP = re.compile(r"0|[1-9][0-9]*")
+# What Orbax calls a state that it has not finished, and what is in one.
+_UNFINISHED = f"{_STATE}.orbax-checkpoint-tmp"
+_ORBAX = re.compile(
+    r"_\w+|array_metadatas|commit_success\.txt|d|manifest\.ocdbt|"
+    r"(ocdbt\.)?process_[0-9]+.*",
+    re.ASCII,
+)
 
 
 class Checkpoint(NamedTuple):
@@ -45,7 +58,7 @@ class Saver:
 
     Args:
       folder: of the checkpoints; made if it is not there. What is left in it of saving
-        that was cut short is removed.
+        that was cut short is removed, and nothing else.
       keep: how many checkpoints to keep, at least 1.
     """
 
@@ -58,12 +71,15 @@ class Saver:
         self._saved: int | None = None  # step of the newest checkpoint
 
     def __enter__(self) -> "Saver":
-        """Cleans the folder up."""
-        found = steps(self._folder)
+        """Cleans the folder up.
+
+        Raises:
+          OSError: if the folder is a symbolic link or cannot be written.
+        """
         if hosts.is_writer():
-            for path in self._folder.glob("*"):
-                if path.name not in map(str, found):
-                    shutil.rmtree(path)
+            files.make_inner(self._folder)
+            _clean_up(self._folder)
+        found = steps(self._folder)
         self._saved = hosts.as_writer(found[-1] if found else -1)
         return self
 
@@ -99,7 +115,9 @@ class Saver:
         self._saved, path = step, self._folder / str(step)
         # Orbax may read the arrays after it returns: on a CPU without a copy.
         with self._naming_failures():
-            self._checkpointer.save(path / _STATE, _copy(checkpoint.state), force=True)
+            if hosts.is_writer():
+                _check_free(path)
+            self._checkpointer.save(path / _STATE, _copy(checkpoint.state))
         self._saving = self._thread.submit(self._finish, path, checkpoint.progress)
 
     def wait(self) -> None:
@@ -129,7 +147,10 @@ class Saver:
         files.write_json(path / _PROGRESS, progress, indent=None)
         files.write_json(path / _DIGESTS, _digests(path))
         for step in steps(self._folder)[: -self._keep]:
-            shutil.rmtree(self._folder / str(step))
+            try:
+                _remove(self._folder / str(step))
+            except ValueError:
+                files.set_aside(self._folder / str(step), _DAMAGED)
 
 
 _copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
@@ -137,62 +158,51 @@ _copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 
 def steps(folder: pathlib.Path) -> list[int]:
     """Returns the steps of all whole checkpoints in a folder, the newest last."""
-    paths = [path for path in folder.glob("*") if path.name.isdecimal()]
-    return sorted(int(path.name) for path in paths if _is_whole(path))
+    return sorted(int(path.name) for path in _step_folders(folder) if _is_whole(path))
 
 
-def restore(folder: pathlib.Path, like: state_lib.TrainState) -> Checkpoint:
-    """Restores the newest checkpoint.
+def newest_whole(folder: pathlib.Path) -> tuple[int, dict[int, str]]:
+    """Looks for the newest checkpoint that is not damaged, and changes nothing.
 
-    Args:
-      folder: that of a `Saver`.
-      like: a state of the same run, for structure, shapes, dtypes and placement.
-
-    Raises:
-      ValueError: if there is no checkpoint, or it is damaged or does not fit ``like``.
-    """
-    found = steps(folder)
-    if not found:
-        if any((path / _OLD_STATE).exists() for path in folder.glob("*")):
-            raise ValueError(
-                f"{folder} is of version 0.1 of sgdat-jax, whose checkpoints this "
-                "version does not read."
-            )
-        raise ValueError(f"{folder} holds no checkpoint.")
-    return _restore(folder / str(found[-1]), like)
-
-
-def restore_newest_whole(
-    folder: pathlib.Path, like: state_lib.TrainState
-) -> tuple[Checkpoint | None, list[str]]:
-    """Restores the newest checkpoint that is not damaged, and removes newer ones.
-
-    Args:
-      folder: that of a `Saver`.
-      like: as in `restore`.
+    Of several processes all call this together.
 
     Returns:
-      The checkpoint, None if there is none, and a message for each damaged one.
+      Its step, -1 if there is none, and what is wrong with each newer one, by step;
+      processes that do not write are not told the latter.
 
     Raises:
-      ValueError: if an undamaged checkpoint does not fit ``like``.
+      OSError: if a file that is there cannot be read: that is no damage.
     """
-    messages, newest = [], -1
+    newest, damage = -1, {}
     if hosts.is_writer():
         for step in reversed(steps(folder)):
             try:
                 _check(folder / str(step))
             except ValueError as error:
-                messages.append(str(error))
-                shutil.rmtree(folder / str(step))
+                damage[step] = str(error)
             else:
                 newest = step
                 break
-    newest = hosts.as_writer(newest)
-    return (None if newest < 0 else _restore(folder / str(newest), like)), messages
+    return hosts.as_writer(newest), damage
 
 
-def _restore(path: pathlib.Path, like: state_lib.TrainState) -> Checkpoint:
+def restore(
+    folder: pathlib.Path, like: state_lib.TrainState, step: int | None = None
+) -> Checkpoint:
+    """Restores a checkpoint.
+
+    Args:
+      folder: that of a `Saver`.
+      like: a state of the same run, for structure, shapes, dtypes and placement.
+      step: of the checkpoint; None: the newest.
+
+    Raises:
+      ValueError: if there is no checkpoint, or it is damaged or does not fit ``like``.
+      OSError: if a file that is there cannot be read.
+    """
+    if step is None:
+        step = _newest(folder)
+    path = folder / str(step)
     _check(path)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
@@ -205,8 +215,110 @@ def _restore(path: pathlib.Path, like: state_lib.TrainState) -> Checkpoint:
     return Checkpoint(state, files.read_json(path / _PROGRESS))
 
 
+def restore_newest_whole(
+    folder: pathlib.Path, like: state_lib.TrainState
+) -> tuple[Checkpoint | None, list[str]]:
+    """Restores the newest checkpoint that is not damaged, and sets newer ones aside.
+
+    Args:
+      folder: that of a `Saver`.
+      like: as in `restore`.
+
+    Returns:
+      The checkpoint, None if there is none, and a message for each damaged one.
+
+    Raises:
+      ValueError: if an undamaged checkpoint does not fit ``like``.
+      OSError: if a file that is there cannot be read, or a damaged checkpoint cannot be
+        renamed.
+    """
+    step, damage = newest_whole(folder)
+    found = None if step < 0 else restore(folder, like, step)
+    messages = [
+        f"{message} It is now {files.set_aside(folder / str(number), _DAMAGED).name}."
+        for number, message in damage.items()
+    ]
+    return found, messages
+
+
+def _newest(folder: pathlib.Path) -> int:
+    found = steps(folder)
+    if found:
+        return found[-1]
+    if any((path / _OLD_STATE).exists() for path in _step_folders(folder)):
+        raise ValueError(
+            f"{folder} is of version 0.1 of sgdat-jax, whose checkpoints this "
+            "version does not read."
+        )
+    raise ValueError(f"{folder} holds no checkpoint.")
+
+
+def _step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    return [
+        path
+        for path in files.entries(folder)
+        if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
+
+
 def _is_whole(path: pathlib.Path) -> bool:
-    return (path / _DIGESTS).exists()
+    return (path / _DIGESTS).is_file()
+
+
+def _check_free(path: pathlib.Path) -> None:
+    """Raises OSError if something else is in the place of a new checkpoint."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    in_place = path / _STATE if is_folder else path
+    if os.path.lexists(in_place):
+        raise OSError(f"{in_place} is not of this run; move it away.")
+
+
+def _clean_up(folder: pathlib.Path) -> None:
+    """Removes what a killed process has left of checkpoints that are not whole."""
+    for path in _step_folders(folder):
+        if _is_whole(path):
+            continue
+        before = files.entries(path)
+        files.remove_partials(path, _OLD_PARTIALS)
+        for part in files.entries(path):
+            if _is_left_over(part):
+                files.remove(part)
+        if before:
+            files.remove_empty([path])
+
+
+def _is_left_over(part: pathlib.Path) -> bool:
+    """Returns whether the part of a checkpoint, not whole, was written by a saver."""
+    if part.is_symlink() or not part.is_dir():
+        return part.name == _PROGRESS and files.is_regular(part)
+    if part.name.startswith(_UNFINISHED):
+        return True
+    if part.name != _STATE:
+        return False
+    strange = (
+        entry.is_symlink() or entry.name.startswith(".") for entry in part.rglob("*")
+    )
+    known = (_ORBAX.fullmatch(entry.name) for entry in files.entries(part))
+    return all(known) and not any(strange)
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes the files of a whole checkpoint, and its folder if nothing else is there.
+
+    The digests go first: without them the rest does not count.
+    """
+    known = {path / name for name in _expected(path)}
+    known.add(path / _DIGESTS)
+    folders = {parent for file in known for parent in file.parents}
+    (path / _DIGESTS).unlink()
+    for entry in sorted(path.rglob("*"), reverse=True):  # a folder after what is in it
+        if entry.is_symlink():
+            continue
+        if entry in folders:
+            files.remove_empty([entry])
+        elif entry in known:
+            entry.unlink()
+    files.remove_empty([path])
 
 
 def _first_words(error: Exception) -> str:
@@ -214,10 +326,11 @@ def _first_words(error: Exception) -> str:
 
 
 def _digests(path: pathlib.Path) -> dict[str, str]:
+    """Returns the digests of the files that a saver has just written."""
+    state = (file for file in sorted((path / _STATE).rglob("*")) if file.is_file())
     return {
         file.relative_to(path).as_posix(): _digest(file)
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and file != path / _DIGESTS
+        for file in (path / _PROGRESS, *state)
     }
 
 
@@ -226,22 +339,29 @@ def _digest(file: pathlib.Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def _check(path: pathlib.Path) -> None:
-    """Raises ValueError if a file of a checkpoint is not as the saver left it."""
+def _expected(path: pathlib.Path) -> dict[str, str]:
+    """Returns the digests that a saver left in a checkpoint.
+
+    Raises:
+      ValueError: if they are damaged.
+    """
     try:
         expected = json.loads((path / _DIGESTS).read_text())
-        found = _digests(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path} is a damaged checkpoint: {_DIGESTS} cannot be read: {error}."
-        ) from None
-    if expected == found:
-        return
-    if not isinstance(expected, dict):
-        raise ValueError(
-            f"{path} is a damaged checkpoint: {_DIGESTS} holds no digests."
-        )
-    names = sorted({*expected, *found})
-    name = next(name for name in names if expected.get(name) != found.get(name))
-    kind = "is missing" if name not in found else "has changed"
-    raise ValueError(f"{path} is a damaged checkpoint: {name} {kind}.")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"{_DIGESTS} cannot be read: {error}") from None
+    if not isinstance(expected, dict) or _PROGRESS not in expected:
+        raise _damaged(path, f"{_DIGESTS} holds no digests")
+    return expected
+
+
+def _check(path: pathlib.Path) -> None:
+    """Raises ValueError if a file of a checkpoint is not as the saver left it."""
+    for name, digest in sorted(_expected(path).items()):
+        if not (path / name).is_file():
+            raise _damaged(path, f"{name} is missing")
+        if _digest(path / name) != digest:
+            raise _damaged(path, f"{name} has changed")
+
+
+def _damaged(path: pathlib.Path, why: str) -> ValueError:
+    return ValueError(f"{path} is a damaged checkpoint: {why}.")

@@ -1,3 +1,6 @@
+import errno
+import io
+import os
 import shutil
 
 import jax
@@ -111,13 +114,19 @@ def test_the_one_before_a_damaged_checkpoint_is_used(tmp_path):
     found, (message,) = checkpoint.restore_newest_whole(tmp_path, _state(0))
     shared_runs.assert_bit_equal(found.state, _state(1, seed=1))
     assert "2 is a damaged checkpoint: progress.json has changed" in message
-    _save(tmp_path, _state(2, seed=2))  # the damaged one is gone
+    assert message.endswith("has changed. It is now 2.damaged.")
+    aside = (tmp_path / "2.damaged" / "progress.json").read_bytes()
+    assert b"\x00" in aside
+    _save(tmp_path, _state(2, seed=2))  # the damaged one is out of the way
     assert checkpoint.restore_newest_whole(tmp_path, _state(0))[1] == []
     for step in (1, 2):
         _truncate(tmp_path / str(step) / "state" / "_METADATA")
     found, messages = checkpoint.restore_newest_whole(tmp_path, _state(0))
     assert found is None
     assert len(messages) == 2
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["1.damaged", "2.damaged", "2.damaged-2"]
+    assert (tmp_path / "2.damaged" / "progress.json").read_bytes() == aside
 
 
 def test_what_was_cut_short_is_removed(tmp_path):
@@ -148,3 +157,150 @@ def test_format_of_an_earlier_version(tmp_path):
     (tmp_path / "44" / "default").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"is of version 0\.1 of sgdat-jax"):
         checkpoint.restore(tmp_path, _state(0))
+
+
+def _contents(folder):
+    """All that is in a folder: bytes of files, targets of links, None for folders."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        else:
+            found[name] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+def _put_strangers(folder, outside):
+    """Puts what is not the program's beside its checkpoints and into whole ones."""
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a").write_text("mine")
+    for name in ("44 good copy", "best", "007", "\N{SUPERSCRIPT TWO}", "5.orig"):
+        shutil.copytree(folder / "1", folder / name)
+    (folder / "6").mkdir()  # empty, or without a state
+    (folder / "7").mkdir()
+    (folder / "7" / "thesis.txt").write_text("mine")
+    (folder / "8" / "state").mkdir(parents=True)
+    (folder / "8" / "state" / "thesis.txt").write_text("mine")
+    (folder / "9").symlink_to(outside)
+    (folder / "10").symlink_to("nowhere")
+    (folder / "11").mkdir()
+    (folder / "11" / "state").symlink_to(outside)
+    (folder / "12").write_text("mine")
+    (folder / ".DS_Store").write_bytes(b"\0mine")
+    for place in ("1", "1/state", "1/state/d"):
+        (folder / place / ".DS_Store").write_bytes(b"\0mine")
+    (folder / "1" / "copy").mkdir()
+    (folder / "1" / "empty").mkdir()
+    (folder / "1" / "copy" / "link").symlink_to(outside)
+
+
+def test_strange_files_are_ignored_and_stay(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "checkpoints"
+    outside.mkdir()
+    for name in ("sha256.json", "progress.json", "thesis.txt"):
+        (outside / name).write_text("mine")
+    _save(folder, _state(1))
+    ours = set(_contents(folder))
+    _put_strangers(folder, outside)
+    strangers = {k: v for k, v in _contents(tmp_path).items() if k[12:] not in ours}
+    assert len(strangers) > 40
+    assert checkpoint.steps(folder) == [1]
+    shared_runs.assert_bit_equal(checkpoint.restore(folder, _state(0)).state, _state(1))
+    assert checkpoint.restore_newest_whole(folder, _state(0))[1] == []
+    (folder / "2" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    _save(folder, _state(3), _state(4), keep=1)
+    after = _contents(tmp_path)
+    assert strangers.items() <= after.items()
+    assert checkpoint.steps(folder) == [4]
+    assert not (folder / "2").exists()
+    left = {name for name in after if name.startswith("checkpoints/1/")}
+    assert left == {k for k in strangers if k.startswith("checkpoints/1/")} | {
+        "checkpoints/1/state",
+        "checkpoints/1/state/d",
+    }
+
+
+@pytest.mark.parametrize("step", [8, 9, 10, 11, 12])
+def test_nothing_is_saved_over_strange_files(tmp_path, step):
+    outside, folder = tmp_path / "outside", tmp_path / "checkpoints"
+    outside.mkdir()
+    _save(folder, _state(1))
+    _put_strangers(folder, outside)
+    before = _contents(tmp_path)
+    with pytest.raises(OSError, match=rf"/{step}.* is not of this run") as error:
+        _save(folder, _state(step))
+    assert "\n" not in str(error.value)
+    assert _contents(tmp_path) == before
+
+
+def test_a_link_in_place_of_the_folder_is_refused(tmp_path):
+    _save(tmp_path / "outside", _state(1))
+    (tmp_path / "outside" / "2").mkdir()
+    (tmp_path / "outside" / "thesis.txt").write_text("mine")
+    before = _contents(tmp_path / "outside")
+    (tmp_path / "checkpoints").symlink_to("outside")
+    with pytest.raises(OSError, match="checkpoints cannot be written: it is a symb"):
+        _save(tmp_path / "checkpoints", _state(3))
+    assert _contents(tmp_path / "outside") == before
+
+
+def test_digests_that_lead_elsewhere_remove_nothing(tmp_path):
+    _save(tmp_path / "checkpoints", _state(1))
+    (tmp_path / "thesis.txt").write_text("mine")
+    file = tmp_path / "checkpoints" / "1" / "sha256.json"
+    names = (
+        "../../thesis.txt",
+        str(tmp_path / "thesis.txt"),
+        "state/../../../thesis.txt",
+    )
+    text = file.read_text()[:-2] + "".join(f', "{name}": ""' for name in names) + "}"
+    file.write_text(text)
+    _save(tmp_path / "checkpoints", _state(2), keep=1)
+    assert checkpoint.steps(tmp_path / "checkpoints") == [2]
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_damaged_old_checkpoint_does_not_stop_the_saver(tmp_path):
+    _save(tmp_path, _state(1))
+    (tmp_path / "1" / "sha256.json").write_text("{")
+    _save(tmp_path, _state(2), keep=1)
+    assert {path.name for path in tmp_path.iterdir()} == {"1.damaged", "2"}
+
+
+@pytest.mark.parametrize("name", ["sha256.json", "progress.json", "state/_METADATA"])
+def test_a_file_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, name):
+    _save(tmp_path, _state(1), _state(2))
+    before = _contents(tmp_path)
+    unreadable = os.path.join(tmp_path, "2", name)
+    _make_unreadable(monkeypatch, unreadable)
+    for read in (checkpoint.restore, checkpoint.restore_newest_whole):
+        with pytest.raises(PermissionError, match="denied") as caught:
+            read(tmp_path, _state(0))
+        assert unreadable in str(caught.value)
+    monkeypatch.undo()
+    assert _contents(tmp_path) == before
+    assert checkpoint.restore_newest_whole(tmp_path, _state(0))[1] == []
+
+
+def _make_unreadable(monkeypatch, name):
+    """Denies one file, as the system does to anybody but its administrator."""
+    true_open = io.open
+
+    def deny(file, *args, **kwargs):
+        if os.fspath(file) == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+        return true_open(file, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", deny)
+
+
+def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
+    _save(tmp_path, _state(1))
+
+    def deny(folder):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", deny)
+    with pytest.raises(PermissionError, match="denied"):
+        checkpoint.restore_newest_whole(tmp_path, _state(0))
