@@ -102,12 +102,15 @@ def train(run: setup.Run, terminal: rich_console.Console) -> None:
         terminal.print("already finished")
     else:
         run = _train(run, terminal)
-    opt_state = parallel.gather(run.task.layout, run.state.opt_state)
+    opt_state = None
+    if run.steps_done:  # not if the last state of a finished run is damaged or gone
+        opt_state = parallel.gather(run.task.layout, run.state.opt_state)
     if not hosts.is_writer():
         return
     result = run_folder.read_result(run.folder)
-    lines = run_folder.read_metrics(run.folder)
-    report.save_plots(run.folder / run_folder.PLOTS, lines, opt_state)
+    if opt_state is not None:
+        lines = run_folder.read_metrics(run.folder)
+        report.save_plots(run.folder / run_folder.PLOTS, lines, opt_state)
     terminal.print(
         f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
         f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "

@@ -155,7 +155,8 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
 def resume(config: config_lib.TrainConfig) -> Run:
     """Goes on with the run in ``config.run_dir``, or begins one if there is none.
 
-    The result is that of a run without a pause, to the bit, on the same machine.
+    The result is that of a run without a pause, to the bit, on the same machine. A
+    finished run is left alone, unless the config has more epochs.
 
     Raises:
       ValueError: if the folder holds a run with other settings or fewer epochs to go,
@@ -178,7 +179,7 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     """
     if hosts.as_writer(run_folder.is_empty(folder)):
         return begin(plan, seed, folder)
-    _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
+    is_longer = _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
     hosts.meet("before the config is written anew")
     lock = None
     try:
@@ -186,22 +187,12 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
             lock = run_folder.lock(folder)
     except OSError as error:
         raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
+    is_finished = bool(hosts.as_writer((folder / run_folder.RESULT).exists()))
     try:
         run = _run(plan, seed, folder)
-        found, notes = checkpoint.restore_newest_whole(
-            folder / run_folder.CHECKPOINTS, run.state
-        )
-        run = run._replace(notes=tuple(notes))
-        if found is None:
-            run = run._replace(state=plan.init(np.uint32(seed)))
-        else:
-            run = _at(run, found)
-        is_over = len(run.progress.lines) == run.config.epochs
-        if hosts.is_writer() and not is_over:
-            run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
-            run_folder.reopen(folder, run.config)
-        if not (folder / run_folder.RESULT).exists():
-            return run._replace(lock=lock)
+        if not is_finished or is_longer:
+            return _reopen(run, plan.init, is_finished)._replace(lock=lock)
+        run = _as_finished(run)
     except BaseException:
         if lock is not None:
             lock.release()
@@ -211,8 +202,57 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     return run
 
 
-def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> None:
-    """Raises ValueError unless a run in a folder may go on with a config."""
+def _reopen(run: Run, init: state_lib.Init, is_finished: bool) -> Run:
+    """Returns a run where its last whole checkpoint is, or else at its start.
+
+    Raises:
+      ValueError: if it is a finished run without a whole checkpoint.
+    """
+    folder = run.folder / run_folder.CHECKPOINTS
+    if is_finished and checkpoint.newest_whole(folder)[0] < 0:
+        raise ValueError(
+            f"{run.folder} holds a finished run whose states are damaged or gone: it "
+            f"cannot go on to epochs={run.config.epochs}; choose another run_dir."
+        )
+    found, notes = checkpoint.restore_newest_whole(folder, run.state)
+    run = run._replace(notes=tuple(notes))
+    if found is None:
+        run = run._replace(state=init(np.uint32(run.config.seed)))
+    else:
+        run = _at(run, found)
+    if hosts.is_writer() and not _is_over(run):
+        run_folder.write_epochs(run.folder, run.progress.lines, run.progress.times)
+        run_folder.reopen(run.folder, run.config)
+    return run
+
+
+def _as_finished(run: Run) -> Run:
+    """Returns a finished run with its last state, and changes nothing.
+
+    Without a whole checkpoint of its end, the state has shapes alone and there is no
+    progress.
+
+    Raises:
+      ValueError: if the result is damaged.
+    """
+    run_folder.read_result(run.folder)
+    folder = run.folder / run_folder.CHECKPOINTS
+    step, damage = checkpoint.newest_whole(folder)
+    run = run._replace(notes=tuple(damage.values()))
+    last = _at(run, checkpoint.restore(folder, run.state, step)) if step >= 0 else run
+    return last if _is_over(last) else run
+
+
+def _is_over(run: Run) -> bool:
+    return len(run.progress.lines) == run.config.epochs
+
+
+def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> bool:
+    """Raises ValueError unless a run in a folder may go on with a config.
+
+    Returns:
+      Whether the config has more epochs than were recorded.
+    """
     recorded = run_folder.read_config(folder)
     run_folder.check_same(folder, recorded, config, free=("epochs",))
     if config.epochs < recorded.epochs:
@@ -220,6 +260,7 @@ def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> Non
             f"epochs must be at least the {recorded.epochs} of the run in {folder}, "
             f"got {config.epochs}."
         )
+    return config.epochs > recorded.epochs
 
 
 def restore(folder: pathlib.Path) -> Run:

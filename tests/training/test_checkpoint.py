@@ -1,5 +1,4 @@
 import errno
-import io
 import os
 import shutil
 
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import shared_runs
+import strangers
 from sgdat_jax.training import checkpoint, run_folder, state
 
 
@@ -159,18 +159,6 @@ def test_format_of_an_earlier_version(tmp_path):
         checkpoint.restore(tmp_path, _state(0))
 
 
-def _contents(folder):
-    """All that is in a folder: bytes of files, targets of links, None for folders."""
-    found = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = os.readlink(path)
-        else:
-            found[name] = path.read_bytes() if path.is_file() else None
-    return found
-
-
 def _put_strangers(folder, outside):
     """Puts what is not the program's beside its checkpoints and into whole ones."""
     (folder / "notes").mkdir()
@@ -201,21 +189,23 @@ def test_strange_files_are_ignored_and_stay(tmp_path):
     for name in ("sha256.json", "progress.json", "thesis.txt"):
         (outside / name).write_text("mine")
     _save(folder, _state(1))
-    ours = set(_contents(folder))
+    ours = set(strangers.contents(folder))
     _put_strangers(folder, outside)
-    strangers = {k: v for k, v in _contents(tmp_path).items() if k[12:] not in ours}
-    assert len(strangers) > 40
+    strange = {
+        k: v for k, v in strangers.contents(tmp_path).items() if k[12:] not in ours
+    }
+    assert len(strange) > 40
     assert checkpoint.steps(folder) == [1]
     shared_runs.assert_bit_equal(checkpoint.restore(folder, _state(0)).state, _state(1))
     assert checkpoint.restore_newest_whole(folder, _state(0))[1] == []
     (folder / "2" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
     _save(folder, _state(3), _state(4), keep=1)
-    after = _contents(tmp_path)
-    assert strangers.items() <= after.items()
+    after = strangers.contents(tmp_path)
+    assert strange.items() <= after.items()
     assert checkpoint.steps(folder) == [4]
     assert not (folder / "2").exists()
     left = {name for name in after if name.startswith("checkpoints/1/")}
-    assert left == {k for k in strangers if k.startswith("checkpoints/1/")} | {
+    assert left == {k for k in strange if k.startswith("checkpoints/1/")} | {
         "checkpoints/1/state",
         "checkpoints/1/state/d",
     }
@@ -227,22 +217,22 @@ def test_nothing_is_saved_over_strange_files(tmp_path, step):
     outside.mkdir()
     _save(folder, _state(1))
     _put_strangers(folder, outside)
-    before = _contents(tmp_path)
+    before = strangers.contents(tmp_path)
     with pytest.raises(OSError, match=rf"/{step}.* is not of this run") as error:
         _save(folder, _state(step))
     assert "\n" not in str(error.value)
-    assert _contents(tmp_path) == before
+    assert strangers.contents(tmp_path) == before
 
 
 def test_a_link_in_place_of_the_folder_is_refused(tmp_path):
     _save(tmp_path / "outside", _state(1))
     (tmp_path / "outside" / "2").mkdir()
     (tmp_path / "outside" / "thesis.txt").write_text("mine")
-    before = _contents(tmp_path / "outside")
+    before = strangers.contents(tmp_path / "outside")
     (tmp_path / "checkpoints").symlink_to("outside")
     with pytest.raises(OSError, match="checkpoints cannot be written: it is a symb"):
         _save(tmp_path / "checkpoints", _state(3))
-    assert _contents(tmp_path / "outside") == before
+    assert strangers.contents(tmp_path / "outside") == before
 
 
 def test_digests_that_lead_elsewhere_remove_nothing(tmp_path):
@@ -271,28 +261,16 @@ def test_a_damaged_old_checkpoint_does_not_stop_the_saver(tmp_path):
 @pytest.mark.parametrize("name", ["sha256.json", "progress.json", "state/_METADATA"])
 def test_a_file_that_cannot_be_read_is_no_damage(tmp_path, monkeypatch, name):
     _save(tmp_path, _state(1), _state(2))
-    before = _contents(tmp_path)
+    before = strangers.contents(tmp_path)
     unreadable = os.path.join(tmp_path, "2", name)
-    _make_unreadable(monkeypatch, unreadable)
+    strangers.make_unreadable(monkeypatch, unreadable)
     for read in (checkpoint.restore, checkpoint.restore_newest_whole):
         with pytest.raises(PermissionError, match="denied") as caught:
             read(tmp_path, _state(0))
         assert unreadable in str(caught.value)
     monkeypatch.undo()
-    assert _contents(tmp_path) == before
+    assert strangers.contents(tmp_path) == before
     assert checkpoint.restore_newest_whole(tmp_path, _state(0))[1] == []
-
-
-def _make_unreadable(monkeypatch, name):
-    """Denies one file, as the system does to anybody but its administrator."""
-    true_open = io.open
-
-    def deny(file, *args, **kwargs):
-        if os.fspath(file) == name:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
-        return true_open(file, *args, **kwargs)
-
-    monkeypatch.setattr(io, "open", deny)
 
 
 def test_a_folder_that_cannot_be_read_is_not_empty(tmp_path, monkeypatch):
