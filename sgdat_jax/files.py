@@ -61,7 +61,9 @@ def write_text(file: pathlib.Path, text: str) -> None:
 
 
 def write_json(
-    file: pathlib.Path, values: Mapping[str, Any], indent: int | None = 2
+    file: pathlib.Path,
+    values: Mapping[str, Any] | Sequence[Any],
+    indent: int | None = 2,
 ) -> None:
     """Writes a file of JSON, or none if that fails."""
     write_text(file, json.dumps(values, indent=indent) + "\n")

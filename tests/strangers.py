@@ -28,3 +28,29 @@ def make_unreadable(monkeypatch, name):
 
     monkeypatch.setattr(io, "open", deny)
     monkeypatch.setattr("builtins.open", deny)
+
+
+def outside(folder):
+    """Makes a folder of the user's with what links lead to."""
+    folder = folder / "outside"
+    (folder / "44").mkdir(parents=True)
+    for name in ("thesis.txt", "learning.png", "44/sha256.json", "metrics.jsonl"):
+        (folder / name).write_text("mine")
+    return folder
+
+
+def put(folder, outside):
+    """Puts strangers of every kind in a folder and those in it."""
+    for place in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        (place / "44 good copy").mkdir()
+        (place / "44 good copy" / "config.json").write_text("mine")
+        (place / "empty").mkdir()
+        for name in (".DS_Store", "novel.partial", "config.json.orig", "x.damaged"):
+            (place / name).write_bytes(b"\0mine")
+        (place / "to a file").symlink_to(outside / "thesis.txt")
+        (place / "to a folder").symlink_to(outside)
+        (place / "to nothing").symlink_to("nowhere")
+        for name in ("times.partial", "config.partial", "progress.json.partial"):
+            (place / name).symlink_to(outside / "thesis.txt")
+        (place / "metrics.partial").mkdir()
+        os.mkfifo(place / "pipe")

@@ -10,6 +10,7 @@ import tyro
 from matplotlib import figure
 from rich import box, table
 
+from sgdat_jax import files
 from sgdat_jax.data import dataset, prepared, sources
 
 _COLUMNS = 12
@@ -125,15 +126,13 @@ def info_table(data: dataset.Dataset) -> table.Table:
 
 def show(data: dataset.Dataset, path: pathlib.Path) -> str:
     """Writes a contact sheet as a PNG file and returns what it shows."""
-    half = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with half.open("wb") as file:
+        with files.whole(path, "wb") as file:
             contact_sheet(data).savefig(file, format="png", dpi=150)
-        half.replace(path)
     except OSError as error:
-        half.unlink(missing_ok=True)
         raise ValueError(
-            f"out must be a file that can be written, got {path} ({error.strerror})."
+            f"out must be a file that can be written, got {path} "
+            f"({os.strerror(error.errno or 0)})."
         ) from error
     return f"training images of {data.name} in {path}"
 

@@ -1,6 +1,5 @@
 """The table of a comparison: on the terminal, as Markdown, CSV and JSON."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from rich import box
 from rich import table as rich_table
 
-from sgdat_jax.report import comparison_plots, tables
+from sgdat_jax import files
+from sgdat_jax.report import comparison_plots, figures, tables
 from sgdat_jax.report import runs as runs_lib
 from sgdat_jax.training import run_folder
 
@@ -82,13 +82,18 @@ def write_comparison(
 ) -> list[pathlib.Path]:
     """Writes table and plots of a comparison and returns the paths of the files.
 
-    Those of an earlier comparison in the folder are removed; other files stay.
+    Those of an earlier comparison in the folder are replaced, and its other plots are
+    removed; other files stay.
 
     Args:
       folder: where they go; made if it is not there.
       groups: what `group_runs` returns.
+
+    Raises:
+      ValueError: if the folder cannot be made.
+      OSError: if a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make([folder], "folder")
     rows = compare_runs(groups)
     data = {
         "dataset": groups[0].config.dataset,
@@ -98,15 +103,16 @@ def write_comparison(
     }
     text, table, raw = (folder / f"comparison.{kind}" for kind in ("md", "csv", "json"))
     pictures = {name: folder / f"{name}.png" for name in comparison_plots.PLOTS}
-    for path in (text, table, raw, *pictures.values()):
-        path.unlink(missing_ok=True)
-    text.write_text(f"{comparison_markdown(rows)}\n{tables.SELECTION}\n")
-    raw.write_text(json.dumps(data, indent=2) + "\n")
+    plots = comparison_plots.plot_comparison(groups)
+    files.write_text(text, f"{comparison_markdown(rows)}\n{tables.SELECTION}\n")
+    files.write_json(raw, data)
     tables.write_csv(table, rows)
-    figures = comparison_plots.plot_comparison(groups)
-    for name, fig in figures.items():
-        fig.savefig(pictures[name], dpi=150)
-    return [text, table, raw, *(pictures[name] for name in figures)]
+    for name, picture in pictures.items():
+        if name in plots:
+            figures.save(plots[name], picture)
+        elif files.is_regular(picture):
+            files.remove(picture)
+    return [text, table, raw, *(pictures[name] for name in plots)]
 
 
 def _headers() -> list[str]:

@@ -1,10 +1,13 @@
 """What all figures have in common."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import figure, ticker
+
+from sgdat_jax import files
 
 _SIZE = (7.0, 4.2)  # inches, of a figure with one panel
 
@@ -24,6 +27,12 @@ def panels(columns: int, rows: int = 1) -> tuple[figure.Figure, list[Any]]:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return fig, grid
+
+
+def save(fig: figure.Figure, file: pathlib.Path) -> None:
+    """Writes a figure as a PNG file, or none if that fails."""
+    with files.whole(file, "wb") as data:
+        fig.savefig(data, format="png", dpi=150)
 
 
 def label_epochs(axes: Any) -> None:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from matplotlib import figure, ticker
 
-from sgdat_jax import optimizers
+from sgdat_jax import files, optimizers
 from sgdat_jax.report import figures
 
 _GREY = "0.45"
@@ -126,12 +126,15 @@ def save_plots(
       folder: where they go; made if it is not there.
       lines: the lines of the run's metrics file.
       opt_state: its last optimizer state.
+
+    Raises:
+      OSError: if a file cannot be written, or a link is in the place of the folder.
     """
-    folder.mkdir(exist_ok=True)
-    figures = {"learning.png": plot_learning(lines)}
+    files.make_inner(folder)
+    plots = {"learning.png": plot_learning(lines)}
     if "flip_ratio" in lines[0]:
-        figures["flip_ratio.png"] = plot_flip_ratio(lines)
-        figures["flip_counts.png"] = plot_flip_counts(opt_state)
-    for name, fig in figures.items():
-        fig.savefig(folder / name, dpi=150)
-    return [folder / name for name in figures]
+        plots["flip_ratio.png"] = plot_flip_ratio(lines)
+        plots["flip_counts.png"] = plot_flip_counts(opt_state)
+    for name, fig in plots.items():
+        figures.save(fig, folder / name)
+    return [folder / name for name in plots]

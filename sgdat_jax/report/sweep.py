@@ -1,6 +1,5 @@
 """Table and heat map of a sweep."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from matplotlib import figure
 from rich import box
 from rich import table as rich_table
 
+from sgdat_jax import files
 from sgdat_jax.report import figures, tables
 
 _MEASURES = ("test_accuracy", "best_test_accuracy", "flips_per_weight")
@@ -137,6 +137,7 @@ def write_sweep(
 
     Raises:
       ValueError: if there are no trials.
+      OSError: if a file cannot be written.
     """
     rows = rank_settings(trials)
     markdown, table, raw, picture = (
@@ -144,10 +145,11 @@ def write_sweep(
         for name in ("settings.md", "trials.csv", "settings.json", "heat_map.png")
     )
     lines = [_headers(rows), ["---:" for _ in _headers(rows)], *map(_cells, rows)]
-    markdown.write_text(f"{tables.markdown(lines)}\n{tables.SELECTION}\n")
-    raw.write_text(json.dumps(rows, indent=2) + "\n")
+    heat_map = plot_heat_map(rows)
+    files.write_text(markdown, f"{tables.markdown(lines)}\n{tables.SELECTION}\n")
+    files.write_json(raw, rows)
     tables.write_csv(table, [_columns(trial) for trial in trials])
-    plot_heat_map(rows).savefig(picture, dpi=150)
+    figures.save(heat_map, picture)
     return [markdown, table, raw, picture]
 
 

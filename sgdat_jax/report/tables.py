@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sgdat_jax import files
+
 SELECTION = (
     "Top-1 accuracy on the test set, mean ± standard deviation over seeds, without "
     "runs that diverged; best epoch: chosen on the test set, as in the paper."
@@ -59,7 +61,7 @@ def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ``test_accuracy_mean``; a list is one cell, divided by spaces.
     """
     flat = [_flat(row) for row in rows]
-    with path.open("w", newline="") as file:
+    with files.whole(path, newline="") as file:
         writer = csv.DictWriter(file, dict.fromkeys(key for row in flat for key in row))
         writer.writeheader()
         writer.writerows(flat)

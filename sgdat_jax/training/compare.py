@@ -53,13 +53,19 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
             f"binary, got {config.full_precision}."
         )
     folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]
-    files.make([config.folder, *folders])
+    run_folder.check_inner(config.folder, folders)
+    made = files.make([config.folder, *folders])
+    try:
+        lock = run_folder.lock(config.folder)
+    except (ValueError, OSError):
+        files.remove_empty(made)
+        raise
     return Comparison(
         config,
         dataset,
         todo=[of_method for of_method in todo if of_method],
         total=sum(map(len, runs)),
-        lock=run_folder.lock(config.folder),
+        lock=lock,
     )
 
 

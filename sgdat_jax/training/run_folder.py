@@ -9,7 +9,7 @@ import dataclasses
 import os
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sgdat_jax import files
@@ -123,13 +123,37 @@ def lock(path: pathlib.Path) -> "filelock.BaseFileLock":
     return held
 
 
-def check_links(path: pathlib.Path) -> None:
-    """Raises ValueError if what a run writes into is a symbolic link."""
-    for name in (LOCK, CHECKPOINTS, PLOTS, TENSORBOARD):
-        if (path / name).is_symlink():
+def check_links(
+    path: pathlib.Path,
+    names: Iterable[str] = (LOCK, CHECKPOINTS, PLOTS, TENSORBOARD),
+) -> None:
+    """Raises ValueError if what a run writes into is a symbolic link.
+
+    Args:
+      path: of the run folder.
+      names: of what is written into, which need not be there.
+    """
+    _refuse_links(path / name for name in names)
+
+
+def check_inner(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> None:
+    """Raises ValueError if a run within a folder would be written through a link.
+
+    Args:
+      folder: of many runs.
+      paths: of the runs.
+    """
+    for path in paths:
+        _refuse_links(p for p in (*path.parents, path) if folder in p.parents)
+        check_links(path)
+
+
+def _refuse_links(paths: Iterable[pathlib.Path]) -> None:
+    for path in paths:
+        if path.is_symlink():
             raise ValueError(
-                f"{path / name} must not be a symbolic link: nothing is written or "
-                "removed through links."
+                f"{path} must not be a symbolic link: nothing is written or removed "
+                "through links."
             )
 
 

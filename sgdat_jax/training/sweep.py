@@ -65,6 +65,7 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
     folder = config.folder
     known = []
     if (folder / CONFIG).exists():
+        run_folder.check_links(folder, (TRIALS,))
         lock = run_folder.lock(folder)
         _check_same(config)
         known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]

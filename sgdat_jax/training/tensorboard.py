@@ -2,8 +2,10 @@
 
 import importlib.util
 import pathlib
+import secrets
 from typing import Any
 
+from sgdat_jax import files
 from sgdat_jax.training import loop
 
 
@@ -24,12 +26,20 @@ class EventFile(loop.Watcher):
 
     Args:
       folder: where the file goes; made if it is not there.
+
+    Raises:
+      OSError: if a link is in the place of the folder.
     """
 
     def __init__(self, folder: pathlib.Path):
         import tensorboardX
 
-        self._writer = tensorboardX.SummaryWriter(str(folder))
+        files.make_inner(folder)
+        # tensorboardX opens whatever has the name of its file, even a link: by chance
+        # there is none.
+        self._writer = tensorboardX.SummaryWriter(
+            str(folder), filename_suffix=f".{secrets.token_hex(8)}"
+        )
 
     def __enter__(self) -> "EventFile":
         """Returns itself."""
