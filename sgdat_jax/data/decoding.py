@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Formats of images in data sets. For some others Pillow starts other programs.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
 
 
@@ -13,7 +15,7 @@ class Example(NamedTuple):
     """A labelled image as its source keeps it."""
 
     place: str  # what errors about it shall name
-    content: bytes  # PNG, JPEG or another format that Pillow knows
+    content: bytes  # of a file in one of `FORMATS`
     label: int
 
 
@@ -21,7 +23,7 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
     """Returns the pixels of a compressed image, of shape (height, width, channels).
 
     Args:
-      content: the bytes of a file that Pillow knows.
+      content: the bytes of a file in one of `FORMATS`, whatever its name is.
       channels: 1, 3 or 4; 1 turns colours into grey, 3 turns grey into RGB.
 
     Raises:
@@ -40,10 +42,10 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             pixels = np.asarray(image.convert(MODES[channels]))
     except Image.UnidentifiedImageError:
-        raise OSError("its format is unknown") from None
+        raise OSError(f"its format must be one of {', '.join(FORMATS)}") from None
     except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise OSError(str(error)) from error  # as Pillow does for most other damage
     return pixels.reshape(*pixels.shape[:2], channels)

@@ -57,7 +57,9 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> dataset.Datas
                     example[image_key],
                     example[label_key],
                 )
-                for number, example in enumerate(_examples(builder, split, image_key))
+                for number, example in enumerate(
+                    _examples(builder, split, image_key, label_key)
+                )
             )
             fields[f"{part}_images"], fields[f"{part}_labels"] = decoding.read(
                 examples,
@@ -215,22 +217,36 @@ def _keys(builder: Any) -> tuple[str, str]:
     return keys[0], keys[1]
 
 
-def _examples(builder: Any, split: str, image_key: str) -> Iterator[dict[str, Any]]:
-    """Yields the examples of a split, their images as bytes."""
+def _examples(
+    builder: Any, split: str, image_key: str, label_key: str
+) -> Iterator[dict[str, Any]]:
+    """Yields the examples of a split: the image as bytes, and the label.
+
+    Other features are left out. tensorflow-datasets would decode them, and its decoder
+    of images takes every format of Pillow, even those that start other programs.
+    """
     import tensorflow_datasets as tfds
 
+    keys = (image_key, label_key)
+    features = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys})
     decoders = {image_key: tfds.decode.SkipDecoding()}
+    for record in _records(builder, split):
+        yield features.deserialize_example_np(record, decoders=decoders)
+
+
+def _records(builder: Any, split: str) -> Iterator[bytes]:
+    """Yields the serialized examples of a split."""
+    import tensorflow_datasets as tfds
+
     if builder.info.file_format.value == "array_record":
-        source = builder.as_data_source(split=split, decoders=decoders)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        source = builder.as_data_source(split=split, deserialize_method=raw)
         for start in range(0, len(source), _AT_ONCE):
             stop = min(start + _AT_ONCE, len(source))
             yield from source.__getitems__(list(range(start, stop)))
     elif builder.info.file_format.value == "tfrecord":
         for path in builder.info.splits[split].filepaths:
-            for record in _tfrecords(pathlib.Path(path)):
-                yield builder.info.features.deserialize_example_np(
-                    record, decoders=decoders
-                )
+            yield from _tfrecords(pathlib.Path(path))
     else:
         raise ValueError(
             "the format must be array_record or tfrecord, got "
