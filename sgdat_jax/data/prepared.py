@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdat_jax.data import dataset, decoding, tiny_imagenet
+from sgdat_jax.data import dataset, decoding, feature_classes, tiny_imagenet
 
 PREFIX = "tfds:"
 _AT_ONCE = 1000  # records; one at a time, reading takes twice as long
@@ -35,7 +35,8 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> dataset.Datas
 
     Raises:
       ValueError: if there is no such set, or it is not prepared in the version at
-        hand, is damaged, or is not one of uint8 images of one size with a class each.
+        hand, is damaged, or is not one of uint8 images of one size with a class each,
+        or if its files name classes that are not tensorflow-datasets' own.
         Where preparing helps, the message has the command.
     """
     builder = _builder(name, data_dir)
@@ -154,10 +155,12 @@ def _builder(name: str, data_dir: str | pathlib.Path | None) -> Any:
         raise ValueError(
             f"{name} needs {error.name}: pip install 'sgdat-jax[train]'"
         ) from error
+    set_name, _, config = name.removeprefix(PREFIX).partition(":")
+    feature_classes.check(set_name, config, data_dir)
     try:
         with _quiet():
             return tfds.builder(
-                name.removeprefix(PREFIX).replace(":", "/"), data_dir=data_dir
+                f"{set_name}/{config}" if config else set_name, data_dir=data_dir
             )
     except Exception as error:
         place = "" if data_dir is None else f" ({data_dir})"

@@ -109,7 +109,9 @@ def test_other_images_of_a_prepared_set_are_not_opened(tmp_path, ghostscript):
     np.testing.assert_array_equal(data.train_images[0], decoding.decode(content))
     assert not ghostscript()
     whole = tfds.builder("two_images", data_dir=tmp_path / "sets")
-    with pytest.raises(OSError, match="cannot identify"):  # as tensorflow-datasets opens them
+    with pytest.raises(
+        OSError, match="cannot identify"
+    ):  # as tensorflow-datasets opens them
         whole.as_data_source("train")[0]
     assert ghostscript()
 
