@@ -77,8 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
             words = _join_others(words)
-            with hosts.one_for_all(SystemExit):
-                config, set_up, command = _parse(words)
+            with hosts.one_for_all(SystemExit, hosts.Disagreement):
+                with hosts.failing_together():
+                    config, set_up, command = _parse(words)
                 work = set_up(config)
         except (ValueError, OSError) as error:
             _fail(str(error), 2)

@@ -1,5 +1,6 @@
 """What a data set is, and what it must fulfil."""
 
+import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -84,6 +85,32 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
         train_labels=np.asarray(data.train_labels, np.int32),
         test_labels=np.asarray(data.test_labels, np.int32),
     )
+
+
+def fingerprint(data: Dataset) -> dict[str, str]:
+    """Returns a digest of each field of a data set but its name.
+
+    All images go through the hash, a part at a time, at a gigabyte per second or so.
+
+    Example:
+      >>> import numpy as np
+      >>> from sgdat_jax.data import dataset
+      >>> images, labels = np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1], np.int32)
+      >>> data = dataset.Dataset("my", images, labels, images, labels, ("cat", "dog"))
+      >>> dataset.fingerprint(data)["train_labels"]
+      'b92464a61d4126d4'
+    """
+    names = np.array(data.class_names)
+    arrays = data._replace(class_names=names)._asdict()  # type: ignore[arg-type]
+    return {name: _digest(array) for name, array in arrays.items() if name != "name"}
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    step = max(1, _PIXELS_AT_ONCE // max(1, array[:1].size))
+    for start in range(0, len(array), step):
+        digest.update(np.ascontiguousarray(array[start : start + step]).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def channel_statistics(

@@ -174,8 +174,8 @@ def newest_whole(folder: pathlib.Path) -> tuple[int, dict[int, str]]:
       OSError: if a file that is there cannot be read: that is no damage.
     """
     newest, damage = -1, {}
-    if hosts.is_writer():
-        for step in reversed(steps(folder)):
+    with hosts.failing_together():
+        for step in reversed(steps(folder)) if hosts.is_writer() else ():
             try:
                 _check(folder / str(step))
             except ValueError as error:

@@ -5,10 +5,12 @@ one process ends, the others cannot go on: they end as well, and all are started
 """
 
 import contextlib
+import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +19,10 @@ from jax.experimental import multihost_utils
 # Within this time the others hear of a process or a host that has gone silent. Where a
 # connection breaks, as it does when a process is killed, they hear at once.
 _HEARTBEAT_SECONDS = 60
+
+
+class Disagreement(ValueError):
+    """Processes of a job differ where they must not; all of them raise it together."""
 
 
 def join(
@@ -68,6 +74,11 @@ def join(
         ) from None
 
 
+def is_job() -> bool:
+    """Returns whether this process is one of several."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def is_writer() -> bool:
     """Returns whether this process writes what all of them have reached."""
     return jax.process_index() == 0
@@ -85,6 +96,65 @@ def any_of(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same facts; all call this together.
+
+    Args:
+      facts: by name, as in JSON.
+
+    Raises:
+      Disagreement: in all processes, with the facts that differ.
+    """
+    first, *others = map(json.loads, _gather(json.dumps(facts)))
+    differences = []
+    for name in dict.fromkeys(key for found in (first, *others) for key in found):
+        for number, other in enumerate(others, start=1):
+            if first.get(name) != other.get(name):
+                differences.append(
+                    f"{name} differs ({first.get(name)!r} in process 0, "
+                    f"{other.get(name)!r} in process {number})"
+                )
+                break
+    if differences:
+        raise Disagreement(
+            f"The processes of a job must be alike: {'; '.join(differences)}."
+        )
+
+
+@contextlib.contextmanager
+def failing_together() -> Iterator[None]:
+    """Makes an error of one process in this block an error of all.
+
+    Within the block no process may wait for another.
+
+    Raises:
+      Disagreement: in all processes, if one of them raises ValueError or OSError.
+    """
+    if not is_job():
+        yield
+        return
+    message = ""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = str(error) or type(error).__name__
+    for number, found in enumerate(_gather(message)):
+        if found:
+            raise Disagreement(f"process {number}: {found}")
+
+
+def _gather(text: str) -> list[str]:
+    """Returns the texts of all processes, which call this together."""
+    content = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(content.size))
+    padded = np.pad(content, (0, int(np.max(sizes)) + 1 - content.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [
+        bytes(row[:size]).decode()
+        for row, size in zip(np.asarray(rows), np.ravel(sizes), strict=True)
+    ]
 
 
 def meet(place: str) -> None:

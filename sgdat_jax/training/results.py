@@ -1,7 +1,6 @@
 """What is written of a run: the lines of its epochs, and its result."""
 
 import dataclasses
-import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,10 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sgdat_jax import __version__, optimizers
-from sgdat_jax.training import diagnostics, parallel, setup
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+from sgdat_jax import optimizers
+from sgdat_jax.training import diagnostics, parallel, setup, versions
 
 
 def epoch_lines(run: setup.Run) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -79,8 +76,7 @@ def result_of(run: setup.Run) -> dict[str, Any]:
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "devices": 1 if run.task.layout is None else run.task.layout.devices,
-        "versions": {"python": platform.python_version(), "sgdat-jax": __version__}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version(), **versions.packages()},
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from sgdat_jax.data import sources
 from sgdat_jax.training import (
+    agreement,
     checkpoint,
     hosts,
     parallel,
@@ -68,11 +69,13 @@ def set_up(config: config_lib.TrainConfig) -> Run:
     """Loads the images, builds the network and then makes the run folder.
 
     Raises:
-      ValueError: if the config does not fit the images, or if the run folder holds
-        something or cannot be written. Nothing is left on disk then.
+      ValueError: if the config does not fit the images, if the run folder holds
+        something or cannot be written, or if the processes of a job differ in config,
+        versions or images. Nothing is left on disk then.
     """
+    agreement.check_config(config)
     folder = config.run_dir or _default_folder(config)
-    return begin(plan(config, load(config)), config.seed, pathlib.Path(folder))
+    return begin(plan(config, _load_alike(config)), config.seed, pathlib.Path(folder))
 
 
 def load(config: config_lib.BaseConfig) -> sources.Dataset:
@@ -107,6 +110,14 @@ def load(config: config_lib.BaseConfig) -> sources.Dataset:
             f"grain, or a higher stream_above, got {config.stream_above}."
         )
     state_lib.model_shapes(config, dataset)
+    return dataset
+
+
+def _load_alike(config: config_lib.TrainConfig) -> sources.Dataset:
+    """Loads the images in each process of a job, and checks that they are the same."""
+    with hosts.failing_together():
+        dataset = load(config)
+    agreement.check_data(dataset)
     return dataset
 
 
@@ -147,8 +158,9 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
       ValueError: if the run folder holds something or cannot be written.
     """
     run, lock = _run(plan, seed, folder), None
-    if hosts.is_writer():
-        lock = run_folder.create(run.folder, run.config)
+    with hosts.failing_together():
+        if hosts.is_writer():
+            lock = run_folder.create(run.folder, run.config)
     return run._replace(state=plan.init(np.uint32(seed)), lock=lock)
 
 
@@ -162,11 +174,12 @@ def resume(config: config_lib.TrainConfig) -> Run:
       ValueError: if the folder holds a run with other settings or fewer epochs to go,
         something else, or what another process writes to; or as in `set_up`.
     """
+    agreement.check_config(config)
     folder = pathlib.Path(str(config.run_dir))
     if hosts.as_writer(run_folder.is_empty(folder)):
         return set_up(config)
     _check_recorded(folder, config)
-    return go_on(plan(config, load(config)), config.seed, folder)
+    return go_on(plan(config, _load_alike(config)), config.seed, folder)
 
 
 def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
@@ -181,12 +194,8 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
         return begin(plan, seed, folder)
     is_longer = _check_recorded(folder, dataclasses.replace(plan.config, seed=seed))
     hosts.meet("before the config is written anew")
-    lock = None
-    try:
-        if hosts.is_writer():
-            lock = run_folder.lock(folder)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
+    with hosts.failing_together():
+        lock = _lock(folder) if hosts.is_writer() else None
     is_finished = bool(hosts.as_writer((folder / run_folder.RESULT).exists()))
     try:
         run = _run(plan, seed, folder)
@@ -200,6 +209,13 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     if lock is not None:
         lock.release()
     return run
+
+
+def _lock(folder: pathlib.Path) -> Any:
+    try:
+        return run_folder.lock(folder)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
 
 
 def _reopen(run: Run, init: state_lib.Init, is_finished: bool) -> Run:

@@ -1,5 +1,8 @@
 """Jobs of several processes on this machine, that speak over the loopback address."""
 
+import contextlib
+import dataclasses
+import json
 import os
 import pathlib
 import signal
@@ -15,7 +18,7 @@ import pytest
 import shared_runs
 import small_runs
 from sgdat_jax import cli
-from sgdat_jax.training import checkpoint, hosts, run_folder
+from sgdat_jax.training import agreement, checkpoint, config, hosts, run_folder
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
@@ -197,22 +200,156 @@ def test_one_process_is_its_own_job():
         raise OSError("full")
 
 
-def command(folder, *options, processes=2):
-    """Starts the command as a job."""
+def command(folder, *options, processes=2, others=(), **places):
+    """Starts the command as a job; ``others`` are options of all but the first.
+
+    ``places`` are arguments of `subprocess.Popen` for all but the first.
+    """
     address = f"127.0.0.1:{free_port()}"
     flags = "--xla_force_host_platform_device_count=1"
     words = ["-m", "sgdat_jax", "train", "--resume", folder, *options, "--distributed"]
     words += ["--coordinator", address, "--num-processes", processes, "--process-id"]
     return [
         subprocess.Popen(
-            [sys.executable, *map(str, words), str(number)],
+            [sys.executable, *map(str, (*words, number, *(others if number else ())))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"XLA_FLAGS": flags},
+            **{"env": os.environ | {"XLA_FLAGS": flags}} | (places if number else {}),
         )
         for number in range(processes)
     ]
+
+
+def assert_all_end(job, folder, *named):
+    """Asserts that all processes of a job end soon with one line, and no run."""
+    begin = time.monotonic()
+    for process in job:
+        error = process.communicate(timeout=120)[1]
+        assert process.returncode == 2, error
+        assert error.startswith("sgdat-jax: error: ")
+        assert error.count("\n") == 1
+        for words in named:
+            assert words in error
+    assert time.monotonic() - begin < 60
+    assert not folder.exists()
+
+
+def test_processes_with_other_settings_all_end(tmp_path):
+    folder = tmp_path / "run"
+    others = ("--seed", "5", "--learning-rate", "0.3", "--save-every-steps", "7")
+    job = command(folder, "--learning-rate", "1e-4", others=others[:2] + others[4:])
+    job += command(folder, "--seed", "4", others=others[2:])
+    assert_all_end(
+        job[:2],
+        folder,
+        "The processes of a job must be alike: seed differs (0 in process 0, 5 in "
+        "process 1).\n",
+    )
+    assert_all_end(
+        job[2:],
+        folder,
+        "must be alike: learning_rate differs (None in process 0, 0.3 in process 1).\n",
+    )
+
+
+@pytest.mark.slow
+def test_processes_with_other_images_all_end(tmp_path):
+    folder = tmp_path / "run"
+    for place in ("here", "there"):
+        (tmp_path / place / "set").mkdir(parents=True)
+        for part in ("train", "test"):
+            images = np.zeros((64, 8, 8, 1), np.uint8)
+            images[3, 0, 0, 0] = place == "there" and part == "test"
+            np.save(tmp_path / place / "set" / f"{part}_images.npy", images)
+            labels = np.arange(64) % 2
+            np.save(tmp_path / place / "set" / f"{part}_labels.npy", labels)
+    with contextlib.chdir(tmp_path / "here"):
+        job = command(folder, "--dataset", "./set", cwd=tmp_path / "there")
+    assert_all_end(job, folder, "alike: test_images differs ('", "' in process 1).")
+    with contextlib.chdir(tmp_path / "here"):
+        job = command(folder, "--dataset", "./set", cwd=tmp_path)
+    assert_all_end(job, folder, "error: process 1: set is not a folder of arrays.\n")
+
+
+@pytest.mark.slow
+def test_processes_with_other_versions_all_end(tmp_path):
+    folder, flags = tmp_path / "run", "--xla_force_host_platform_device_count=1"
+    (tmp_path / "optax-9.dist-info").mkdir()
+    (tmp_path / "optax-9.dist-info" / "METADATA").write_text("Version: 9\nName: optax")
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    env = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": paths}
+    job = command(folder, env=env)
+    assert_all_end(job, folder, "version of optax differs ('", "'9' in process 1).\n")
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
+    job = command(folder, env=env)
+    assert_all_end(job, folder, "jax_enable_x64 differs (False in process 0, True in")
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_is_told_by_all(tmp_path):
+    folder = tmp_path / "run"
+    job = command(folder, others=("--learning-rate", "-1"))
+    assert_all_end(job, folder, "error: process 1: `learning_rate` must be in [0, inf)")
+    (tmp_path / "a file").write_text("mine")
+    job = command(tmp_path / "a file" / "run")
+    assert_all_end(job, folder, "error: process 0: run_dir must be a folder that can")
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """Lets this process take itself for one of two, whose texts are given."""
+    texts = []
+    monkeypatch.setattr(hosts, "is_job", lambda: True)
+    monkeypatch.setattr(hosts, "_gather", lambda text: [text, *texts])
+    return texts
+
+
+def test_what_differs_is_named(two_processes):
+    ours = {"seed": 0, "epochs": 2, "rates": [0.1, None], "old": 1}
+    two_processes[:] = [json.dumps(ours)]
+    hosts.agree(ours)
+    other = {"seed": 5, "epochs": 2, "rates": [0.1, 0.2], "new": "x"}
+    two_processes[:] = [json.dumps(ours), json.dumps(other), json.dumps(other)]
+    with pytest.raises(hosts.Disagreement) as caught:
+        hosts.agree(ours)
+    assert str(caught.value) == (
+        "The processes of a job must be alike: seed differs (0 in process 0, 5 in "
+        "process 2); rates differs ([0.1, None] in process 0, [0.1, 0.2] in process "
+        "2); old differs (1 in process 0, None in process 2); new differs (None in "
+        "process 0, 'x' in process 2)."
+    )
+
+
+def test_all_but_what_may_differ_is_compared(two_processes, monkeypatch):
+    settings = config.TrainConfig()
+    seen = []
+    monkeypatch.setattr(hosts, "agree", seen.append)
+    agreement.check_config(settings)
+    fields = {field.name for field in dataclasses.fields(settings)}
+    free = fields - seen[0].keys()
+    assert free == {
+        *("data_dir", "run_dir", "save_every_minutes", "save_every_steps"),
+        *("keep_states", "tensorboard"),
+    }
+    names = ("Python", "sgdat-jax", "jax", "jaxlib", "numpy", "flax", "optax")
+    assert {f"version of {name}" for name in names} <= seen[0].keys()
+    assert json.loads(json.dumps(seen[0])).keys() == seen[0].keys()
+
+
+def test_errors_of_others_are_errors_here(two_processes):
+    two_processes[:] = [""]
+    with hosts.failing_together():
+        pass
+    refused = pytest.raises(hosts.Disagreement, match="process 0: mine")
+    with refused, hosts.failing_together():
+        raise OSError("mine")
+    two_processes[:] = ["theirs"]
+    refused = pytest.raises(hosts.Disagreement, match="process 1: theirs")
+    with refused, hosts.failing_together():
+        pass
+    with pytest.raises(KeyError), hosts.failing_together():
+        raise KeyError("a bug")
 
 
 def wait_for_states(folder, count, job):

@@ -1,0 +1,66 @@
+"""What all processes of a job must have alike: config, versions and data.
+
+Each process computes its share of every step by its own config and images. If they
+differ, training ends in weights of no config at all.
+"""
+
+import dataclasses
+import platform
+from typing import Any
+
+import jax
+
+from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.data import sources
+from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import hosts, versions
+
+# Fields that may differ: where a process finds things, and when states are saved, on
+# which the processes agree as they train.
+_FREE = {
+    "data_dir",
+    "run_dir",
+    "save_every_minutes",
+    "save_every_steps",
+    "keep_states",
+    "tensorboard",
+}
+# Settings of jax that change numbers or programs.
+_JAX_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_numpy_dtype_promotion",
+)
+
+
+def check_config(config: config_lib.TrainConfig) -> None:
+    """Raises `hosts.Disagreement` unless all processes train alike.
+
+    They must have the same config, settings of jax, and versions. All call this
+    together; one process alone always agrees.
+    """
+    if hosts.is_job():
+        hosts.agree(_versions() | _settings(config))
+
+
+def check_data(dataset: sources.Dataset) -> None:
+    """Raises `hosts.Disagreement` unless all processes have the same images and labels.
+
+    All call this together; one process alone always agrees.
+    """
+    if hosts.is_job():
+        hosts.agree(dataset_lib.fingerprint(dataset))
+
+
+def _versions() -> dict[str, Any]:
+    found = {"Python": ".".join(platform.python_version_tuple()[:2])}
+    found |= versions.packages()
+    return {f"version of {name}": version for name, version in found.items()}
+
+
+def _settings(config: config_lib.TrainConfig) -> dict[str, Any]:
+    fields = dataclasses.asdict(config)
+    of_jax = {name: getattr(jax.config, name) for name in _JAX_SETTINGS}
+    return of_jax | {k: v for k, v in fields.items() if k not in _FREE}

@@ -1,0 +1,55 @@
+"""Digests of data sets, by which processes of a job compare theirs."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sgdat_jax.data import dataset, sources
+
+
+def test_equal_sets_have_equal_digests(tmp_path):
+    digits = sources.digits()
+    np.save(tmp_path / "images.npy", digits.train_images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    other = digits._replace(name="other", train_images=mapped)
+    assert dataset.fingerprint(digits) == dataset.fingerprint(other)
+
+
+@pytest.mark.parametrize("field", sources.digits()._fields[1:])
+def test_each_field_counts(field):
+    digits = sources.digits()
+    value = getattr(digits, field)
+    if field == "class_names":
+        changed = (*value[:-1], "ten")
+    else:
+        changed = value.copy()
+        changed.flat[-1] ^= 1
+    before, after = map(
+        dataset.fingerprint, (digits, digits._replace(**{field: changed}))
+    )
+    assert {name for name in before if before[name] != after[name]} == {field}
+
+
+def test_shape_and_dtype_count():
+    digits = sources.digits()
+    seen = {
+        dataset.fingerprint(digits._replace(train_images=images))["train_images"]
+        for images in (
+            digits.train_images,
+            digits.train_images.reshape(-1, 64, 1, 1),
+            digits.train_images.view(np.int8),
+            digits.train_images[::-1],
+        )
+    }
+    assert len(seen) == 4
+
+
+@pytest.mark.bench
+def test_sixty_thousand_images_take_less_than_a_second():
+    images = np.zeros((60_000, 32, 32, 3), np.uint8)
+    labels = np.zeros(60_000, np.int32)
+    large = dataset.Dataset("large", images, labels, images[:1], labels[:1], ("a",))
+    start = time.perf_counter()
+    dataset.fingerprint(large)
+    assert time.perf_counter() - start < 1
