@@ -213,7 +213,7 @@ def _record(
 ) -> dict[str, Any]:
     """Trains one run, unless it diverged before, and returns what its file holds."""
     folder = options.runs / experiment.name
-    if (folder / run_folder.RESULT).exists():
+    if run_folder.is_finished(folder):
         raise ValueError(f"{folder} holds a finished run; choose other --runs.")
     try:
         measured = _train(plan, experiment.seed, folder, clock)

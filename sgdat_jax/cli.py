@@ -99,7 +99,7 @@ def train(run: setup.Run, terminal: rich_console.Console) -> None:
     _print_task(run.config, run.dataset, terminal)
     for note in run.notes:
         print(f"sgdat-jax: not used: {note}", file=sys.stderr)
-    if hosts.as_writer((run.folder / run_folder.RESULT).exists()):
+    if hosts.as_writer(run_folder.is_finished(run.folder)):
         terminal.print("already finished")
     else:
         run = _train(run, terminal)

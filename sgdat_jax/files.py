@@ -157,7 +157,7 @@ def remove_empty(folders: Sequence[pathlib.Path]) -> None:
 
 def remove(path: pathlib.Path) -> None:
     """Removes a file, a link or a folder with all that is in it, if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if is_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -206,6 +206,30 @@ def entries(folder: pathlib.Path) -> list[pathlib.Path]:
         return sorted(folder.iterdir())
     except FileNotFoundError:
         return []
+
+
+def is_file(path: pathlib.Path) -> bool:
+    """Returns whether a path is a regular file or a link to one.
+
+    Raises:
+      OSError: if that cannot be found out, where pathlib may say that it is not there.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def is_folder(path: pathlib.Path) -> bool:
+    """Returns whether a path is a folder, and no link to one.
+
+    Raises:
+      OSError: as in `is_file`.
+    """
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def is_regular(path: pathlib.Path) -> bool:

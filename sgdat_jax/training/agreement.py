@@ -62,5 +62,5 @@ def _versions() -> dict[str, Any]:
 
 def _settings(config: config_lib.TrainConfig) -> dict[str, Any]:
     fields = dataclasses.asdict(config)
-    of_jax = {name: getattr(jax.config, name) for name in _JAX_SETTINGS}
+    of_jax = {name: getattr(jax.config, name, None) for name in _JAX_SETTINGS}
     return of_jax | {k: v for k, v in fields.items() if k not in _FREE}

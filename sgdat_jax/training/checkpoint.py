@@ -37,7 +37,7 @@ _STEP = re.compile(r"0|[1-9][0-9]*")
 # What Orbax calls a state that it has not finished, and what is in one.
 _UNFINISHED = f"{_STATE}.orbax-checkpoint-tmp"
 _ORBAX = re.compile(
-    r"_\w+|array_metadatas|commit_success\.txt|d|manifest\.ocdbt|"
+    r"_\w+|array_metadatas|commit_success\.txt|d|manifest\.ocdbt|[0-9a-f]{32}|"
     r"(ocdbt\.)?process_[0-9]+.*",
     re.ASCII,
 )
@@ -96,7 +96,9 @@ class Saver:
                 raise
         finally:
             self._thread.shutdown()
-            self._checkpointer.close()
+            # It may raise again, without a name, what `wait` has raised.
+            with contextlib.suppress(OSError):
+                self._checkpointer.close()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Begins to save a checkpoint; does nothing if the newest is of its step.
@@ -257,26 +259,31 @@ def _step_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     return [
         path
         for path in files.entries(folder)
-        if _STEP.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        if _STEP.fullmatch(path.name) and files.is_folder(path)
     ]
 
 
 def _is_whole(path: pathlib.Path) -> bool:
-    return (path / _DIGESTS).is_file()
+    return files.is_file(path / _DIGESTS)
 
 
 def _check_free(path: pathlib.Path) -> None:
     """Raises OSError if something else is in the place of a new checkpoint."""
-    is_folder = path.is_dir() and not path.is_symlink()
-    in_place = path / _STATE if is_folder else path
+    in_place = path / _STATE if files.is_folder(path) else path
     if os.path.lexists(in_place):
         raise OSError(f"{in_place} is not of this run; move it away.")
 
 
 def _clean_up(folder: pathlib.Path) -> None:
-    """Removes what a killed process has left of checkpoints that are not whole."""
+    """Removes what a killed process has left of checkpoints that are not whole.
+
+    A state with other files in it is renamed, as it would be in the way of a new one.
+    """
     for path in _step_folders(folder):
         if _is_whole(path):
+            continue
+        if _is_mixed(path / _STATE):
+            files.set_aside(path, "unfinished")
             continue
         before = files.entries(path)
         files.remove_partials(path, _OLD_PARTIALS)
@@ -289,17 +296,26 @@ def _clean_up(folder: pathlib.Path) -> None:
 
 def _is_left_over(part: pathlib.Path) -> bool:
     """Returns whether the part of a checkpoint, not whole, was written by a saver."""
-    if part.is_symlink() or not part.is_dir():
+    if not files.is_folder(part):
         return part.name == _PROGRESS and files.is_regular(part)
     if part.name.startswith(_UNFINISHED):
         return True
-    if part.name != _STATE:
-        return False
-    strange = (
-        entry.is_symlink() or entry.name.startswith(".") for entry in part.rglob("*")
+    return part.name == _STATE and _is_orbax_alone(part)
+
+
+def _is_mixed(state: pathlib.Path) -> bool:
+    """Returns whether a state of Orbax holds other files as well."""
+    is_state = files.is_folder(state) and any(
+        files.is_file(state / name) for name in ("_METADATA", "_CHECKPOINT_METADATA")
     )
-    known = (_ORBAX.fullmatch(entry.name) for entry in files.entries(part))
-    return all(known) and not any(strange)
+    return is_state and not _is_orbax_alone(state)
+
+
+def _is_orbax_alone(state: pathlib.Path) -> bool:
+    return all(
+        _ORBAX.fullmatch(entry.name) and not entry.is_symlink()
+        for entry in state.rglob("*")
+    )
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -357,7 +373,7 @@ def _expected(path: pathlib.Path) -> dict[str, str]:
 def _check(path: pathlib.Path) -> None:
     """Raises ValueError if a file of a checkpoint is not as the saver left it."""
     for name, digest in sorted(_expected(path).items()):
-        if not (path / name).is_file():
+        if not files.is_file(path / name):
             raise _damaged(path, f"{name} is missing")
         if _digest(path / name) != digest:
             raise _damaged(path, f"{name} has changed")

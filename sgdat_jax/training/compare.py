@@ -116,7 +116,7 @@ def _is_finished(config: config_lib.TrainConfig) -> bool:
     run_folder.check_same(folder, run_folder.read_config(folder), config)
     if run_folder.has_diverged(folder):
         return True
-    if not (folder / run_folder.RESULT).exists():
+    if not run_folder.is_finished(folder):
         return False
     run_folder.read_result(folder)
     return True

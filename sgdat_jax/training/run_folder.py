@@ -119,7 +119,12 @@ def lock(path: pathlib.Path) -> "filelock.BaseFileLock":
         held.acquire()
     except filelock.Timeout:
         raise ValueError(f"{path} is in use by another process.") from None
-    files.remove_partials(path, _OLD_PARTIALS)
+    try:
+        for folder in filter(files.is_folder, (path.resolve(), path / PLOTS)):
+            files.remove_partials(folder, _OLD_PARTIALS)
+    except OSError:
+        held.release()
+        raise
     return held
 
 
@@ -284,7 +289,16 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
 
 def has_diverged(path: pathlib.Path) -> bool:
     """Returns whether a run ended as its loss was not finite."""
-    return (path / DIVERGED).exists()
+    return files.is_file(path / DIVERGED)
+
+
+def is_finished(path: pathlib.Path) -> bool:
+    """Returns whether a run has come to its end, and has a result.
+
+    Raises:
+      OSError: if that cannot be found out.
+    """
+    return files.is_file(path / RESULT)
 
 
 def read_diverged(path: pathlib.Path) -> dict[str, Any]:

@@ -178,7 +178,8 @@ def resume(config: config_lib.TrainConfig) -> Run:
     folder = pathlib.Path(str(config.run_dir))
     if hosts.as_writer(run_folder.is_empty(folder)):
         return set_up(config)
-    _check_recorded(folder, config)
+    with hosts.failing_together():
+        _check_recorded(folder, config)
     return go_on(plan(config, _load_alike(config)), config.seed, folder)
 
 
@@ -196,8 +197,8 @@ def go_on(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     hosts.meet("before the config is written anew")
     with hosts.failing_together():
         lock = _lock(folder) if hosts.is_writer() else None
-    is_finished = bool(hosts.as_writer((folder / run_folder.RESULT).exists()))
     try:
+        is_finished = bool(hosts.as_writer(run_folder.is_finished(folder)))
         run = _run(plan, seed, folder)
         if not is_finished or is_longer:
             return _reopen(run, plan.init, is_finished)._replace(lock=lock)
@@ -225,11 +226,14 @@ def _reopen(run: Run, init: state_lib.Init, is_finished: bool) -> Run:
       ValueError: if it is a finished run without a whole checkpoint.
     """
     folder = run.folder / run_folder.CHECKPOINTS
-    if is_finished and checkpoint.newest_whole(folder)[0] < 0:
-        raise ValueError(
-            f"{run.folder} holds a finished run whose states are damaged or gone: it "
-            f"cannot go on to epochs={run.config.epochs}; choose another run_dir."
-        )
+    step = checkpoint.newest_whole(folder)[0] if is_finished else 0
+    with hosts.failing_together():
+        if step < 0:
+            raise ValueError(
+                f"{run.folder} holds a finished run whose states are damaged or gone: "
+                f"it cannot go on to epochs={run.config.epochs}; choose another "
+                "run_dir."
+            )
     found, notes = checkpoint.restore_newest_whole(folder, run.state)
     run = run._replace(notes=tuple(notes))
     if found is None:

@@ -139,6 +139,22 @@ def test_what_was_cut_short_is_removed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+@pytest.mark.parametrize("place", ["state", "state/d", "state/ocdbt.process_0/d"])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_an_unfinished_state_with_other_files_is_set_aside(tmp_path, place, kind):
+    _save(tmp_path, _state(1), _state(2))
+    (tmp_path / "2" / "sha256.json").unlink()
+    stranger = tmp_path / "2" / place / "my copy"
+    if kind == "file":
+        stranger.write_text("mine")
+    else:
+        stranger.symlink_to("nowhere")
+    before = strangers.contents(tmp_path / "2")
+    _save(tmp_path, _state(2))
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    assert strangers.contents(tmp_path / "2.unfinished") == before
+
+
 def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
     size = 1 << 22
     grow = jax.jit(lambda s: s._replace(params=s.params + 1), donate_argnums=0)
