@@ -1,9 +1,9 @@
-"""Files that are written whole or not at all, JSON, and JSON lines.
+"""Files written whole or not at all, JSON, and JSON lines.
 
-All that writes, moves or removes files does it here, by three rules. A new file is
-created under a name of its own and then renamed into place. Symbolic links are never
-followed: a link in the place of a new file is replaced, one in the place of a folder or
-of a file to append to is refused. What the caller does not name stays.
+Everything that writes, moves or removes files does it here, by three rules. A new file
+is created under a random name and then renamed into place. Symbolic links are never
+followed: a link in the place of a new file is replaced, a link in the place of a folder
+or of a file to append to is refused. Files that the caller does not name stay.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def whole(
       OSError: if the file cannot be written; the message names it.
     """
     encoding = None if "b" in mode else "utf-8"
-    # By chance, so that nobody has put anything there.
+    # A random name, so that nothing is there yet.
     partial = file.with_name(f"{file.name}.{secrets.token_hex(4)}{PARTIAL}")
     with _naming(file):
         data = partial.open(mode.replace("w", "x"), encoding=encoding, newline=newline)
@@ -149,7 +149,7 @@ def make_inner(folder: pathlib.Path) -> None:
 
 
 def remove_empty(folders: Sequence[pathlib.Path]) -> None:
-    """Removes those of some folders that are empty, the last first."""
+    """Removes the folders that are empty, the last first; the others stay."""
     for folder in reversed(folders):
         with contextlib.suppress(OSError):  # another process has filled it
             folder.rmdir()
@@ -164,9 +164,9 @@ def remove(path: pathlib.Path) -> None:
 
 
 def remove_partials(folder: pathlib.Path, old: Collection[str] = ()) -> None:
-    """Removes what a killed process has left of files that it was writing.
+    """Removes partial files that a killed process has left.
 
-    Call it while no other process writes to the folder.
+    Call it only while no other process writes to the folder.
 
     Args:
       folder: need not be there.
@@ -200,7 +200,7 @@ def entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """Returns what is in a folder, sorted by name; nothing if it is not there.
 
     Raises:
-      OSError: if the folder cannot be read or is none.
+      OSError: if the path cannot be read or is not a folder.
     """
     try:
         return sorted(folder.iterdir())

@@ -1,7 +1,7 @@
-"""The classes that files of a prepared set name, which tensorflow-datasets imports.
+"""Checks the classes that the files of a prepared set name.
 
-Whoever writes such a file chooses what is imported and hence run. So the names are
-checked before tensorflow-datasets opens the set.
+tensorflow-datasets imports the modules of these classes, so the author of such a file
+decides what code runs. The names are checked before tensorflow-datasets opens the set.
 """
 
 import json
@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-# The files that may name classes, and the keys that do. In the second, "type" is the
+# Files that may name classes, and the keys that do. In the second file, "type" is the
 # type of a column.
 _KEYS = {
     "features.json": ("pythonClassName", "python_class_name", "type"),
@@ -19,7 +19,7 @@ _KEYS = {
 }
 _OWN = "tensorflow_datasets."
 _NAME = re.compile(r"\w+", re.ASCII)
-_CONFIG = re.compile(r"(?!\.+$)[\w+.-]*", re.ASCII)  # neither a folder above nor more
+_CONFIG = re.compile(r"(?!\.+$)[\w+.-]*", re.ASCII)  # but not "..", a folder above
 
 
 def check(

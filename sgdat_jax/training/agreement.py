@@ -1,7 +1,7 @@
-"""What all processes of a job must have alike: config, versions and data.
+"""Checks that all processes of a job have the same config, versions and data.
 
-Each process computes its share of every step by its own config and images. If they
-differ, training ends in weights of no config at all.
+Each process computes its share of every step from its own config and images. If they
+differ, the weights that come out belong to no config at all.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ A folder has one checkpoint per saved step: ``STEP/state``, written by Orbax,
 ``STEP/progress.json`` and, written last, ``STEP/sha256.json`` with the digests of all
 its files. Without the latter a checkpoint is not whole yet, and does not count.
 
-Other files may lie there as well: they are neither counted nor removed.
+Other files may be there as well; they are ignored and stay.
 """
 
 import concurrent.futures

@@ -73,7 +73,7 @@ def set_up(config: config_lib.TrainConfig) -> Run:
         something or cannot be written, or if the processes of a job differ in config,
         versions or images. Nothing is left on disk then.
     """
-    agreement.check_config(config)
+    agreement.check_config(_with_devices(config))
     folder = config.run_dir or _default_folder(config)
     return begin(plan(config, _load_alike(config)), config.seed, pathlib.Path(folder))
 
@@ -140,8 +140,7 @@ def _devices(count: int | None) -> list[jax.Device]:
       ValueError: if a host has not so many.
     """
     local = jax.local_device_count()
-    if count is None:
-        count = 1 if jax.default_backend() == "cpu" else local
+    count = _device_count(count)
     if count > local:
         raise ValueError(f"devices must be at most the {local} there are, got {count}.")
     return [
@@ -149,6 +148,17 @@ def _devices(count: int | None) -> list[jax.Device]:
         for process in range(jax.process_count())
         for device in jax.local_devices(process)[:count]
     ]
+
+
+def _device_count(count: int | None) -> int:
+    if count is not None:
+        return count
+    return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
+
+
+def _with_devices(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
+    """Returns a config with the number of devices of this host in place of None."""
+    return dataclasses.replace(config, devices=_device_count(config.devices))
 
 
 def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
@@ -174,7 +184,7 @@ def resume(config: config_lib.TrainConfig) -> Run:
       ValueError: if the folder holds a run with other settings or fewer epochs to go,
         something else, or what another process writes to; or as in `set_up`.
     """
-    agreement.check_config(config)
+    agreement.check_config(_with_devices(config))
     folder = pathlib.Path(str(config.run_dir))
     if hosts.as_writer(run_folder.is_empty(folder)):
         return set_up(config)

@@ -1,4 +1,4 @@
-"""Digests of data sets, by which processes of a job compare theirs."""
+"""Digests of data sets, which the processes of a job compare."""
 
 import time
 

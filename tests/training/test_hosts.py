@@ -18,7 +18,7 @@ import pytest
 import shared_runs
 import small_runs
 from sgdat_jax import cli
-from sgdat_jax.training import agreement, checkpoint, config, hosts, run_folder
+from sgdat_jax.training import agreement, checkpoint, config, hosts, run_folder, setup
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
@@ -236,20 +236,14 @@ def assert_all_end(job, folder, *named):
 
 
 def test_processes_with_other_settings_all_end(tmp_path):
-    folder = tmp_path / "run"
     others = ("--seed", "5", "--learning-rate", "0.3", "--save-every-steps", "7")
-    job = command(folder, "--learning-rate", "1e-4", others=others[:2] + others[4:])
-    job += command(folder, "--seed", "4", others=others[2:])
+    job = command(tmp_path / "run", others=others)
     assert_all_end(
-        job[:2],
-        folder,
-        "The processes of a job must be alike: seed differs (0 in process 0, 5 in "
+        job,
+        tmp_path / "run",
+        "sgdat-jax: error: The processes of a job must be alike: learning_rate differs "
+        "(None in process 0, 0.3 in process 1); seed differs (0 in process 0, 5 in "
         "process 1).\n",
-    )
-    assert_all_end(
-        job[2:],
-        folder,
-        "must be alike: learning_rate differs (None in process 0, 0.3 in process 1).\n",
     )
 
 
@@ -335,6 +329,19 @@ def test_all_but_what_may_differ_is_compared(two_processes, monkeypatch):
     names = ("Python", "sgdat-jax", "jax", "jaxlib", "numpy", "flax", "optax")
     assert {f"version of {name}" for name in names} <= seen[0].keys()
     assert json.loads(json.dumps(seen[0])).keys() == seen[0].keys()
+
+
+def test_hosts_with_other_numbers_of_devices(two_processes, monkeypatch, tmp_path):
+    theirs = agreement._settings(config.TrainConfig(devices=8))
+    two_processes[:] = [json.dumps(agreement._versions() | theirs)]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    for start in (setup.set_up, setup.resume):
+        with pytest.raises(
+            hosts.Disagreement, match=r"devices differs \(4 in process 0"
+        ):
+            start(config.TrainConfig(run_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
 
 
 def test_errors_of_others_are_errors_here(two_processes):
