@@ -80,3 +80,16 @@ def test_random_crop_without_padding_is_the_identity(dtype):
     got = augment.random_crop(jax.random.key(0), images, 0)
     assert got.dtype == dtype
     np.testing.assert_array_equal(np.asarray(got), np.asarray(images))
+
+
+def test_each_change_draws_from_a_key_of_its_own():
+    images = jax.random.bits(jax.random.key(1), (64, 8, 8, 1), jnp.uint8)
+    key = jax.random.key(0)
+    cropped = augment.augment(key, images, augment.Augmentation(crop_padding=2))
+    np.testing.assert_array_equal(cropped, augment.random_crop(key, images, 2))
+    both = augment.augment(key, images, augment.Augmentation(crop_padding=2, flip=True))
+    flipped = (both != cropped).any((1, 2, 3))
+    assert 20 < flipped.sum() < 44
+    # These are not the flips that the key of the crop would give.
+    alike = augment.random_flip(key, images)
+    assert (flipped != (alike != images).any((1, 2, 3))).any()
