@@ -46,8 +46,8 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
     dataset = setup.load(config)
-    model: Any = state_lib.model_shapes(config, dataset)
-    if not model.choices.binary_layers:
+    network = state_lib.spec_of(config, dataset).shapes()
+    if not network.choices.binary_layers:
         raise ValueError(
             "A comparison is of binary optimizers, but full_precision leaves no layer "
             f"binary, got {config.full_precision}."

@@ -1,5 +1,6 @@
 """The epochs of a run: training, evaluation, and what is written on the way."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 
 from sgdat_jax import cpu
 from sgdat_jax.data import sources, stream
+from sgdat_jax.inference import weight_files
 from sgdat_jax.training import (
     checkpoint,
     hosts,
@@ -19,7 +21,6 @@ from sgdat_jax.training import (
     results,
     run_folder,
     setup,
-    weights_file,
 )
 from sgdat_jax.training import state as state_lib
 from sgdat_jax.training import step as step_lib
@@ -269,18 +270,18 @@ def _write_weights(run: setup.Run, line: dict[str, Any]) -> None:
     if line["epoch"] == run.config.epochs:
         names.append(run_folder.LAST)
     details = {
-        "input_shape": run.dataset.input_shape,
-        "num_classes": run.dataset.num_classes,
         "mean": run.task.mean,
         "std": run.task.std,
+        "class_names": run.dataset.class_names,
+        "config": dataclasses.asdict(run.config),
         "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
     }
     if not names:
         return
-    weights = run.state.params, run.state.stats
-    params, stats = parallel.gather(run.task.layout, weights)
+    trained = run.state.params, run.state.stats
+    params, stats = parallel.gather(run.task.layout, trained)
     for name in names if hosts.is_writer() else ():
-        weights_file.write(run.folder / name, run.config, params, stats, details)
+        weight_files.write(run.folder / name, run.task.network, params, stats, details)
 
 
 def _train_epoch(

@@ -4,10 +4,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
-from sgdat_jax import models, names, optimizers, signs
+from sgdat_jax import names, optimizers
+from sgdat_jax.models import specs
 from sgdat_jax.optimizers import checks, restart
 
 
@@ -112,12 +112,7 @@ def _momentum(momentum: float | None = None) -> optax.GradientTransformation:
 
 look_up = names.look_up
 
-MODELS = {
-    "DigitsNet": models.DigitsNet,
-    "BinaryNet": models.BinaryNet,
-    "SgdatResNet18": models.SgdatResNet18,
-    "BiRealResNet18": models.BiRealResNet18,
-}
+MODELS, SIGNS, DTYPES = specs.NETWORKS, specs.SIGNS, specs.DTYPES
 OPTIMIZERS = {
     "sgdat": optimizers.sgdat,
     "sgdt": _sgdt,
@@ -134,13 +129,6 @@ OPTIMIZERS = {
 }
 # What `optax.adam` and `optax.sgd` chain with their learning rate.
 REAL_OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": _momentum}
-# Those without a parameter that must be annealed, whose values are -1 and +1.
-SIGNS = {
-    "ste_sign": signs.ste_sign,
-    "approx_sign": signs.approx_sign,
-    "swish_sign": signs.swish_sign,
-}
-DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters
 # Mean and standard deviation of the channels of images in [0, 1].
 NORMALIZATIONS = {
     "dataset": None,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from sgdat_jax.data import sources
+from sgdat_jax.inference import weight_files
 from sgdat_jax.training import (
     agreement,
     checkpoint,
@@ -18,7 +19,6 @@ from sgdat_jax.training import (
     records,
     registry,
     run_folder,
-    weights_file,
 )
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import state as state_lib
@@ -109,7 +109,7 @@ def load(config: config_lib.BaseConfig) -> sources.Dataset:
             "grain is not installed, and so many training images need it: pip install "
             f"grain, or a higher stream_above, got {config.stream_above}."
         )
-    state_lib.model_shapes(config, dataset)
+    state_lib.spec_of(config, dataset).shapes()
     return dataset
 
 
@@ -311,9 +311,10 @@ def restore_weights(file: pathlib.Path) -> Run:
     Raises:
       ValueError: if the file is none of weights, or damaged.
     """
-    config = weights_file.read_config(file)
+    about = weight_files.read_about(file)
+    config = run_folder.config_of(file, about.config, about.format)
     run = _to_evaluate(config, file.parent)
-    params, stats = weights_file.read(file, run.state.params, run.state.stats)
+    params, stats = weight_files.read(file, run.state.params, run.state.stats)
     state = run.state._replace(params=params, stats=stats, opt_state=())
     return run._replace(state=state)
 

@@ -11,7 +11,7 @@ from flax import nnx
 from sgdat_jax import optimizers, summary
 from sgdat_jax.data import augment, sources
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.models import blocks
+from sgdat_jax.models import blocks, specs
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import parallel, registry
 
@@ -39,6 +39,7 @@ class Task(NamedTuple):
     augmentation: augment.Augmentation
     label_smoothing: float
     diagnostics: bool
+    network: specs.Spec
     choices: blocks.Choices  # how the network was built
     layout: parallel.Layout | None = None  # None: on one device
 
@@ -61,33 +62,12 @@ class Images(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
-def build_model(
-    config: config_lib.BaseConfig,
-    dataset: Images,
-    seed: int | jax.Array = 0,
-) -> nnx.Module:
-    """Returns the network of a run with the initial weights of a seed."""
-    model_type = registry.look_up("model", registry.MODELS, config.model)
-    return model_type(
-        dataset.num_classes,
-        input_shape=dataset.input_shape,
-        width=config.width,
-        full_precision=config.full_precision,
-        pad_value=config.pad_value,
-        input_quantizer=registry.look_up("sign", registry.SIGNS, config.input_sign),
-        dtype=registry.look_up("compute dtype", registry.DTYPES, config.compute_dtype),
-        unbiased_variance=config.unbiased_variance,
-        rngs=nnx.Rngs(jax.random.key(seed)),
+def spec_of(config: config_lib.BaseConfig, dataset: Images) -> specs.Spec:
+    """Returns what builds the network of a run."""
+    choices = {name: getattr(config, name) for name in specs.CHOICES}
+    return specs.Spec(
+        num_classes=dataset.num_classes, input_shape=dataset.input_shape, **choices
     )
-
-
-def model_shapes(config: config_lib.BaseConfig, dataset: Images) -> nnx.Module:
-    """Returns the network of a run, with shapes in place of its weights.
-
-    Raises:
-      ValueError: if the network does not fit the images, or cannot be built as told.
-    """
-    return nnx.eval_shape(lambda: build_model(config, dataset))
 
 
 def summarize(
@@ -97,7 +77,7 @@ def summarize(
     layers: list[summary.LayerSummary] = []
 
     def trace() -> None:
-        model = build_model(config, dataset)
+        model = spec_of(config, dataset).build()
         layers.extend(summary.summarize(model, dataset.input_shape))
 
     jax.eval_shape(trace)
@@ -174,7 +154,8 @@ def create(
         among the devices.
     """
     parallel.check_batch_size(layout, config.batch_size)
-    model: Any = model_shapes(config, dataset)
+    network = spec_of(config, dataset)
+    model = network.shapes()
     tx = create_optimizer(
         config, nnx.state(model, nnx.Param), steps_per_epoch, config.hyperparameters()
     )
@@ -196,12 +177,13 @@ def create(
         ),
         label_smoothing=config.label_smoothing,
         diagnostics=config.diagnostics,
+        network=network,
         choices=model.choices,
         layout=layout,
     )
 
     def init(seed: int | jax.Array) -> TrainState:
-        variables = nnx.state(build_model(config, dataset, seed))
+        variables = nnx.state(network.build(seed))
         params, stats = nnx.split_state(variables, nnx.Param, ...)
         opt_state = tx.init(params)
         counts = None

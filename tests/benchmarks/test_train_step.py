@@ -57,4 +57,6 @@ def test_torch_measures_what_the_library_measures(model):
         assert 0 <= correct <= top5 <= 8
         assert 0 <= flips.min() <= flips.max() <= 1
     settings = config.TrainConfig(model=model, width=0.0625)
-    assert len(flips) == len(state.model_shapes(settings, data).choices.binary_layers)
+    assert len(flips) == len(
+        state.spec_of(settings, data).shapes().choices.binary_layers
+    )

@@ -309,7 +309,7 @@ def _about(**values):
     ("change", "named"),
     [
         (_without("about"), "is not a whole file of weights"),
-        (_without("conv2/kernel"), "does not fit the model of its config at conv2/ker"),
+        (_without("conv2/kernel"), "does not fit the network it names at conv2/ker"),
         (_about(packed={}), "at conv2/kernel"),
         (_about(packed=None), "is not a whole file of weights"),
         (_about(packed={"conv2/kernel": [3]}), "at conv2/kernel"),

@@ -30,7 +30,7 @@ def test_model_is_built_as_told(digits):
         compute_dtype="bfloat16",
         unbiased_variance=True,
     )
-    assert dataclasses.asdict(state.model_shapes(settings, digits).choices) == {
+    assert dataclasses.asdict(state.spec_of(settings, digits).shapes().choices) == {
         "width": 0.5,
         "binary_layers": ("conv3", "dense4"),
         "full_precision": ("conv2",),
@@ -79,7 +79,7 @@ def test_clipping_is_of_all_gradients_together(digits):
         clip_norm=3.0,
     )
     task, _ = state.create(settings, digits, 3)
-    shapes = nnx.state(state.model_shapes(settings, digits), nnx.Param)
+    shapes = nnx.state(state.spec_of(settings, digits).shapes(), nnx.Param)
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
     update = jax.jit(lambda ones: task.tx.update(ones, task.tx.init(ones), ones))
     updates, opt_state = update(ones)

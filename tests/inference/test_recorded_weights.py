@@ -9,9 +9,10 @@ from flax import nnx
 
 import sgdat_jax as sj
 from sgdat_jax import inference
-from sgdat_jax.training import setup, weights_file
+from sgdat_jax.inference import weight_files
+from sgdat_jax.training import setup
 
-_GOLDEN = pathlib.Path(__file__).parent / "golden"
+_GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 _FILE = _GOLDEN / "digits.npz"
 # Real-valued sums of at most 288 products, taken in another order on another machine.
 _LOGIT_RTOL = 1e-4
@@ -48,11 +49,10 @@ def test_a_bit_is_a_weight_the_first_in_the_lowest():
 
 def test_what_is_written_anew_has_the_same_arrays(tmp_path):
     run = setup.restore_weights(_FILE)
-    about = weights_file.read_about(_FILE)
-    details = {name: getattr(about, name) for name in about._fields if name != "config"}
-    state = run.state
-    file = tmp_path / "again.npz"
-    weights_file.write(file, about.config, state.params, state.stats, details)
+    about = weight_files.read_about(_FILE)
+    state, file = run.state, tmp_path / "again.npz"
+    details = {name: getattr(about, name) for name in ("mean", "std", "config")}
+    weight_files.write(file, about.spec, state.params, state.stats, details)
     with np.load(_FILE) as old, np.load(file) as new:
         assert set(old.files) == set(new.files)
         for name in set(old.files) - {"about"}:
@@ -61,7 +61,7 @@ def test_what_is_written_anew_has_the_same_arrays(tmp_path):
                 new[name].shape,
             )
             np.testing.assert_array_equal(old[name], new[name])
-    assert weights_file.read_about(file) == about
+    assert weight_files.read_about(file) == about
 
 
 def test_weights_are_signs_and_real_layers_are_not():

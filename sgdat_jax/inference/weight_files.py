@@ -1,27 +1,32 @@
 """Files of trained weights alone, for deployment: binary weights as single bits.
 
 A file is an uncompressed NumPy archive, so it has a checksum of each array. Its entry
-``about`` is JSON in bytes: the format, the run's config, the shapes of the packed
-weights, how images are normalized and what the weights reach. Every other entry is an
-array, named by its path in the model: uint8 with eight weights in a byte, the first in
-the lowest bit and 1 for +1, if ``about`` has a shape for it, and as it is otherwise.
+``about`` is JSON in bytes: the format, what builds the network, how images are
+normalized, the shapes of the packed weights, and as free text the config of the run and
+what the weights reach. Every other entry is an array, named by its path in the network:
+uint8 with eight weights in a byte, the first in the lowest bit and 1 for +1, if
+``about`` has a shape for it, and as it is otherwise.
 """
 
 import dataclasses
 import json
+import lzma
 import math
 import pathlib
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from sgdat_jax import files, optimizers
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import run_folder
+from sgdat_jax.models import specs
 
+FORMAT = 1  # 0 had no number
 _ABOUT = "about"
 _DAMAGE = (
     OSError,
@@ -31,23 +36,30 @@ _DAMAGE = (
     AttributeError,
     EOFError,
     OverflowError,
+    RecursionError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    tokenize.TokenError,
+    lzma.LZMAError,
+    zlib.error,
     zipfile.BadZipFile,
 )
 
 
 class About(NamedTuple):
-    """What weights are of, and of which images they make something."""
+    """The network of a file, and the images it takes."""
 
-    config: config_lib.TrainConfig  # of their run
-    input_shape: tuple[int, ...]  # height, width and channels of an image
-    num_classes: int
+    spec: specs.Spec
     mean: tuple[float, ...]  # of images in [0, 1], one per channel
     std: tuple[float, ...]
+    config: Any  # of the run, as in JSON; not looked at
+    format: int
 
 
 def write(
     file: pathlib.Path,
-    config: config_lib.TrainConfig,
+    spec: specs.Spec,
     params: Any,
     stats: Any,
     details: Mapping[str, Any],
@@ -56,10 +68,11 @@ def write(
 
     Args:
       file: of the suffix ``.npz``.
-      config: of their run.
+      spec: what builds the network.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
-      details: the rest of `About`, and more to say, such as an accuracy; as in JSON.
+      details: ``mean``, ``std`` and ``config`` of `About`, and more to say, such as an
+        accuracy; as in JSON.
     """
     binary = _by_path(optimizers.select_binary(params, params)).keys()
     shapes: dict[str, Any] = {}
@@ -71,8 +84,8 @@ def write(
             array = np.packbits(array > 0, bitorder="little")
         arrays[path] = array
     about = {
-        "format": run_folder.FORMAT,
-        "config": dataclasses.asdict(config),
+        "format": FORMAT,
+        "network": dataclasses.asdict(spec),
         "packed": shapes,
         **details,
     }
@@ -81,33 +94,66 @@ def write(
         np.savez(data, **arrays)
 
 
-def read_config(file: pathlib.Path) -> config_lib.TrainConfig:
-    """Reads the config of the run that the weights are of.
-
-    Raises:
-      ValueError: if the file is none of weights, or damaged.
-    """
-    about = _read(file)[0]
-    return run_folder.config_of(file, about.get("config"), about.get("format"))
-
-
 def read_about(file: pathlib.Path) -> About:
-    """Reads what the weights are of.
+    """Reads which network the weights belong to.
 
     Raises:
-      ValueError: if the file is none of weights, or damaged.
+      ValueError: if the file is not a whole file of weights, or of a newer format.
     """
     about = _read(file)[0]
-    config = run_folder.config_of(file, about.get("config"), about.get("format"))
+    found = about.get("format", 0)
+    if found not in range(FORMAT + 1):
+        raise ValueError(
+            f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
+            f"reads formats up to {FORMAT}."
+        )
     try:
-        height, width, channels = map(int, about["input_shape"])
+        spec = _spec(about)
+        channels = spec.input_shape[2]
         mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
         if not len(mean) == len(std) == channels:
             raise ValueError(f"{mean=} and {std=} are not of {channels} channels")
-        num_classes = int(about["num_classes"])
+        if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+            raise ValueError(f"{mean=} and {std=} must be finite, std above 0")
     except _DAMAGE as error:
         raise _not_whole(file, error) from None
-    return About(config, (height, width, channels), num_classes, mean, std)
+    return About(spec, mean, std, about.get("config"), found)
+
+
+def _spec(about: Mapping[str, Any]) -> specs.Spec:
+    """Returns what builds the network of a file."""
+    # Before `network` was there, the run's config and two entries had it all.
+    values = about.get("network") or {
+        "num_classes": about["num_classes"],
+        "input_shape": about["input_shape"],
+        **{k: v for k, v in about["config"].items() if k in specs.CHOICES},
+    }
+    height, width, channels = map(int, values["input_shape"])
+    return specs.Spec(
+        **values
+        | {
+            "num_classes": int(values["num_classes"]),
+            "input_shape": (height, width, channels),
+            "full_precision": tuple(values.get("full_precision", ())),
+        }
+    )
+
+
+def read_model(file: pathlib.Path) -> Any:
+    """Returns the network of a file, with its weights.
+
+    Raises:
+      ValueError: if the file is damaged, or of no network that can be built.
+    """
+    spec = read_about(file).spec
+    try:
+        shapes = spec.shapes()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{file} is of no network that can be built: {error}"
+        ) from None
+    graph, *states = nnx.split(shapes, nnx.Param, ...)
+    return nnx.merge(graph, *read(file, *states))
 
 
 def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
@@ -133,7 +179,7 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
         if array is not None and name in packed:
             array = _unpack(array, packed[name], like.dtype)
         if array is None or (array.shape, array.dtype) != (like.shape, like.dtype):
-            raise ValueError(f"{file} does not fit the model of its config at {name}.")
+            raise ValueError(f"{file} does not fit the network it names at {name}.")
         return array
 
     return jax.tree.map_with_path(take, params), jax.tree.map_with_path(take, stats)
@@ -149,7 +195,9 @@ def _unpack(bits: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray 
 
 def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        if not files.is_file(file):
+            raise ValueError("it is not a regular file")
+        with file.open("rb") as data, np.load(data, allow_pickle=False) as archive:
             arrays = dict(archive)
         about = json.loads(arrays.pop(_ABOUT).tobytes())
         about["packed"] = {k: tuple(map(int, v)) for k, v in about["packed"].items()}

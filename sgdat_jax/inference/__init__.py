@@ -1,0 +1,15 @@
+"""Trained networks in use: from files of weights, or folded out of a model.
+
+A network that only predicts needs neither real-valued kernels nor most of its batch
+normalizations: products of signs have small integers as sums, so the sign of a
+normalized sum is a comparison with one integer per channel. `fold` makes that form;
+`load` does so with a file of weights. Decisions stay the same to the bit.
+
+Nothing here learns, and nothing but the core's dependencies is needed.
+"""
+
+from sgdat_jax.inference.folding import Threshold as Threshold
+from sgdat_jax.inference.folding import fold as fold
+from sgdat_jax.inference.function import Function as Function
+from sgdat_jax.inference.function import load as load
+from sgdat_jax.inference.function import to_function as to_function

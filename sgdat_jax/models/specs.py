@@ -1,0 +1,82 @@
+"""From the description of a network to the network."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sgdat_jax import names, signs
+from sgdat_jax.models import binarynet, digits_net, resnet
+
+NETWORKS = {
+    "DigitsNet": digits_net.DigitsNet,
+    "BinaryNet": binarynet.BinaryNet,
+    "SgdatResNet18": resnet.SgdatResNet18,
+    "BiRealResNet18": resnet.BiRealResNet18,
+}
+# Those without a parameter that must be annealed.
+SIGNS = {
+    "ste_sign": signs.ste_sign,
+    "approx_sign": signs.approx_sign,
+    "swish_sign": signs.swish_sign,
+}
+DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What builds a network: names and numbers, fit for JSON by `dataclasses.asdict`.
+
+    Example:
+      >>> from sgdat_jax.models import specs
+      >>> spec = specs.Spec("DigitsNet", 10, (8, 8, 1), full_precision=("conv2",))
+      >>> spec.shapes().choices.binary_layers
+      ('conv3', 'dense4')
+    """
+
+    model: str  # a key of `NETWORKS`
+    num_classes: int
+    input_shape: tuple[int, ...]  # height, width and channels of an image
+    width: float = 1.0
+    full_precision: tuple[str, ...] = ()
+    pad_value: float = 0.0
+    input_sign: str = "ste_sign"  # a key of `SIGNS`
+    compute_dtype: str = "float32"  # a key of `DTYPES`
+    unbiased_variance: bool = False
+
+    def build(self, seed: int | jax.Array = 0) -> nnx.Module:
+        """Returns the network with the initial weights of a seed.
+
+        Raises:
+          ValueError: if a name is unknown, or the network cannot be built as told.
+        """
+        kind: Any = names.look_up("model", NETWORKS, self.model)
+        return kind(
+            self.num_classes,
+            input_shape=self.input_shape,
+            width=self.width,
+            full_precision=self.full_precision,
+            pad_value=self.pad_value,
+            input_quantizer=names.look_up("sign", SIGNS, self.input_sign),
+            dtype=names.look_up("compute dtype", DTYPES, self.compute_dtype),
+            unbiased_variance=self.unbiased_variance,
+            rngs=nnx.Rngs(jax.random.key(seed)),
+        )
+
+    def shapes(self) -> Any:
+        """Returns the network with shapes in place of its weights.
+
+        Raises:
+          ValueError: as in `build`.
+        """
+        return nnx.eval_shape(self.build)
+
+
+# What of a network is the user's to choose, whatever the images are.
+CHOICES = tuple(
+    field.name
+    for field in dataclasses.fields(Spec)
+    if field.name not in ("num_classes", "input_shape")
+)

@@ -1,0 +1,194 @@
+"""Folded networks decide as those they are made of."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import networks
+import sgdat_jax as sj
+import shared_runs
+from networks import DTYPES, random_network
+from sgdat_jax import inference
+
+
+@pytest.mark.parametrize(
+    ("name", "pad_value", "dtypes"),
+    [
+        ("DigitsNet", 0.0, DTYPES),
+        ("DigitsNet", 1.0, ["int8"]),
+        ("DigitsNet", -1.0, ["bfloat16"]),
+        ("BinaryNet", -1.0, ["bits"]),
+        ("SgdatResNet18", 1.0, ["bits"]),
+        ("BiRealResNet18", 0.0, ["bits"]),
+        pytest.param("BinaryNet", 0.0, DTYPES, marks=pytest.mark.slow),
+        pytest.param("SgdatResNet18", 0.0, DTYPES, marks=pytest.mark.slow),
+        pytest.param("BiRealResNet18", -1.0, DTYPES, marks=pytest.mark.slow),
+    ],
+)
+def test_folded_networks_give_the_same_logits(name, pad_value, dtypes):
+    model = random_network(name, pad_value=pad_value)
+    images = networks.images_for(name)
+    expected = networks.plain_logits(model, images)
+    assert len(np.unique(expected)) > 0.7 * expected.size  # the images matter
+    for dtype in dtypes:
+        folded = inference.fold(model, dtype)
+        assert networks.thresholds_of(folded) == networks.FOLDED[name]
+        networks.assert_same(folded, images, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "thresholds"),
+    [
+        ({"dtype": jnp.bfloat16}, ["norm2", "norm3"]),
+        ({"full_precision": "conv3"}, []),
+        ({"full_precision": "dense4"}, ["norm2"]),
+        ({"input_quantizer": functools.partial(sj.swish_sign, beta=9.0)}, ["norm2"]),
+        ({"input_quantizer": sj.dorefa}, []),
+        ({"input_quantizer": None}, []),
+        ({"kernel_quantizer": sj.signs.magnitude_aware_sign}, []),
+    ],
+)
+def test_only_signs_are_folded(options, thresholds):
+    model = random_network("DigitsNet", **options)
+    if "kernel_quantizer" in options:
+        model.conv3.kernel[...] = 2 * model.conv3.kernel[...]
+    if thresholds == ["norm2"] and "input_quantizer" in options:
+        model.dense4.input_quantizer = sj.ste_heaviside
+    images = networks.images_for("DigitsNet")
+    folded = inference.fold(model, "int8")
+    assert networks.thresholds_of(folded) == thresholds
+    networks.assert_same(folded, images, networks.plain_logits(model, images))
+
+
+class Pair(nnx.Module):
+    """Two binary layers with a normalization between them."""
+
+    sign_chain = ("first", "norm", "second")
+
+    def __init__(self, inputs, channels, **options):
+        rngs = nnx.Rngs(0)
+        self.first = sj.BinaryLinear(inputs, channels, rngs=rngs)
+        self.norm = nnx.BatchNorm(channels, epsilon=1e-5, rngs=rngs, **options)
+        self.second = sj.BinaryLinear(channels, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(self.norm(self.first(x)))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_every_sign_of_every_sum_is_the_same(affine):
+    inputs, channels = 77, 1024
+    model = Pair(inputs, channels, use_scale=affine, use_bias=affine)
+    networks.fill(model.norm, np.random.default_rng(1))
+    sums = jnp.arange(-inputs, inputs + 1.0)[:, np.newaxis]
+    sums = jnp.broadcast_to(sums, (len(sums), channels))
+    folded = inference.fold(model)
+    model.eval()
+    expected = np.asarray(jax.jit(lambda x: sj.sign(model.norm(x)))(sums))
+    signs = np.asarray(jax.jit(lambda x: sj.sign(folded.norm(x)))(sums))
+    np.testing.assert_array_equal(signs, expected)
+    assert isinstance(folded.norm, inference.Threshold)
+    rising = (np.diff(expected, axis=0) > 0).any(0)
+    falling = (np.diff(expected, axis=0) < 0).any(0)
+    assert rising.sum() > 0.3 * channels
+    assert (falling.sum() > 0.3 * channels) == affine
+    constant = ~rising & ~falling
+    if affine:
+        assert {-1.0, 1.0} == set(expected[0, constant])
+    # Sums that are exactly at the threshold: their sign is +1, the next one's is not.
+    at_tie = np.asarray(folded.norm(sums)) == 0
+    assert at_tie.any(0).sum() > 0.3 * channels
+    assert (signs[at_tie] == 1).all()
+
+
+def test_int8_products_are_of_int8_and_summed_in_int32():
+    folded = inference.fold(random_network("DigitsNet"), "int8")
+    program = str(jax.make_jaxpr(lambda x: folded(x))(networks.images_for("DigitsNet")))
+    for product, number in (("conv_general_dilated", 2), ("dot_general", 1)):
+        assert len(re.findall(rf":i32[^ ]* = {product}\[", program)) == number
+    kernels = jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+    assert [kernel.dtype.name for kernel in kernels] == ["int8"] * 3
+
+
+def test_bits_take_a_32nd_of_the_memory():
+    model = random_network("DigitsNet")
+    sizes = [
+        kernel.size * kernel.dtype.itemsize
+        for folded in (inference.fold(model), inference.fold(model, "float32"))
+        for kernel in jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+    ]
+    # Its narrow layers have 8 and 16 inputs, of which words hold 32.
+    assert sizes[:3] == [9 * 4 * 8, 9 * 4 * 16, 2 * 4 * 24]
+    assert sizes[3:] == [9 * 8 * 4 * 8, 9 * 8 * 4 * 16, 64 * 4 * 24]
+
+
+def test_summary_counts_the_weights_of_packed_kernels():
+    model = random_network("DigitsNet")
+    kinds = ("BinaryConv", "BinaryLinear", "Conv", "Linear")
+    packed, plain = (
+        [row for row in sj.summarize(one, (8, 8, 1)) if row.kind in kinds]
+        for one in (inference.fold(model), model)
+    )
+    assert packed == plain
+
+
+def test_groups_are_not_packed():
+    options = {"feature_group_count": 2, "rngs": nnx.Rngs(0)}
+    model = nnx.Sequential(sj.BinaryConv(4, 2, (3, 3), **options))
+    folded = inference.fold(model, "bits")
+    assert folded.layers[0].kernel.dtype == jnp.float32
+    images = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
+    np.testing.assert_array_equal(folded(images), model(images))
+
+
+def test_fold_leaves_the_network_as_it_was():
+    model = random_network("DigitsNet")
+    model.train()
+    graph, before = nnx.split(nnx.clone(model))
+    inference.fold(model, "int8")
+    after_graph, after = nnx.split(model)
+    assert after_graph == graph
+    shared_runs.assert_bit_equal(after, before)
+
+
+def test_layers_with_more_than_signs_stay():
+    layers = nnx.List(
+        [
+            sj.BinaryLinear(4, 3, use_bias=True, rngs=nnx.Rngs(0)),
+            sj.BinaryLinear(4, 3, output_scale="xnor", rngs=nnx.Rngs(0)),
+            sj.BinaryLinear(4, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+            sj.BinaryLinear(4, 3, rngs=nnx.Rngs(0)),
+        ]
+    )
+    folded = inference.fold(nnx.Sequential(*layers), "int8").layers
+    dtypes = [layer.kernel.dtype.name for layer in folded]
+    assert dtypes == ["float32", "float32", "float32", "int8"]
+
+
+@sj.surrogate
+def bell_sign(x):
+    return jnp.exp(-(x**2))
+
+
+def test_a_sign_of_ones_own_is_packed_too():
+    model = random_network("DigitsNet", input_quantizer=bell_sign)
+    folded = inference.fold(model)
+    assert [type(norm) for norm in (folded.norm2, folded.norm3)] == [
+        inference.Threshold,
+        inference.Threshold,
+    ]
+    assert folded.conv2.kernel.dtype == jnp.uint32
+
+
+def test_refused_models_and_dtypes():
+    model = random_network("DigitsNet")
+    with pytest.raises(ValueError, match="unknown dtype 'int4'; the nearest is 'int8'"):
+        inference.fold(model, "int4")
+    model.norm2.var.set_value(np.array([1, np.nan, 1], np.float32))
+    with pytest.raises(ValueError, match="must be finite, got nan in norm2/var"):
+        inference.fold(model)

@@ -1,0 +1,66 @@
+"""Networks as functions take part in transformations."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from networks import SIZES, random_network
+from sgdat_jax import inference
+
+
+@pytest.fixture(scope="module", params=["bits", "int8", "unfolded"])
+def function(request):
+    model = random_network("DigitsNet")
+    model.eval()
+    if request.param != "unfolded":
+        model = inference.fold(model, request.param)
+    return inference.to_function(model)
+
+
+def by_scan(function, x):
+    return jax.lax.scan(lambda carry, image: (carry, function(image[None])[0]), 0, x)[1]
+
+
+@pytest.mark.parametrize(
+    "transformed",
+    [
+        lambda function, x: jax.jit(function)(x),
+        lambda function, x: nnx.jit(function)(x),
+        lambda function, x: jax.vmap(lambda image: function(image[None])[0])(x),
+        lambda function, x: jax.lax.map(lambda image: function(image[None])[0], x),
+        by_scan,
+        lambda function, x: jax.checkpoint(function)(x),
+        lambda function, x: jax.vjp(function, x)[0],
+        lambda function, x: jax.export.export(function)(x).call(x),
+        lambda function, x: function.lower(x).compile()(x),
+    ],
+    ids=["jit", "nnx", "vmap", "map", "scan", "checkpoint", "vjp", "export", "lower"],
+)
+def test_a_function_composes(function, transformed):
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    # Real-valued sums are taken in another order by another program.
+    chex.assert_trees_all_close(transformed(function, x), function(x), rtol=1e-4)
+    shape = jax.ShapeDtypeStruct((3, 5), jnp.float32)
+    assert jax.eval_shape(function, x) == function.eval_shape(x) == shape
+
+
+def test_empty_batches_and_lists(function):
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    assert function(x[:0]).shape == (0, 5)
+    chex.assert_trees_all_equal(function(x.tolist()), function(x))
+
+
+def test_networks_take_no_images_and_any_number():
+    model = random_network("DigitsNet")
+    model.eval()
+    shape = SIZES["DigitsNet"]
+    assert model(jnp.zeros((0, *shape))).shape == (0, 5)
+    sizes = jax.export.symbolic_shape(f"batch, {', '.join(map(str, shape))}")
+    exported = jax.export.export(jax.jit(lambda x: model(x)))(
+        jax.ShapeDtypeStruct(sizes, jnp.float32)
+    )
+    x = jax.random.normal(jax.random.key(0), (3, *shape))
+    expected = nnx.jit(lambda model, x: model(x))(model, x)
+    chex.assert_trees_all_close(exported.call(x), expected, rtol=1e-4, atol=1e-4)
