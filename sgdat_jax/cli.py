@@ -97,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(run: setup.Run, terminal: rich_console.Console) -> None:
     """Shows, trains and reports a run that is set up."""
     _print_task(run.config, run.dataset, terminal)
-    for note in run.notes:
-        print(f"sgdat-jax: not used: {note}", file=sys.stderr)
+    _print_notes(run.notes)
     if hosts.as_writer(run_folder.is_finished(run.folder)):
         terminal.print("already finished")
     else:
@@ -172,6 +171,7 @@ def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
     """Trains what is still to do of a sweep, and reports all of it."""
     config = prepared.config
     _print_task(config, prepared.plan.dataset, terminal)
+    _print_notes(prepared.notes)
     done = prepared.total - len(prepared.todo)
     terminal.print(f"{prepared.total} models, {done} of them finished before")
     for lines in sweep_lib.train_all(prepared):
@@ -246,6 +246,11 @@ def _print_task(
         f"{len(dataset.test_images):,} to test"
     )
     terminal.print(report.summary_table(state_lib.summarize(config, dataset)))
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"sgdat-jax: not used: {note}", file=sys.stderr)
 
 
 def _print_path(text: str, path: pathlib.Path, terminal: rich_console.Console) -> None:

@@ -76,16 +76,19 @@ def write_lines(file: pathlib.Path, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
-    """Adds a line to a file of JSON lines.
+    """Adds a line to a file of JSON lines; an unended last line is cut off first.
 
     Raises:
       OSError: if that fails, or if the file is a link or not a regular file.
     """
     with _naming(file):
         check_no_link(file)
-        with open(file, "a", encoding="utf-8", opener=_open_no_link) as lines:
-            _check_regular(lines)
-            lines.write(json.dumps(values) + "\n")
+        if os.path.lexists(file) and not is_regular(file):  # a pipe cannot be sought
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        with open(file, "a+b", opener=_open_no_link) as lines:
+            lines.seek(0)
+            lines.truncate(lines.read().rfind(b"\n") + 1)
+            lines.write(json.dumps(values).encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
 
@@ -100,12 +103,24 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines.
+    """Reads a file of JSON lines, but for an unended last line.
+
+    A full disk or a kill leaves half a line; whoever appends the next one cuts it off.
 
     Raises:
       ValueError: if it cannot be read or a line is damaged.
     """
-    return [_parse(file, line) for line in _read_text(file).splitlines()]
+    ended, _, _ = _read_text(file).rpartition("\n")
+    return [_parse(file, line) for line in ended.splitlines()]
+
+
+def has_torn_line(file: pathlib.Path) -> bool:
+    """Returns whether the last line of a file is not ended; no file has none.
+
+    Raises:
+      ValueError: if the file is there and cannot be read.
+    """
+    return is_file(file) and not f"\n{_read_text(file)}".endswith("\n")
 
 
 def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:

@@ -154,3 +154,18 @@ def test_a_link_is_removed_and_its_target_stays(folder, precious):
         files.remove(folder / name)
     assert list(folder.iterdir()) == []
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("torn", [b'{"a": 1', b"\xff\x00", b" "])
+def test_a_torn_last_line_does_not_count_and_is_cut_off(tmp_path, torn):
+    file = tmp_path / "x.jsonl"
+    files.append_line(file, {"a": 0})
+    assert not files.has_torn_line(file)
+    with file.open("ab") as data:
+        data.write(torn)
+    if torn != b"\xff\x00":  # which is no text, and named as damage
+        assert files.has_torn_line(file)
+        assert files.read_lines(file) == [{"a": 0}]
+    files.append_line(file, {"a": 2})
+    assert files.read_lines(file) == [{"a": 0}, {"a": 2}]
+    assert not files.has_torn_line(tmp_path / "none.jsonl")

@@ -40,6 +40,7 @@ class Sweep(NamedTuple):
     todo: list[Trial]
     total: int  # trials, finished ones included
     lock: Any  # of the folder, until all is trained
+    notes: tuple[str, ...] = ()  # what was found amiss in the folder
 
 
 def set_up(config: config_lib.SweepConfig) -> Sweep:
@@ -63,17 +64,20 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
             f"{config.stream_above}."
         )
     folder = config.folder
-    known = []
+    known: list[Any] = []
+    notes: tuple[str, ...] = ()
     if (folder / CONFIG).exists():
         run_folder.check_links(folder, (TRIALS,))
         lock = run_folder.lock(folder)
         _check_same(config)
         known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]
+        if files.has_torn_line(folder / TRIALS):
+            notes = (f"the last line of {folder / TRIALS}, which has no end.",)
     else:
         lock = run_folder.create(folder, config, CONFIG)
     all_trials = trials(config)
     todo = [trial for trial in all_trials if tuple(trial) not in known]
-    return Sweep(config, plan, todo, len(all_trials), lock)
+    return Sweep(config, plan, todo, len(all_trials), lock, notes)
 
 
 def trials(config: config_lib.SweepConfig) -> list[Trial]:

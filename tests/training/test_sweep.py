@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -139,6 +140,23 @@ def test_models_at_once_are_the_models_one_by_one(finished, tmp_path):
         assert together["flips_per_weight"] == pytest.approx(
             alone["flips_per_weight"], rel=1e-2
         )
+
+
+def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_path):
+    folder = tmp_path / "torn"
+    shutil.copytree(finished, folder)
+    whole = (folder / "trials.jsonl").read_bytes()
+    (folder / "trials.jsonl").write_bytes(whole[:-20])
+    prepared = sweep.set_up(config.SweepConfig(**_SHORT, run_dir=str(folder)))
+    assert len(prepared.todo) == 1
+    (note,) = prepared.notes
+    assert note.startswith(f"the last line of {folder / 'trials.jsonl'}")
+    list(sweep.train_all(prepared))
+    again = sweep.read(folder)
+    assert [line["test_accuracy"] for line in again] == [
+        line["test_accuracy"] for line in sweep.read(finished)
+    ]
+    assert not sweep.set_up(config.SweepConfig(**_SHORT, run_dir=str(folder))).notes
 
 
 def test_command_reports_a_finished_sweep(finished, capsys):
