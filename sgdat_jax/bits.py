@@ -389,7 +389,7 @@ def _sums_beyond(
         others = [axis for axis in range(2 * rank) if axis % rank != i]
         inside &= jnp.expand_dims(mask, others)
     sums = features - 2 * lax.population_count(kernel).astype(jnp.int32).sum(-2)
-    # Small integers, exact as floats, of which every backend has products.
+    # Small integers, exact as floats, which every backend multiplies.
     beyond = jnp.tensordot(
         (~inside).astype(jnp.float32),
         sums.astype(jnp.float32),

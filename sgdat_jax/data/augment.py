@@ -116,7 +116,7 @@ def random_crop(key: jax.Array, images: jax.Array, padding: int) -> jax.Array:
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Returns images of which each is mirrored, left to right, with probability 1/2.
+    """Mirrors each image left to right with probability 1/2.
 
     Args:
       key: random key.

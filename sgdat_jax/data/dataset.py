@@ -40,7 +40,7 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
     Args:
       data: labels may be integers of any dtype.
       place: from the name of a field, such as ``"train_images"``, to the file that
-        errors about it shall name.
+        errors about it name.
 
     Raises:
       ValueError: if images are not uint8 of one shape, labels are not integers that

@@ -14,7 +14,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
 class Example(NamedTuple):
     """A labelled image as its source keeps it."""
 
-    place: str  # what errors about it shall name
+    place: str  # what error messages call it
     content: bytes  # of a file in one of `FORMATS`
     label: int
 

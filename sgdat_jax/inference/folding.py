@@ -31,7 +31,7 @@ _INPUT_QUANTIZERS: dict[str, layers.Quantizer] = {
 
 
 class Threshold(nnx.Module):
-    """Stands for a batch normalization of integers of which only the sign is used.
+    """Stands for a batch normalization of integers whose sign alone is used.
 
     Args:
       direction: shape (channels,), -1 where the normalization falls and +1 elsewhere.
@@ -62,7 +62,7 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
 
     Of each layer with binary inputs and a binary kernel, the kernel's signs are taken
     once and for all, and products are computed in `dtype`. Each normalization between
-    two of them of which only the sign is used becomes a `Threshold`: in `BinaryNet` all
+    two of them whose sign alone is used becomes a `Threshold`: in `BinaryNet` all
     but the first and the last two, in `DigitsNet` the second and third, in
     `SgdatResNet18` the first of each block, in `BiRealResNet18`, which adds up their
     values, none. All else stays as it is, with running averages: real-valued layers,

@@ -82,8 +82,8 @@ def load(file: str | pathlib.Path, dtype: str = "bits") -> Function:
       dtype: of the binary products, see `fold`.
 
     Raises:
-      ValueError: if the file is none of weights, damaged or of another model, or
-        `dtype` is unknown.
+      ValueError: if the file is not a whole file of weights, if its network cannot be
+        built, or if `dtype` is unknown.
 
     Example:
       >>> import numpy as np

@@ -72,7 +72,7 @@ class BinaryNet(nnx.Module):
       https://arxiv.org/abs/1602.02830
     """
 
-    # Binary layers, and normalizations of which the next layer takes the sign alone:
+    # Binary layers, and normalizations whose sign alone the next layer takes:
     # what `inference.fold` makes thresholds of.
     sign_chain: ClassVar = (
         *("conv2", "norm2", "conv3", "norm3", "conv4", "norm4", "conv5", "norm5"),

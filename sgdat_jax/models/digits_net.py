@@ -45,7 +45,7 @@ class DigitsNet(nnx.Module):
       https://arxiv.org/abs/1602.02830
     """
 
-    # Binary layers, and normalizations of which the next layer takes the sign alone:
+    # Binary layers, and normalizations whose sign alone the next layer takes:
     # what `inference.fold` makes thresholds of.
     sign_chain: ClassVar = ("conv2", "norm2", "conv3", "norm3", "dense4")
 

@@ -118,7 +118,7 @@ def prob_bop(
 def _draws(
     key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike
 ) -> jax.Array:
-    """Returns random numbers in [0, 1), any two of which are independent.
+    """Returns random numbers in [0, 1), pairwise independent.
 
     Only as many are drawn as an array is long along its axes together. One for each
     weight takes ten times as long as the rest of a step.
@@ -130,5 +130,5 @@ def _draws(
     for axis, size in enumerate(shape):
         drawn = jax.random.bits(jax.random.fold_in(key, axis), (size,))
         bits ^= jnp.expand_dims(drawn, [i for i in range(len(shape)) if i != axis])
-    # The upper 24 bits, of which float32 holds each value.
+    # Float32 holds every value of the upper 24 bits.
     return (bits >> 8).astype(dtype) * 2.0**-24

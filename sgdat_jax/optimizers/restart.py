@@ -20,8 +20,8 @@ def restart_every(
     """Lets a transformation forget all it has seen, again and again.
 
     Its state becomes that of ``inner.init`` before the steps 0, ``steps``,
-    2 ``steps``, ...: moments, bias-correction counts and schedules alike. A schedule
-    that shall go on is chained behind it.
+    2 ``steps``, ...: moments, bias-correction counts and schedules alike. Chain a
+    schedule that must not restart behind it.
 
     Args:
       inner: for example ``optax.scale_by_adam()``.

@@ -74,7 +74,7 @@ def train(
     Args:
       run: a run at its start or anywhere else.
       watcher: is told how it gets on.
-      check: raises `interruption.Interrupted` where the run shall end early.
+      check: raises `interruption.Interrupted` to end the run early.
 
     Returns:
       The run with its last state, and the result that was written to the folder.

@@ -246,7 +246,7 @@ def check_same(
     Args:
       folder: for the message.
       found: its config.
-      wanted: the config of what shall go on there.
+      wanted: the config of the run that is to go on there.
       free: fields that may differ, besides those that always may.
     """
     differences = [

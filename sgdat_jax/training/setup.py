@@ -309,7 +309,7 @@ def restore_weights(file: pathlib.Path) -> Run:
     """Returns a run with the weights of a file, and no state of its optimizers.
 
     Raises:
-      ValueError: if the file is none of weights, or damaged.
+      ValueError: if the file is not a whole file of weights.
     """
     about = weight_files.read_about(file)
     config = run_folder.config_of(file, about.config, about.format)

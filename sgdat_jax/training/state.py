@@ -147,7 +147,7 @@ def create(
         ``config`` does not.
       steps_per_epoch: training steps in an epoch, for schedules and restarts of flip
         counts.
-      layout: the devices that the run shall lie on; None: one device.
+      layout: the devices of the run; None: one device.
 
     Raises:
       ValueError: if the model does not fit the images, or a batch cannot be divided

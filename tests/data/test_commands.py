@@ -71,7 +71,7 @@ def test_contact_sheet_shows_images_with_their_classes():
 
 
 def _channels(count):
-    """The digits with that many channels, of which the last is constant."""
+    """The digits with that many channels; the last is constant."""
     data = sources.digits()
     return data._replace(
         **{

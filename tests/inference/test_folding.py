@@ -122,7 +122,7 @@ def test_bits_take_a_32nd_of_the_memory():
         for folded in (inference.fold(model), inference.fold(model, "float32"))
         for kernel in jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
     ]
-    # Its narrow layers have 8 and 16 inputs, of which words hold 32.
+    # Its narrow layers have 8 and 16 inputs, while a word holds 32.
     assert sizes[:3] == [9 * 4 * 8, 9 * 4 * 16, 2 * 4 * 24]
     assert sizes[3:] == [9 * 8 * 4 * 8, 9 * 8 * 4 * 16, 64 * 4 * 24]
 

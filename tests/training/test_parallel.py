@@ -16,6 +16,7 @@ from sgdat_jax.data import augment
 from sgdat_jax.training import (
     checkpoint,
     config,
+    loop,
     parallel,
     registry,
     run_folder,
@@ -275,3 +276,15 @@ def test_a_run_goes_on_with_any_number_of_devices(tmp_path):
     done = shared_runs.command("evaluate", str(moving))
     accuracy = json.loads(ours[-1])["test_accuracy"]
     assert done.stdout.startswith(f"test accuracy {accuracy:.2%},")
+
+
+def test_the_test_set_is_divided_among_all_devices():
+    data = small_runs.digits()
+    data = data._replace(
+        test_images=data.test_images[:357], test_labels=data.test_labels[:357]
+    )
+    ((batch, weights),) = loop.test_batches(data, COPIED)
+    assert len(batch.images) == 360  # the least multiple of eight
+    assert float(weights.sum()) == 357
+    np.testing.assert_array_equal(batch.images[:357], data.test_images)
+    assert {len(shard.data) for shard in batch.images.addressable_shards} == {45}
