@@ -16,7 +16,7 @@ import jax
 import tyro
 from rich import console as rich_console
 
-from sgdat_jax import files, report
+from sgdat_jax import __version__, files, report
 from sgdat_jax.data import commands as data_commands
 from sgdat_jax.data import sources
 from sgdat_jax.training import compare as compare_lib
@@ -71,8 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if a signal ended it and its state is saved, with 130 if it is interrupted from
         the keyboard otherwise.
     """
-    _keep_compiled_programs()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        print(f"sgdat-jax {__version__}")
+        return
+    _replace_what_a_terminal_lacks()
+    _keep_compiled_programs()
     try:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
@@ -304,11 +308,26 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
 
 
 def _keep_compiled_programs() -> None:
-    """Keeps compiled programs for later runs, unless the user's own settings do."""
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+    """Keeps compiled programs for later runs, unless the user's own settings do.
+
+    Without a home, or where its cache cannot be written, each run compiles anew.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
+        return
+    try:
         caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         folder = pathlib.Path(caches, "sgdat_jax", "compiled")
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        files.make([folder])
+    except (RuntimeError, ValueError):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _replace_what_a_terminal_lacks() -> None:
+    """Lets output in another encoding have ? in place of signs that it lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _parse(

@@ -7,6 +7,7 @@ import shutil
 import jax
 import pytest
 
+import sgdat_jax
 import shared_runs
 from sgdat_jax import cli
 from sgdat_jax.training import config, run_folder, setup
@@ -130,7 +131,7 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
     [
         ("", "train, compare, sweep, evaluate, report"),
         ("tran", "tran"),
-        ("--version", "--version"),
+        ("--versions", "--versions"),
         ("evaluate", "Folder of the run"),
         ("evaluate a b", "b"),
         ("train extra", "extra"),
@@ -353,3 +354,53 @@ def test_compiled_programs_are_kept(own, tmp_path, monkeypatch):
         assert jax.config.jax_compilation_cache_dir == expected
     finally:
         jax.config.update(name, before)
+
+
+def _without_home(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+def _below_a_file(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("place", ["no home", "below a file"])
+def test_a_cache_that_cannot_be_is_done_without(place, tmp_path, monkeypatch):
+    if place == "no home":
+        _without_home(monkeypatch)
+    else:
+        _below_a_file(monkeypatch, tmp_path)
+    name = "jax_compilation_cache_dir"
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update(name, None)
+        cli._keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update(name, before)
+
+
+def test_a_terminal_without_the_signs_gets_others(tmp_path):
+    run = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    again = shutil.copytree(run, tmp_path / "again")
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps(config | {"seed": 1}))
+    arguments = ["report", str(run), str(again), "--out", str(tmp_path / "out")]
+    done = shared_runs.python(
+        "-m", "sgdat_jax", *arguments, PYTHONIOENCODING="ascii", COLUMNS="200"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?0.00" in done.stdout  # plus-minus
+    assert "±" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"sgdat-jax {sgdat_jax.__version__}\n"
