@@ -87,7 +87,11 @@ def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
             raise OSError(errno.EINVAL, "it is not a regular file")
         with open(file, "a+b", opener=_open_no_link) as lines:
             lines.seek(0)
-            lines.truncate(lines.read().rfind(b"\n") + 1)
+            ended, newline, last = lines.read().rpartition(b"\n")
+            if _is_torn(last):
+                lines.truncate(len(ended + newline))
+            elif last:
+                lines.write(b"\n")
             lines.write(json.dumps(values).encode() + b"\n")
             lines.flush()
             os.fsync(lines.fileno())
@@ -103,24 +107,33 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
 
 
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines, but for an unended last line.
+    """Reads a file of JSON lines, but for a torn last line.
 
     A full disk or a kill leaves half a line; whoever appends the next one cuts it off.
 
     Raises:
       ValueError: if it cannot be read or a line is damaged.
     """
-    ended, _, _ = _read_text(file).rpartition("\n")
-    return [_parse(file, line) for line in ended.splitlines()]
+    ended, _, last = _read_text(file).rpartition("\n")
+    lines = [*ended.splitlines(), *([] if _is_torn(last) or not last else [last])]
+    return [_parse(file, line) for line in lines]
 
 
 def has_torn_line(file: pathlib.Path) -> bool:
-    """Returns whether the last line of a file is not ended; no file has none.
+    """Returns whether the last line of a file is half a line; no file has none.
 
     Raises:
       ValueError: if the file is there and cannot be read.
     """
-    return is_file(file) and not f"\n{_read_text(file)}".endswith("\n")
+    return is_file(file) and _is_torn(_read_text(file).rpartition("\n")[-1])
+
+
+def _is_torn(last: str | bytes) -> bool:
+    """Returns whether what stands behind the last end of a line is no whole line."""
+    try:
+        return bool(last) and not json.loads(last)
+    except (ValueError, RecursionError):
+        return True
 
 
 def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib.Path]:

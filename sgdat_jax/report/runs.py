@@ -54,7 +54,10 @@ _RESULT_KEYS = ("epochs", "test_accuracy", "best_test_accuracy", "device")
 # A network without binary weights has none of these.
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
 _FLIP_RESULT_KEYS = ("flips_per_weight", "flip_histogram")
-_NO_SETTINGS = ("seed", "run_dir", "diagnostics", "stream_above", "tensorboard")
+# Runs that differ in nothing else are of one row.
+_NO_SETTINGS = config_lib.options_of(
+    config_lib.TrainConfig, config_lib.HOUSEKEEPING, config_lib.PLACEMENT
+) | {"seed", "diagnostics"}
 
 
 def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]]:

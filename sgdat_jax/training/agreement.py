@@ -15,16 +15,6 @@ from sgdat_jax.data import sources
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import hosts, versions
 
-# Fields that may differ: where a process finds things, and when states are saved, on
-# which the processes agree as they train.
-_FREE = {
-    "data_dir",
-    "run_dir",
-    "save_every_minutes",
-    "save_every_steps",
-    "keep_states",
-    "tensorboard",
-}
 # Settings of jax that change numbers or programs.
 _JAX_SETTINGS = (
     "jax_enable_x64",
@@ -61,6 +51,8 @@ def _versions() -> dict[str, Any]:
 
 
 def _settings(config: config_lib.TrainConfig) -> dict[str, Any]:
+    # When states are saved, the processes agree on as they train.
+    free = config_lib.options_of(type(config), config_lib.HOUSEKEEPING)
     fields = dataclasses.asdict(config)
     of_jax = {name: getattr(jax.config, name, None) for name in _JAX_SETTINGS}
-    return of_jax | {k: v for k, v in fields.items() if k not in _FREE}
+    return of_jax | {k: v for k, v in fields.items() if k not in free}

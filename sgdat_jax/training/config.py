@@ -11,6 +11,27 @@ from typing import Any
 from sgdat_jax.data import sources
 from sgdat_jax.training import methods, registry
 
+# Kinds of options that leave the result of a run as it is.
+HOUSEKEEPING = "housekeeping"  # where files are, and when states are saved
+PLACEMENT = "placement"  # where arrays lie: this changes the order of sums alone
+
+
+def _option(default: Any, kind: str) -> Any:
+    return dataclasses.field(default=default, metadata={"kind": kind})
+
+
+def options_of(config: type, *kinds: str) -> set[str]:
+    """Returns the options of a config that are of some kinds.
+
+    Example:
+      >>> from sgdat_jax.training import config
+      >>> sorted(config.options_of(config.BaseConfig, config.HOUSEKEEPING))
+      ['data_dir']
+    """
+    fields = dataclasses.fields(config)
+    return {field.name for field in fields if field.metadata.get("kind") in kinds}
+
+
 _HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
 
 
@@ -28,7 +49,7 @@ class BaseConfig:
     tiny_imagenet or tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has prepared
     them; or a folder of arrays, with a slash in its path."""
 
-    data_dir: str | None = None
+    data_dir: str | None = _option(None, HOUSEKEEPING)
     """Folder of prepared data sets; None: that of tensorflow-datasets. For
     tiny_imagenet also its published zip or folder."""
 
@@ -122,7 +143,7 @@ class BaseConfig:
     """Whether of each training image, each time by chance, only a part of 8 to 100
     percent of its area is shown, in the size of the whole."""
 
-    stream_above: float = 4.0
+    stream_above: float = _option(4.0, PLACEMENT)
     """Gigabytes of training images up to which they are copied to the device as a
     whole; larger sets are streamed to it in batches. The result is the same."""
 
@@ -174,23 +195,23 @@ class RunConfig(BaseConfig):
     """Whether each epoch also records gradients, flip counts, thresholds and margins of
     every layer."""
 
-    save_every_minutes: float = 10.0
+    save_every_minutes: float = _option(10.0, HOUSEKEEPING)
     """Minutes after which the state of a run is saved, from where it can go on to the
     bit. It is saved at its end and when it is interrupted in any case."""
 
-    save_every_steps: int | None = None
+    save_every_steps: int | None = _option(None, HOUSEKEEPING)
     """Training steps after which it is saved as well; None: by time alone. Where
     several steps are taken in one program, it is saved after the last of them."""
 
-    keep_states: int = 2
+    keep_states: int = _option(2, HOUSEKEEPING)
     """How many saved states to keep, at least two: the last ones. The weights of the
     best epoch are kept besides."""
 
-    devices: int | None = None
+    devices: int | None = _option(None, PLACEMENT)
     """Devices of each host to train on, among which every batch is split; None: all
     GPUs or TPU cores, or one CPU."""
 
-    sharded: bool = False
+    sharded: bool = _option(False, PLACEMENT)
     """Whether each device holds but its part of the weights and of the optimizers'
     state, instead of a copy: less memory, more traffic."""
 
@@ -258,14 +279,14 @@ class TrainConfig(RunConfig):
     eta: float | None = None
     """Growth of the squared threshold of boat; None: 0.1."""
 
-    tensorboard: bool = False
+    tensorboard: bool = _option(False, HOUSEKEEPING)
     """Whether the run folder also gets an event file for TensorBoard."""
 
     seed: int = 0
     """Seed of the initial weights and of the order of images; the same seed gives the
     same result on the same machine."""
 
-    run_dir: str | None = None
+    run_dir: str | None = _option(None, HOUSEKEEPING)
     """Folder of the results, new or empty; None: a new one under runs/, named after
     data set, model, optimizer, seed and time."""
 
@@ -313,7 +334,7 @@ class CompareConfig(RunConfig):
     seed: int = 0
     """The first of them."""
 
-    run_dir: str | None = None
+    run_dir: str | None = _option(None, HOUSEKEEPING)
     """Folder of all runs; None: one under runs/, named after data set and model."""
 
     def __post_init__(self) -> None:
@@ -381,11 +402,11 @@ class SweepConfig(BaseConfig):
     seed: int = 0
     """The first of them."""
 
-    models_at_once: int | None = None
+    models_at_once: int | None = _option(None, PLACEMENT)
     """Models trained in one compiled program; None: 16, or 1 on a CPU, where more are
     slower."""
 
-    run_dir: str | None = None
+    run_dir: str | None = _option(None, HOUSEKEEPING)
     """Folder of the results; None: one under runs/, named after data set, model and
     optimizer."""
 

@@ -35,19 +35,6 @@ _OLD_PARTIALS = frozenset(
     pathlib.Path(name).with_suffix(files.PARTIAL).name
     for name in (CONFIG, METRICS, TIMES, RESULT, DIVERGED, BEST, LAST, "sweep.json")
 )
-# What may change when a run goes on: where things are and how often it is saved, what
-# leaves no trace in it, and the devices, which change the order of sums alone.
-_FREE = {
-    "data_dir",
-    "run_dir",
-    "stream_above",
-    "save_every_minutes",
-    "save_every_steps",
-    "keep_states",
-    "devices",
-    "sharded",
-    "tensorboard",
-}
 
 
 def create(
@@ -249,10 +236,12 @@ def check_same(
       wanted: the config of the run that is to go on there.
       free: fields that may differ, besides those that always may.
     """
+    kinds = config_lib.HOUSEKEEPING, config_lib.PLACEMENT
+    may_differ = config_lib.options_of(type(wanted), *kinds).union(free)
     differences = [
         f"{field.name}={old!r}, not {new!r}"
         for field in dataclasses.fields(wanted)
-        if field.name not in _FREE.union(free)
+        if field.name not in may_differ
         and (old := getattr(found, field.name)) != (new := getattr(wanted, field.name))
     ]
     if differences:

@@ -139,9 +139,12 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _check_same(config: config_lib.SweepConfig) -> None:
-    found = run_folder.read_json(config.folder, CONFIG)
+    # A sweep of before lacks the options that came later.
+    defaults = json.loads(json.dumps(dataclasses.asdict(type(config)())))
+    found = defaults | run_folder.read_json(config.folder, CONFIG)
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    for name in wanted.keys() - {"run_dir", "models_at_once", "stream_above"}:
+    kinds = config_lib.HOUSEKEEPING, config_lib.PLACEMENT
+    for name in wanted.keys() - config_lib.options_of(type(config), *kinds):
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "

@@ -40,10 +40,20 @@ def test_labels_say_what_differs(folder_of, first, second, labels):
     assert names == labels
 
 
+def test_seeds_saved_or_placed_otherwise_are_of_one_row(folder_of):
+    folder_of("a", seed=0)
+    folder_of("b", seed=1, save_every_minutes=1.0, data_dir="elsewhere")
+    folder = folder_of("c", seed=2, keep_states=5, devices=4, tensorboard=True)
+    runs, skipped = report.read_runs([folder.parent])
+    assert skipped == []
+    (group,) = report.group_runs(runs)
+    assert (group.label, len(group.runs)) == ("SGDAT", 3)
+
+
 def test_folders_below_are_found_and_bad_ones_named(folder_of, tmp_path):
     good = folder_of("good")
     (folder_of("unfinished", seed=1) / "result.json").unlink()
-    (folder_of("damaged", seed=2) / "metrics.jsonl").write_text('{"epoch": 1')
+    (folder_of("damaged", seed=2) / "metrics.jsonl").write_text('{"epoch": 1\n')
     (folder_of("short", seed=3) / "metrics.jsonl").write_text("")
     (folder_of("older", seed=4) / "result.json").write_text('{"epochs": 2}')
     folder_of("again")

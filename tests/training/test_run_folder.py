@@ -113,6 +113,9 @@ def test_damaged_line_of_metrics(tmp_path):
     run_folder.append_epoch(tmp_path, {"epoch": 1}, {"epoch": 1})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": ')
+    assert run_folder.read_metrics(tmp_path) == [{"epoch": 1}]  # torn by a full disk
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read"):
         run_folder.read_metrics(tmp_path)
 

@@ -142,6 +142,19 @@ def test_models_at_once_are_the_models_one_by_one(finished, tmp_path):
         )
 
 
+def test_a_sweep_of_before_and_elsewhere_is_the_same(finished, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(finished, folder)
+    old = json.loads((folder / "sweep.json").read_text())
+    for name in ("restart_binary_every_epoch", "unbiased_variance"):
+        del old[name]  # which came later
+    (folder / "sweep.json").write_text(json.dumps(old))
+    settings = {**_SHORT, "run_dir": str(folder), "data_dir": "elsewhere"}
+    assert sweep.set_up(config.SweepConfig(**settings)).todo == []
+    with pytest.raises(ValueError, match="unbiased_variance=False, not True"):
+        sweep.set_up(config.SweepConfig(**settings, unbiased_variance=True))
+
+
 def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_path):
     folder = tmp_path / "torn"
     shutil.copytree(finished, folder)
