@@ -231,6 +231,12 @@ def test_ternary_threshold_of_the_mean(dtype):
     np.testing.assert_array_equal(np.asarray(slope, np.float64), ref_window(exact))
 
 
+def test_ternary_threshold_is_seven_tenths_of_the_mean():
+    x = jnp.array([0.72, 0.68, -0.72, -0.68, 1.2, -2.0])  # whose mean magnitude is 1
+    value, _ = value_and_slope(signs.ste_ternary, threshold=None)(x)
+    np.testing.assert_array_equal(value, [1, 0, -1, 0, 1, -1])
+
+
 @pytest.mark.parametrize("threshold", [0.0, None])
 def test_ternary_of_zeros_is_zero(threshold):
     value, _ = value_and_slope(signs.ste_ternary, threshold)(jnp.zeros(3))
