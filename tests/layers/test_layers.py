@@ -95,6 +95,11 @@ CONV = functools.partial(BinaryConv, rngs=nnx.Rngs(0))
             "`pad_value` must be 0 .* got 1 with padding='REFLECT'",
         ),
         (
+            lambda: CONV(3, 4, 3, pad_value=-1, padding="CIRCULAR"),
+            ValueError,
+            "`pad_value` must be 0 .* got -1 with padding='CIRCULAR'",
+        ),
+        (
             lambda: CONV(3, 4, 3, padding="same"),
             ValueError,
             "`padding` has no choice 'same'; the nearest is 'SAME'",
@@ -186,6 +191,18 @@ def test_split_merge_eval_shape_and_vmap():
     both = nnx.vmap(lambda conv, x: conv(x), in_axes=(0, None))(ensemble, x)
     assert ensemble.kernel.shape == (2, 3, 3, 3, 4)
     assert both.shape == (2, *y.shape)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dtype": jnp.bfloat16, "preferred_element_type": jnp.float32}]
+)
+@pytest.mark.parametrize("make", [LINEAR, functools.partial(CONV, kernel_size=3)])
+def test_products_have_the_precision_that_is_asked_for(make, options):
+    # A CPU computes the same either way; other devices do not.
+    for precision in ("highest", None):
+        layer = make(3, 4, input_quantizer=None, precision=precision, **options)
+        program = str(jax.make_jaxpr(layer)(jnp.ones((2, 5, 3))))
+        assert ("HIGHEST" in program) == (precision == "highest")
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 5, 3), (0, 2, 5, 5, 3)])
