@@ -47,6 +47,23 @@ def test_diode_follows_its_rule():
     assert int(sj.flip_counts(state).sum()) == flips > 1000
 
 
+def test_diode_starts_by_its_seed():
+    params = jnp.asarray(START, jnp.float32)
+    first, again, other = (
+        np.asarray(sj.diode(seed=seed).init(params).drift) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.99
+
+
+def test_diode_is_plus_one_where_its_average_is_zero():
+    tx, params = sj.diode(1.0), jnp.array([1.0, -1.0])
+    state = tx.init(params)._replace(drift=jnp.zeros(2))
+    updates, state = tx.update(jnp.zeros(2), state, params)
+    np.testing.assert_array_equal(params + updates, [1.0, 1.0])
+    np.testing.assert_array_equal(sj.flip_counts(state), [0, 1])
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_prob_bop_flips_surely_by_chance_or_never(epoch):
     gamma, tau, alpha, steps_per_epoch = 1.0, 1.0, 0.5, 3

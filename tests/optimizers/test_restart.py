@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -58,6 +59,17 @@ def test_without_restart_it_is_optax(name, momentum, expected):
     tx = registry.real_optimizer(name, 1e-2, momentum)
     shared_runs.assert_bit_equal(tx.init(_PARAMS), expected.init(_PARAMS))
     shared_runs.assert_bit_equal(_walk(tx, 3), _walk(expected, 3))
+
+
+def test_extra_arguments_reach_the_transformation_within():
+    def scaled(updates, state, params=None, *, factor):
+        return jax.tree.map(lambda u: factor * u, updates), state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, scaled)
+    tx = restart.restart_every(inner, 2)
+    ones = jax.tree.map(jnp.ones_like, _PARAMS)
+    updates, _ = tx.update(ones, tx.init(_PARAMS), _PARAMS, factor=3.0)
+    chex.assert_trees_all_equal(updates, jax.tree.map(lambda p: 3 * p, ones))
 
 
 def test_bad_use():

@@ -235,8 +235,10 @@ def test_latents_of_double_precision_parameters_are_double():
             reference.step(g)
     assert params.dtype == np.float64
     np.testing.assert_array_equal(params, reference.w)
+    latents = sj.latent_weights(state)
+    assert latents.dtype == np.float64
     # One rounding per step, of values below 0.1; XLA contracts it, NumPy does not.
-    np.testing.assert_allclose(sj.latent_weights(state), reference.m, atol=1e-16)
+    np.testing.assert_allclose(latents, reference.m, rtol=0, atol=1e-16)
 
 
 def test_schedules_are_read_at_the_step_before_counting():
