@@ -89,6 +89,21 @@ def test_parts_are_distributed_as_in_torchvision(shape, scale):
             assert np.abs(difference).max() / _COUNT < 0.06
 
 
+@pytest.mark.parametrize(
+    ("shape", "scale", "box"),
+    [
+        # Of the ten tries none fits: the middle, as near to the ratios as can be.
+        ((4, 400), (0.5, 1.0), (0, 197, 4, 5)),
+        ((400, 4), (0.5, 1.0), (197, 0, 5, 4)),
+        ((7, 7), (4.0, 5.0), (0, 0, 7, 7)),
+    ],
+)
+def test_where_no_part_fits_it_is_the_middle(shape, scale, box):
+    boxes = _boxes(jax.random.key(0), 3, shape, scale, _RATIO)
+    np.testing.assert_array_equal(boxes, 3 * [box])
+    assert _torchvision_box(np.random.default_rng(0), *shape, scale, _RATIO) == box
+
+
 def _resized(image, box, size):
     """Bilinear resizing of a part, pixel by pixel in float64."""
     top, left, height, width = map(int, box)

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import shutil
 import struct
@@ -48,6 +49,7 @@ def test_prepared_set_is_the_published_one(published, whole):
     _same_examples(data, tiny_imagenet.load(published))
     again = sources.load("tfds:tiny_imagenet", whole)
     np.testing.assert_array_equal(again.train_images, data.train_images)
+    assert again.name == "tiny_imagenet"
     assert [path.name for path in whole.iterdir()] == ["tiny_imagenet"]
 
 
@@ -82,6 +84,27 @@ def test_tfrecord_is_read_without_tensorflow(copy, published):
     assert list(copy.rglob("*.tfrecord-*"))
     _same_examples(sources.load("tiny_imagenet", copy), tiny_imagenet.load(published))
     assert "tensorflow" not in sys.modules
+
+
+def _add_split(data_dir, name, like):
+    """Gives a set another split with the examples of one that it has."""
+    place = data_dir / "tiny_imagenet" / "1.0.0"
+    description = place / "dataset_info.json"
+    values = json.loads(description.read_text())
+    (split,) = (split for split in values["splits"] if split["name"] == like)
+    values["splits"].append(split | {"name": name})
+    description.write_text(json.dumps(values))
+    (file,) = place.glob(f"*-{like}.*")
+    shutil.copy(file, place / file.name.replace(f"-{like}.", f"-{name}."))
+
+
+def test_test_images_are_those_of_validation_only_without_a_test_split(copy, published):
+    _add_split(copy, "validation", "train")
+    data = sources.load("tiny_imagenet", copy)
+    _same_examples(data, tiny_imagenet.load(published))
+    _replace("dataset_info.json", b'"test"', b'"held"')(copy)
+    data = sources.load("tiny_imagenet", copy)
+    assert _rows(data, "test") == _rows(data, "train")
 
 
 def _file(data_dir, pattern):

@@ -42,6 +42,14 @@ def test_memory_mapped_images_are_streamed(tmp_path):
         np.testing.assert_array_equal(labels, made["train_labels"][rows])
 
 
+def test_batches_are_put_where_they_are_asked_for(digits):
+    order = np.asarray(_order(0, 0, 64)[:3])
+    got = list(stream.batches(digits, order, put=lambda batch: ("here", batch[1])))
+    assert [where for where, _ in got] == 3 * ["here"]
+    for rows, (_, labels) in zip(order, got, strict=True):
+        np.testing.assert_array_equal(labels, digits.train_labels[rows])
+
+
 def test_a_stream_may_be_left_early(digits):
     order = _order(0, 0, 1)
     epoch = stream.batches(digits, order)
