@@ -64,11 +64,12 @@ def test_runs_that_diverged_are_counted_and_not_averaged(
 
 def test_files_agree(groups, tmp_path):
     folder = tmp_path / "new" / "report"
+    groups[0].runs[1].result["device"] = "gpu"
     paths = report.write_comparison(folder, groups)
     assert sorted(paths) == sorted(folder.iterdir())
     data = json.loads((folder / "comparison.json").read_text())
     assert data["rows"] == report.compare_runs(groups)
-    assert (data["dataset"], data["devices"]) == ("digits", ["cpu"])
+    assert (data["dataset"], data["devices"]) == ("digits", ["cpu", "gpu"])
     with (folder / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["SGDAT", "Bop"]

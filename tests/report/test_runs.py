@@ -41,7 +41,7 @@ def test_labels_say_what_differs(folder_of, first, second, labels):
 
 
 def test_seeds_saved_or_placed_otherwise_are_of_one_row(folder_of):
-    folder_of("a", seed=0)
+    folder_of("a", seed=0, diagnostics=False)
     folder_of("b", seed=1, save_every_minutes=1.0, data_dir="elsewhere")
     folder = folder_of("c", seed=2, keep_states=5, devices=4, tensorboard=True)
     runs, skipped = report.read_runs([folder.parent])

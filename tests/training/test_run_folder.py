@@ -1,3 +1,6 @@
+import contextlib
+import dataclasses
+
 import pytest
 
 from sgdat_jax.training import config, run_folder
@@ -107,6 +110,25 @@ def test_config_that_is_none(tmp_path, content, named):
         run_folder.read_config(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert named in str(caught.value)
+
+
+_FREE = {
+    *("data_dir", "run_dir", "stream_above", "tensorboard", "devices", "sharded"),
+    *("save_every_minutes", "save_every_steps", "keep_states"),
+}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(_CONFIG)])
+def test_only_what_leaves_no_trace_may_change(tmp_path, field):
+    other = dataclasses.replace(_CONFIG)
+    object.__setattr__(other, field, "other")
+    refused = contextlib.nullcontext()
+    if field not in _FREE:
+        message = rf"holds a run with {field}=.*, not 'other'; choose another run_dir"
+        refused = pytest.raises(ValueError, match=message)
+    with refused:
+        run_folder.check_same(tmp_path, _CONFIG, other)
+    run_folder.check_same(tmp_path, _CONFIG, other, free=[field])
 
 
 def test_damaged_line_of_metrics(tmp_path):
