@@ -156,10 +156,3 @@ def test_corrected_bop2nd_order_follows_its_rule(gamma):
 def test_bad_hyperparameters_are_named(make, named):
     with pytest.raises(ValueError, match=f"`{named}`"):
         make()
-
-
-def test_a_drift_of_zero_makes_a_weight_of_diode_positive():
-    params = jnp.array([-1.0, 1.0])
-    tx = sj.diode(learning_rate=1.0, b1=0.0, b2=0.0)
-    updates, _ = tx.update(jnp.zeros(2), tx.init(params), params)
-    np.testing.assert_array_equal(updates, [2.0, 0.0])
