@@ -151,7 +151,7 @@ def test_divergence_is_recorded_and_not_repeated(tmp_path, capsys):
 
 
 def test_runs_that_cannot_be_read_are_named(folder, capsys):
-    (folder / "sgdat" / "seed0" / "metrics.jsonl").write_text("{")
+    (folder / "sgdat" / "seed0" / "metrics.jsonl").write_text("{\n")
     arguments = ["compare", "--epochs", "2", "--diagnostics", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--run-dir", str(folder)]
     with pytest.raises(SystemExit) as caught:
