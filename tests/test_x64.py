@@ -2,6 +2,8 @@
 
 import pathlib
 
+import pytest
+
 import shared_runs
 
 _GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -28,6 +30,7 @@ testing.check_binary_optimizer(sj.sgdat(1e-4))
 """
 
 
+@pytest.mark.slow
 def test_files_fold_and_train_with_64_bits():
     done = shared_runs.python("-c", _SCRIPT, JAX_ENABLE_X64="1")
     assert (done.returncode, done.stderr) == (0, "")
