@@ -20,6 +20,12 @@ def test_arrays_come_back_from_disk(tmp_path, label_dtype):
     assert (data.name, data.class_names) == (tmp_path.name, ("0", "1", "2"))
 
 
+def test_the_folder_one_is_in_has_its_own_name(tmp_path, monkeypatch):
+    small_sets.arrays(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert arrays.load(".").name == tmp_path.name
+
+
 def test_class_names(tmp_path):
     small_sets.arrays(tmp_path)
     (tmp_path / "class_names.txt").write_text("Katze\nHündin\nyak\n", "utf-8")

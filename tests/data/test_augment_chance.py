@@ -141,6 +141,9 @@ def test_resized_crop_is_that_of_pillow(images):
     images, key, size = images[:20], jax.random.key(3), (3, 9)
     boxes = _boxes(key, 20, (6, 5), (0.08, 1.0), _RATIO)
     got = _crop(key, jnp.asarray(images), size)
+    exact = _crop(key, jnp.asarray(images, jnp.float32), size)
+    assert (got.dtype, exact.dtype) == (np.uint8, np.float32)
+    np.testing.assert_array_equal(got, np.rint(exact))
     for image, box, mine in zip(images, np.asarray(boxes, int), got, strict=True):
         top, left, height, width = box.tolist()
         part = Image.fromarray(image).crop((left, top, left + width, top + height))

@@ -134,3 +134,12 @@ def test_every_opened_image_names_its_formats():
     assert opened
     for call in opened:
         assert "formats" in {keyword.arg for keyword in call.keywords}
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_come_back_with_as_many_channels(channels):
+    shape = (5, 6, channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, "PNG")
+    np.testing.assert_array_equal(decoding.decode(file.getvalue(), channels), pixels)

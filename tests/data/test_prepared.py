@@ -3,6 +3,7 @@ import pathlib
 import shutil
 import struct
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -170,6 +171,38 @@ def test_damaged_set(copy, damage, reason):
     assert reason in str(caught.value)
     assert str(copy) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def _builder(features, supervised_keys=None):
+    info = types.SimpleNamespace(features=features, supervised_keys=supervised_keys)
+    return types.SimpleNamespace(info=info, data_path="sets/odd/1.0.0")
+
+
+def test_images_and_labels_are_what_a_set_says_they_are():
+    image = tfds.features.Image(shape=(8, 8, 3))
+    label = tfds.features.ClassLabel(num_classes=2)
+    plain = {"image": image, "label": label}
+    assert prepared._keys(_builder(plain)) == ("image", "label")
+    features = {**plain, "seen": image, "kind": label}
+    keys = ("seen", "kind")
+    assert prepared._keys(_builder(features, supervised_keys=keys)) == keys
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16),
+        tfds.features.Image(shape=(8, 8, 2)),
+        tfds.features.Tensor(shape=(8, 8, 3), dtype=np.uint8),
+    ],
+    ids=["16 bits", "2 channels", "no image"],
+)
+def test_images_of_another_kind_are_refused(image):
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=2)}
+    with pytest.raises(
+        ValueError, match=r"odd/1\.0\.0 must have grey or coloured uint8"
+    ):
+        prepared._keys(_builder(features))
 
 
 def test_another_version(copy):

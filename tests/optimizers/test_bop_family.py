@@ -136,6 +136,14 @@ def test_corrected_bop2nd_order_follows_its_rule(gamma):
     assert (w != START).mean() > 0.1
 
 
+def test_eps_of_bop2nd_order_is_added_to_the_root():
+    # With both rates 1 the averages are the last gradient's: |g| / (|g| + 1) > 0.5.
+    tx, params = sj.bop2nd_order(1.0, 1.0, 0.5, eps=1.0), jnp.ones(4)
+    gradients = jnp.array([0.75, 0.875, 1.125, 1.25])
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    np.testing.assert_array_equal(updates, [0, 0, -2, -2])
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
