@@ -114,7 +114,21 @@ def test_evaluate_prints_what_training_printed(capfd):
     accuracy = printed.out.partition(",")[0]
     assert accuracy.startswith("test accuracy ")
     assert f"\n{accuracy} after 2 epochs" in output
+    last = run_folder.read_metrics(folder)[-1]
+    loss = f"loss {last['test_loss']:.4f} on 360 images of digits\n"
+    assert printed.out.endswith(f", top-5 {last['test_top5_accuracy']:.2%}, {loss}")
     assert _files(folder) == before
+
+
+def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli.report, "save_plots", lambda *_: None)
+    folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    best = {"best_test_accuracy": 0.9876, "best_epoch": 1}
+    run_folder.write_result(folder, run_folder.read_result(folder) | best)
+    cli.main(["train", "--resume", str(folder)])
+    printed = capsys.readouterr().out
+    assert "already finished\ntest accuracy " in printed
+    assert " after 2 epochs (best 98.76% after 1), seed 0, " in printed
 
 
 def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
