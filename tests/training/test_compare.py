@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import shared_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, report
 from sgdat_jax.training import compare, config, loop, methods, registry, run_folder
 
 
@@ -73,6 +73,33 @@ def test_finished_runs_are_not_repeated(folder):
     assert (result["seed"], result["epochs"]) == (1, shared_runs.EPOCHS)
     assert (folder / "sgdat" / "seed0" / "metrics.jsonl").read_bytes() == before
     assert compare.set_up(_config(folder)).todo == []
+
+
+def test_a_method_named_twice_is_trained_once(folder):
+    comparison = compare.set_up(_config(folder, optimizers=("sgdat", "sgdat")))
+    assert comparison.total == 2
+    assert [[run.seed for run in runs] for runs in comparison.todo] == [[1]]
+
+
+def test_a_result_that_cannot_be_read_is_not_a_finished_run(folder):
+    (folder / "sgdat" / "seed0" / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"seed0/result\.json cannot be read"):
+        compare.set_up(_config(folder))
+
+
+def test_command_reports_the_seeds_that_it_was_asked_for(folder, capsys, monkeypatch):
+    reported = []
+    monkeypatch.setattr(
+        report, "write_comparison", lambda *found: reported.append(found)
+    )
+    seed0, seed1 = (folder / "sgdat" / f"seed{seed}" for seed in (0, 1))
+    shutil.copy(seed0 / "result.json", seed1)
+    arguments = ["compare", "--epochs", "2", "--diagnostics", "--seed", "1"]
+    arguments += ["--seeds", "1", "--optimizers", "sgdat", "--run-dir", str(folder)]
+    cli.main(arguments)
+    assert capsys.readouterr().err == ""
+    ((where, (group,)),) = reported
+    assert (where, [run.folder for run in group.runs]) == (folder, [seed1])
 
 
 @pytest.mark.parametrize(

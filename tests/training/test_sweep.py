@@ -226,6 +226,31 @@ def test_models_that_diverged_are_counted_and_not_ranked(tmp_path):
     assert "| 2 (1 diverged) | 50.00 |" in (tmp_path / "settings.md").read_text()
 
 
+def test_the_table_of_the_terminal_has_the_best_ten(tmp_path):
+    trials = [_trial(0.1, float(n), 0, n / 100) for n in range(12)]
+    rows = report.rank_settings(trials)
+    assert len(rows) == 12
+    table = report.settings_table(rows)
+    (column,) = (c for c in table.columns if c.header == "threshold")
+    assert list(column.cells) == [str(n) for n in range(11, 1, -1)]
+    assert report.settings_table(rows, best=3).row_count == 3
+
+
+def test_raw_numbers_have_a_column_for_each_value(tmp_path):
+    report.write_sweep(tmp_path, [_trial(0.1, 1.0, 3, 0.5), _trial(0.1, 2.0, 3, 0.6)])
+    with (tmp_path / "trials.csv").open(newline="") as file:
+        first, _ = csv.DictReader(file)
+    assert first == {
+        "gamma": "0.1",
+        "threshold": "1.0",
+        "seed": "3",
+        "test_accuracy": "0.5",
+        "best_test_accuracy": "0.9",
+        "flips_per_weight": "1.0",
+        "diverged": "False",
+    }
+
+
 @pytest.mark.parametrize("diverged", [False, True])
 def test_sweep_of_which_one_setting_is_there(tmp_path, diverged):
     paths = report.write_sweep(tmp_path, [_trial(0.1, 1.0, 0, 0.5, diverged)])
