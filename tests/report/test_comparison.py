@@ -124,6 +124,32 @@ def test_oscillation_counts_the_bins_above(groups):
         report.plot_oscillation(groups, more_than=2)
 
 
+def test_powers_of_two_are_those_of_the_last_epoch(groups):
+    sgdat = groups[0]
+    for run, share in zip(sgdat.runs, (0.25, 0.75), strict=True):
+        for line, exponent in zip(run.lines, (-30, -20), strict=True):
+            shares = np.zeros(40)
+            shares[exponent + 40] = share
+            line["threshold_histogram"] = shares.tolist()
+    (axes,) = report.plot_thresholds(groups[:1]).axes
+    (stairs,) = axes.patches
+    values, edges, _ = stairs.get_data()
+    assert dict(zip(edges, values, strict=False))[2.0**-20] == 50
+    assert values.sum() == 50
+    assert axes.get_xlim() == (2.0**-20, 2.0**-19)
+
+
+def test_gradients_are_means_over_seeds(groups):
+    first, second = groups[0].runs
+    for line in second.lines:
+        line["gradient_per_layer"] = {
+            name: 3 * value for name, value in line["gradient_per_layer"].items()
+        }
+    (axes,) = report.plot_gradients(groups[:1]).axes
+    expected = [2 * line["gradient_per_layer"]["conv2"] for line in first.lines]
+    np.testing.assert_allclose(_lines(axes)["conv2 (binary)"], expected)
+
+
 def test_all_plots_are_drawn_of_what_was_recorded(groups):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

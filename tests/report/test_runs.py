@@ -55,6 +55,8 @@ def test_folders_below_are_found_and_bad_ones_named(folder_of, tmp_path):
     (folder_of("unfinished", seed=1) / "result.json").unlink()
     (folder_of("damaged", seed=2) / "metrics.jsonl").write_text('{"epoch": 1\n')
     (folder_of("short", seed=3) / "metrics.jsonl").write_text("")
+    cut = folder_of("cut", seed=5) / "metrics.jsonl"
+    cut.write_text(cut.read_text().splitlines()[0])
     (folder_of("older", seed=4) / "result.json").write_text('{"epochs": 2}')
     folder_of("again")
     runs, skipped = report.read_runs([tmp_path / "runs", tmp_path / "none", good])
@@ -63,6 +65,7 @@ def test_folders_below_are_found_and_bad_ones_named(folder_of, tmp_path):
         "unfinished": "finished run",
         "damaged": "cannot be read",
         "short": "no epoch",
+        "cut": "a line for each of the 2 epochs, got 1",
         "older": "has no test_accuracy",
         "good": "repeats",
         "none": "not the folder of a run",
