@@ -166,21 +166,25 @@ def _train_chunk(
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
     states = _programs().init(plan.init, fixed, hyperparameters, seeds)
-    accuracies, flips, finite = [], np.zeros(len(chunk)), np.ones(len(chunk), bool)
+    accuracies, flips, diverged = [], np.zeros(len(chunk)), np.zeros(len(chunk), bool)
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
-        losses, ratios = [], []
+        examples, skipped, ratios = [], [], []
         for first in range(0, plan.steps_per_epoch, step_lib.steps_per_call()):
             indices = orders[:, first : first + step_lib.steps_per_call()]
             states, (metrics, weights) = _programs().train_steps(
                 fixed, hyperparameters, states, images, indices
             )
-            losses.append(metrics.loss)
+            examples.append(metrics.examples)
+            skipped.append(weights.skipped)
             assert weights.flips is not None  # as `set_up` has seen
             ratios.append(weights.flips.total)
         # Read after the epoch, since reading waits for the step.
         flips += np.concatenate(ratios, axis=1).sum(axis=1, dtype=np.float64)
-        finite &= np.isfinite(np.concatenate(losses, axis=1)).all(1)
+        # As in a run: too many steps in a row that were skipped, or none that was not.
+        in_a_row = np.concatenate(skipped, axis=1).max(1)
+        diverged |= in_a_row >= plan.config.max_skipped_steps
+        diverged |= np.concatenate(examples, axis=1).sum(1) == 0
         accuracies.append(_test_accuracies(plan.task, states, tests))
     per_model = np.stack(accuracies, axis=1)  # (models, epochs)
     return [
@@ -189,7 +193,7 @@ def _train_chunk(
             "best_test_accuracy": float(curve.max()),
             "test_accuracies": curve.tolist(),
             "flips_per_weight": float(flips[model]),
-            "diverged": not finite[model],
+            "diverged": bool(diverged[model]),
         }
         for model, curve in enumerate(per_model)
     ]

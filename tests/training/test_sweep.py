@@ -155,6 +155,18 @@ def test_a_sweep_of_before_and_elsewhere_is_the_same(finished, tmp_path):
         sweep.set_up(config.SweepConfig(**settings, unbiased_variance=True))
 
 
+def test_a_model_whose_steps_are_skipped_has_diverged(tmp_path):
+    settings = {"model": "TinyNet", "epochs": 1, "batch_size": 64}
+    settings |= {"real_learning_rate": 1e30, "seeds": 1, "threshold": (0.0, 1e-6)}
+    swept = config.SweepConfig(**settings, run_dir=str(tmp_path / "s"))
+    list(sweep.train_all(sweep.set_up(swept)))
+    assert [line["diverged"] for line in sweep.read(tmp_path / "s")] == [True, True]
+    settings = {k: v for k, v in settings.items() if k not in ("seeds", "threshold")}
+    run = setup.set_up(config.TrainConfig(**settings, run_dir=str(tmp_path / "run")))
+    with pytest.raises(FloatingPointError, match="10 steps in a row"):
+        loop.train(run, loop.Watcher())
+
+
 def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_path):
     folder = tmp_path / "torn"
     shutil.copytree(finished, folder)
