@@ -68,6 +68,14 @@ def test_normalization_by_constants(digits):
         assert (len(task.mean), len(task.std), task.mean[0]) == (3, 3, mean)
 
 
+def test_normalization_is_that_of_the_training_images(digits):
+    task, _ = state.create(config.TrainConfig(), digits, 1)
+    images = digits.train_images / 255
+    # Exact sums of integers against NumPy's pairwise sums of their quotients.
+    assert task.mean == (pytest.approx(images.mean(), rel=1e-12),)
+    assert task.std == (pytest.approx(images.std(), rel=1e-12),)
+
+
 @pytest.mark.slow
 def test_clipping_is_of_all_gradients_together(digits):
     settings = config.TrainConfig(
