@@ -3,6 +3,7 @@
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -166,7 +167,9 @@ def test_optimizers_work_under_strict_promotion(make, dtype):
     tx = make(steps_per_epoch=3) if make is sj.prob_bop else make()
     with jax.numpy_dtype_promotion("strict"):
         state = jax.eval_shape(tx.init, params)
-        jax.eval_shape(tx.update, params, state, params)
+        updates, after = jax.eval_shape(tx.update, params, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
 
 
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])

@@ -26,7 +26,7 @@ from flax import nnx
 from sgdat_jax import files, optimizers
 from sgdat_jax.models import specs
 
-FORMAT = 1  # 0 had no number
+FORMAT = 2  # 1 had the run's config in place of `network`, and 0 no number
 _ABOUT = "about"
 _DAMAGE = (
     OSError,
@@ -54,7 +54,6 @@ class About(NamedTuple):
     mean: tuple[float, ...]  # of images in [0, 1], one per channel
     std: tuple[float, ...]
     config: Any  # of the run, as in JSON; not looked at
-    format: int
 
 
 def write(
@@ -117,12 +116,12 @@ def read_about(file: pathlib.Path) -> About:
             raise ValueError(f"{mean=} and {std=} must be finite, std above 0")
     except _DAMAGE as error:
         raise _not_whole(file, error) from None
-    return About(spec, mean, std, about.get("config"), found)
+    return About(spec, mean, std, about.get("config"))
 
 
 def _spec(about: Mapping[str, Any]) -> specs.Spec:
     """Returns what builds the network of a file."""
-    # Before `network` was there, the run's config and two entries had it all.
+    # In format 1 the run's config and two entries have it all.
     values = about.get("network") or {
         "num_classes": about["num_classes"],
         "input_shape": about["input_shape"],

@@ -312,7 +312,7 @@ def restore_weights(file: pathlib.Path) -> Run:
       ValueError: if the file is not a whole file of weights.
     """
     about = weight_files.read_about(file)
-    config = run_folder.config_of(file, about.config, about.format)
+    config = run_folder.config_of(file, about.config, run_folder.FORMAT)
     run = _to_evaluate(config, file.parent)
     params, stats = weight_files.read(file, run.state.params, run.state.stats)
     state = run.state._replace(params=params, stats=stats, opt_state=())
