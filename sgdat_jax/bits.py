@@ -11,9 +11,11 @@ those of a product of floats. On a CPU they take a third to a fifth of its time.
 The functions know of no layers and have no gradients; `products` gives them one.
 """
 
+import contextlib
+import contextvars
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -29,6 +31,11 @@ _FEWEST, _MOST = 16, 64
 _CACHED = 9216  # words for all outputs together
 # Below, packing or the last sum of bits costs more than a product of floats.
 _FEWEST_ROWS, _FEWEST_WORDS = 32, 8
+
+Sums = Callable[[jax.Array, jax.Array, int, "Geometry"], jax.Array]  # `sums_of_words`
+_other_sums: contextvars.ContextVar[Sums | None] = contextvars.ContextVar(
+    "other_sums", default=None
+)
 
 
 class Geometry(NamedTuple):
@@ -130,6 +137,31 @@ def are_faster(x: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
     return math.prod(x[:-1]) >= _FEWEST_ROWS and words >= _FEWEST_WORDS
 
 
+@contextlib.contextmanager
+def summing_by(sums: Sums) -> Iterator[None]:
+    """Has packed kernels that are traced in the block be multiplied by a function.
+
+    For compilers other than XLA, which need another form of the same sums. Inputs must
+    be free of NaN.
+
+    Args:
+      sums: takes and returns what `sums_of_words` does.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sgdat_jax import bits
+      >>> x, kernel = jnp.ones((1, 3)), bits.pack(jnp.ones((3, 2)), axis=0)
+      >>> with bits.summing_by(lambda *operands: -bits.sums_of_words(*operands)):
+      ...     bits.product(jnp.matmul, bits.Geometry(), "float32", x, kernel)
+      Array([[-3., -3.]], dtype=float32)
+    """
+    token = _other_sums.set(sums)
+    try:
+        yield
+    finally:
+        _other_sums.reset(token)
+
+
 @jax.named_scope("bits")  # what profiles show
 def product(
     multiply: Callable[[jax.Array, jax.Array], jax.Array],
@@ -161,6 +193,9 @@ def product(
     """
     features = x.shape[-1]
     is_packed = kernel.dtype == jnp.uint32
+    other_sums = _other_sums.get()
+    if is_packed and other_sums:
+        return other_sums(pack(x), kernel, features, geometry).astype(dtype)
     words, in_words = _pack_and_find_nan(x)
     has_nan = in_words.any()
     kernel_words = kernel
@@ -242,7 +277,7 @@ def sums_of_words(
     window = kernel.shape[:-2]
     taps = list(itertools.product(*map(range, window)))
     outer = words.ndim - 1 - len(window)  # how many axes are of the batch
-    masks = list(map(_is_inside, words.shape[outer:-1], window, *geometry))
+    masks = list(map(is_inside, words.shape[outer:-1], window, *geometry))
     sizes = [len(mask) for mask in masks]
     zeros = jnp.zeros((*words.shape[:outer], *sizes, kernel.shape[-1]), jnp.int32)
     if not zeros.size:
@@ -252,8 +287,8 @@ def sums_of_words(
         """Counts the signs that differ."""
         # By slices, for the indexing of JAX's arrays takes far longer to trace.
         columns = [
-            lax.slice_in_dim(view, i, i + 1, axis=-1)
-            for view in (_view(words, tap, sizes, geometry) for tap in taps)
+            lax.slice_in_dim(seen, i, i + 1, axis=-1)
+            for seen in (view(words, tap, sizes, geometry) for tap in taps)
             for i in range(words.shape[-1])
         ]
         rows = kernel.reshape(*[1] * (words.ndim - 1), len(columns), -1)
@@ -269,11 +304,11 @@ def sums_of_words(
     sums = len(taps) * features - 2 * _count_by_steps(count, zeros, padded, kernel)
     if all(mask.all() for mask in masks):
         return sums
-    beyond = _sums_beyond(kernel, features, masks)
+    beyond = sums_beyond(kernel, features, masks)
     return sums - jnp.expand_dims(beyond, range(outer))
 
 
-def _is_inside(
+def is_inside(
     size: int, window: int, stride: int, pads: tuple[int, int], dilation: int
 ) -> np.ndarray:
     """Returns which entries of a window see no pads, for each of its places."""
@@ -283,7 +318,7 @@ def _is_inside(
     return (seen >= pads[0]) & (seen < pads[0] + size)
 
 
-def _view(
+def view(
     words: jax.Array, tap: Sequence[int], sizes: Sequence[int], geometry: Geometry
 ) -> jax.Array:
     """Returns what each output sees through one entry of the window."""
@@ -373,7 +408,7 @@ def _add_bits(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.
     return differ ^ c, (a & b) | (differ & c)
 
 
-def _sums_beyond(
+def sums_beyond(
     kernel: jax.Array, features: int, masks: Sequence[np.ndarray]
 ) -> jax.Array:
     """Returns what pads of +1, which clear bits stand for, add to each output.

@@ -23,6 +23,9 @@ class Function:
     `jax.jit` does. Called by itself it is compiled with options of its own, which JAX
     takes at the top level alone; within another program that program's hold.
     Nested lists become arrays.
+
+    Attributes:
+      plain: the same function, not compiled.
     """
 
     def __init__(
@@ -33,9 +36,10 @@ class Function:
         list_dtype: jax.typing.DTypeLike | None = None,
     ):
         leaves = jax.device_put(leaves)
+        self.plain: Callable[[jax.Array], jax.Array] = functools.partial(run, leaves)
         alone = jax.jit(run, compiler_options=dict(options))
         self._alone = functools.partial(alone, leaves)
-        self._within = jax.jit(functools.partial(run, leaves))
+        self._within = jax.jit(self.plain)
         self._list_dtype = list_dtype
 
     def __call__(self, inputs: ArrayLike) -> jax.Array:

@@ -54,6 +54,7 @@ class About(NamedTuple):
     mean: tuple[float, ...]  # of images in [0, 1], one per channel
     std: tuple[float, ...]
     config: Any  # of the run, as in JSON; not looked at
+    class_names: tuple[str, ...] = ()  # none if the file does not say
 
 
 def write(
@@ -70,8 +71,8 @@ def write(
       spec: what builds the network.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
-      details: ``mean``, ``std`` and ``config`` of `About`, and more to say, such as an
-        accuracy; as in JSON.
+      details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, and more to
+        say, such as an accuracy; as in JSON.
     """
     binary = _by_path(optimizers.select_binary(params, params)).keys()
     shapes: dict[str, Any] = {}
@@ -114,9 +115,14 @@ def read_about(file: pathlib.Path) -> About:
             raise ValueError(f"{mean=} and {std=} are not of {channels} channels")
         if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
             raise ValueError(f"{mean=} and {std=} must be finite, std above 0")
+        class_names = tuple(map(str, about.get("class_names") or ()))
+        if len(class_names) not in (0, spec.num_classes):
+            raise ValueError(
+                f"class_names must be {spec.num_classes}, got {len(class_names)}"
+            )
     except _DAMAGE as error:
         raise _not_whole(file, error) from None
-    return About(spec, mean, std, about.get("config"))
+    return About(spec, mean, std, about.get("config"), class_names)
 
 
 def _spec(about: Mapping[str, Any]) -> specs.Spec:

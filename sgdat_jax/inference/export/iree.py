@@ -1,0 +1,131 @@
+"""Modules of IREE, machine code for devices without Python.
+
+The binary products are a plain sum of counted words, written out: IREE makes vector
+instructions of it, but nothing good of the form that suits XLA (see
+`words`). Its higher levels of optimization round real-valued
+layers otherwise, which changes classes, so the default level is used.
+"""
+
+import io
+import pathlib
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from sgdat_jax import bits
+from sgdat_jax.inference.export import networks, words
+
+_DRIVER = "local-sync"  # runs in the calling thread
+_OPTIONS = (
+    # Constants made of others are made when the file is loaded, and do not swell it.
+    "--iree-opt-const-eval=false",
+    "--iree-vm-bytecode-module-strip-source-map=true",
+    "--iree-llvmcpu-debug-symbols=false",
+)
+_LINKERS = {"wasm32": ("--iree-llvmcpu-link-embedded=false",)}
+
+
+def host() -> str:
+    """Returns the target triple of this machine."""
+    machine = {"AMD64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine(), platform.machine()
+    )
+    system = {"Darwin": "apple-darwin", "Windows": "pc-windows-msvc"}
+    return f"{machine}-{system.get(platform.system(), 'linux-gnu')}"
+
+
+def runs_here(options: networks.Options) -> bool:
+    """Returns whether this machine can run what is compiled for a target."""
+    return options.target in (None, host())
+
+
+def content(network: networks.Network, options: networks.Options) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      ValueError: if the compiler is missing, lacks the target, or fails.
+    """
+    # Without a target the file is for this processor and those with all its features.
+    target = options.target or host()
+    cpu = options.cpu or ("generic" if options.target else "host")
+    arguments = [
+        *_OPTIONS,
+        f"--iree-llvmcpu-target-triple={target}",
+        f"--iree-llvmcpu-target-cpu={cpu}",
+        *_LINKERS.get(target.partition("-")[0], ()),
+    ]
+    return _compile(_program(network, options.batch_size or 1), target, arguments)
+
+
+def _program(network: networks.Network, batch_size: int) -> bytes:
+    """Returns a network as StableHLO in MLIR's bytecode."""
+    with bits.summing_by(words.sums):
+        # Traced anew, as JAX keeps what it traced in another form.
+        traced = jax.jit(lambda inputs: network.function.plain(inputs)).trace(
+            network.inputs(batch_size)
+        )
+        module = traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo")
+    program = io.BytesIO()
+    module.operation.write_bytecode(program)
+    return program.getvalue()
+
+
+def _compile(program: bytes, target: str, arguments: Sequence[str]) -> bytes:
+    compiler = networks.require("iree.compiler", "iree-base-compiler")
+    try:
+        return compiler.compile_str(
+            program,
+            input_type="stablehlo",
+            target_backends=["llvm-cpu"],
+            extra_args=list(arguments),
+        )
+    except compiler.CompilerToolError as error:
+        known = targets()
+        if target.partition("-")[0].replace("_", "-") not in known:
+            raise ValueError(
+                f"`target` must be a triple of a processor that IREE's compiler has "
+                f"({', '.join(known)}), got {target!r}."
+            ) from None
+        lines = [line for line in str(error).splitlines() if "error:" in line.lower()]
+        reason = lines[0].strip() if lines else str(error)
+        raise ValueError(f"IREE cannot compile for {target}: {reason}") from None
+
+
+def targets() -> list[str]:
+    """Returns the processors that the installed compiler has, as in target triples."""
+    networks.require("iree.compiler", "iree-base-compiler")
+    from iree.compiler.tools import binaries
+
+    listed = subprocess.run(
+        [binaries.find_tool("iree-compile"), "--iree-llvmcpu-list-targets"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return re.findall(r"^ +(\S+) +- ", listed.stdout + listed.stderr, re.MULTILINE)
+
+
+def run(
+    file: pathlib.Path, network: networks.Network, options: networks.Options
+) -> networks.Run:
+    """Returns the function of a file for this machine, on one core."""
+    del network
+    runtime = networks.require("iree.runtime", "iree-base-runtime")
+    context = runtime.SystemContext(config=runtime.Config(_DRIVER))
+    module = runtime.VmModule.copy_buffer(context.instance, file.read_bytes())
+    context.add_vm_module(module)
+    main = context.modules[module.name]["main"]
+    size = options.batch_size or 1
+
+    def classify(inputs: np.ndarray) -> np.ndarray:
+        whole = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        short = size - len(whole[-1])
+        whole[-1] = np.concatenate([whole[-1], inputs[:1].repeat(short, 0)])
+        logits = [np.asarray(main(batch).to_host()) for batch in whole]
+        return np.concatenate(logits)[: len(inputs)]
+
+    return classify

@@ -1,0 +1,130 @@
+"""What is exported: a function of inputs, and what is known of it."""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sgdat_jax import files
+from sgdat_jax.inference import function, weight_files
+
+BEST = "best.npz"  # what a run folder stands for
+
+Run = Callable[[np.ndarray], np.ndarray]  # from a batch of inputs to logits
+
+
+class Options(NamedTuple):
+    """What can be chosen; None: the default of the format."""
+
+    target: str | None = None  # target triple
+    cpu: str | None = None  # processor of the target
+    batch_size: int | None = None
+
+
+class Network(NamedTuple):
+    """A function to export, and the inputs it takes."""
+
+    function: function.Function
+    shape: tuple[int, ...]  # of one input
+    dtype: np.dtype
+    file: pathlib.Path | None = None  # of weights, if it is from one
+
+    def inputs(self, batch_size: int) -> jax.ShapeDtypeStruct:
+        """Returns what a batch is like."""
+        return jax.ShapeDtypeStruct((batch_size, *self.shape), self.dtype)
+
+    def any_inputs(self) -> jax.ShapeDtypeStruct:
+        """Returns what a batch of any size is like."""
+        sizes = ", ".join(map(str, ("batch", *self.shape)))
+        return jax.ShapeDtypeStruct(jax.export.symbolic_shape(sizes), self.dtype)
+
+    def with_products(self, dtype: str) -> "Network":
+        """Returns the network with binary products in a dtype, if it is from a file."""
+        if self.file is None:
+            return self
+        return self._replace(function=function.load(self.file, dtype))
+
+    def random_inputs(self, count: int) -> np.ndarray:
+        """Returns inputs by chance, the same each time."""
+        rng = np.random.default_rng(0)
+        shape = (count, *self.shape)
+        if np.issubdtype(self.dtype, np.integer):
+            return rng.integers(0, np.iinfo(self.dtype).max + 1, shape, self.dtype)
+        return rng.normal(size=shape).astype(self.dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what a user of an exported file needs to know, fit for JSON."""
+        about: dict[str, Any] = {
+            "input": {"shape": ["batch", *self.shape], "dtype": self.dtype.name},
+            "output": "logits, float32 of shape (batch, classes)",
+        }
+        if self.file is None:
+            return about
+        known = weight_files.read_about(self.file)
+        return about | {
+            "class_names": list(known.class_names) or None,
+            "network": dataclasses.asdict(known.spec),
+            "normalization": {
+                "mean": known.mean,
+                "std": known.std,
+                "applied": "in the file, to pixels divided by 255",
+            },
+        }
+
+
+def find_file(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the file of weights that a path stands for.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    path = pathlib.Path(path)
+    try:
+        if files.is_file(path):
+            return path
+        file = path / BEST
+        if files.is_file(file):
+            return file
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    raise ValueError(
+        f"{path} must be a file of weights, or the folder of a run with a {BEST} in it."
+    )
+
+
+def open_network(
+    source: str | pathlib.Path | function.Function,
+    input_shape: tuple[int, ...] | None,
+    input_dtype: jax.typing.DTypeLike,
+) -> Network:
+    """Returns what a user wants to export.
+
+    Raises:
+      ValueError: if a file cannot be read, or nothing tells the inputs of a function.
+    """
+    if isinstance(source, function.Function):
+        if input_shape is None:
+            raise ValueError("`input_shape` must be given with a function, got None.")
+        return Network(source, tuple(input_shape), jnp.dtype(input_dtype))
+    file = find_file(source)
+    shape = weight_files.read_about(file).spec.input_shape
+    return Network(function.load(file), shape, np.dtype(np.uint8), file)
+
+
+def require(module: str, package: str, extra: str = "export") -> Any:
+    """Imports a module of another package.
+
+    Raises:
+      ValueError: if it is not installed; the message says how to.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"this needs {package} ({error}): pip install 'sgdat-jax[{extra}]'."
+        ) from None
