@@ -26,7 +26,13 @@ _OPTIONS = (
     "--iree-vm-bytecode-module-strip-source-map=true",
     "--iree-llvmcpu-debug-symbols=false",
 )
-_LINKERS = {"wasm32": ("--iree-llvmcpu-link-embedded=false",)}
+_OF_PROCESSOR = {
+    "wasm32": ("--iree-llvmcpu-link-embedded=false",),
+    "riscv64": (  # rv64gc, which Linux needs; without it there are no floats
+        "--iree-llvmcpu-target-cpu-features=+m,+a,+f,+d,+c",
+        "--iree-llvmcpu-target-abi=lp64d",
+    ),
+}
 
 
 def host() -> str:
@@ -56,7 +62,7 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
         *_OPTIONS,
         f"--iree-llvmcpu-target-triple={target}",
         f"--iree-llvmcpu-target-cpu={cpu}",
-        *_LINKERS.get(target.partition("-")[0], ()),
+        *_OF_PROCESSOR.get(target.partition("-")[0], ()),
     ]
     return _compile(_program(network, options.batch_size or 1), target, arguments)
 
