@@ -19,6 +19,7 @@ from rich import console as rich_console
 from sgdat_jax import __version__, files, report
 from sgdat_jax.data import commands as data_commands
 from sgdat_jax.data import sources
+from sgdat_jax.inference.export import command as export_command
 from sgdat_jax.training import compare as compare_lib
 from sgdat_jax.training import config as config_lib
 from sgdat_jax.training import (
@@ -215,7 +216,7 @@ def evaluate(run: setup.Run, terminal: rich_console.Console) -> None:
 
 
 def show(result: Any, terminal: rich_console.Console) -> None:
-    """Prints what a command of ``data`` returned."""
+    """Prints what a command returned."""
     terminal.print(result, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -303,6 +304,8 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
     "sweep": (config_lib.SweepConfig, sweep_lib.set_up, sweep),
     "evaluate": (EvaluateConfig, _finished_run, evaluate),
     "report": (ReportConfig, _read_groups, report_runs),
+    "export": (export_command.ExportConfig, export_command.export, show),
+    "import": (export_command.ImportConfig, export_command.import_weights, show),
     "data": (data_commands.DataConfig, data_commands.run, show),
 }
 

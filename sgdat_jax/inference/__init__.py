@@ -14,3 +14,4 @@ from sgdat_jax.inference.folding import fold as fold
 from sgdat_jax.inference.function import Function as Function
 from sgdat_jax.inference.function import load as load
 from sgdat_jax.inference.function import to_function as to_function
+from sgdat_jax.inference.torch_weights import from_torch as from_torch

@@ -74,10 +74,10 @@ def write(
       details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, and more to
         say, such as an accuracy; as in JSON.
     """
-    binary = _by_path(optimizers.select_binary(params, params)).keys()
+    binary = by_path(optimizers.select_binary(params, params)).keys()
     shapes: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
-    for path, leaf in (_by_path(params) | _by_path(stats)).items():
+    for path, leaf in (by_path(params) | by_path(stats)).items():
         array = np.asarray(leaf)
         if path in binary and (np.abs(array) == 1).all():
             shapes[path] = array.shape
@@ -179,7 +179,7 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
     packed = about["packed"]
 
     def take(path: Any, like: Any) -> np.ndarray:
-        name = _name(path)
+        name = name_of(path)
         array = arrays.get(name)
         if array is not None and name in packed:
             array = _unpack(array, packed[name], like.dtype)
@@ -215,9 +215,11 @@ def _not_whole(file: pathlib.Path, error: Exception) -> ValueError:
     return ValueError(f"{file} is not a whole file of weights: {error}.")
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+def by_path(tree: Any) -> dict[str, Any]:
+    """Returns the leaves of a network's state by their names in files."""
+    return {name_of(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def _name(path: Any) -> str:
+def name_of(path: Any) -> str:
+    """Returns the name in files of what has a path in a network's state."""
     return jax.tree_util.keystr(path, simple=True, separator="/").removesuffix("/value")

@@ -20,9 +20,10 @@ _COMPARED = 64  # inputs, if none are given
 class Format(NamedTuple):
     """A format: its module, and what it is made with."""
 
-    module: str  # with `content` and `run`
+    module: str  # with `content`, `run` and `runs_here`
     packages: tuple[str, ...]  # distributions whose versions matter
     options: frozenset[str] = frozenset()  # those of `networks.Options` that it takes
+    is_function: bool = True  # from pixels to logits; otherwise, weights alone
 
 
 FORMATS = {
@@ -33,8 +34,8 @@ FORMATS = {
         frozenset(networks.Options._fields),
     ),
     "onnx": Format("onnx", ("jax", "onnx", "onnxruntime")),
-    "npz": Format("npz", ("numpy",)),
-    "torch": Format("torch", ("safetensors",)),
+    "npz": Format("npz", ("numpy",), is_function=False),
+    "torch": Format("torch", ("safetensors",), is_function=False),
 }
 
 
@@ -115,6 +116,7 @@ def export(
     content, check = _checked_content(kind, network, options, inputs, path)
     about = {
         "format": format,
+        "holds": "a function" if kind.is_function else "weights",
         **network.describe(),
         **{name: value for name, value in options._asdict().items() if value},
         "bytes": len(content),

@@ -72,7 +72,7 @@ class Network(NamedTuple):
             "normalization": {
                 "mean": known.mean,
                 "std": known.std,
-                "applied": "in the file, to pixels divided by 255",
+                "of": "pixels divided by 255, within the function",
             },
         }
 

@@ -50,6 +50,7 @@ class Graph:
         self.stored: list[Any] = []
         self.inputs: list[Any] = []
         self.count = 0
+        self.place = "an unknown place"  # in the user's code
 
     def input(self, name: str, like: jax.ShapeDtypeStruct) -> Value:
         """Adds an input."""
@@ -142,6 +143,7 @@ class Graph:
 
     def _add_equation(self, equation: Any, operands: list[Value]) -> list[Value]:
         kind = equation.primitive.name
+        self.place = source_info_util.summarize(equation.source_info) or self.place
         special = None
         if kind in _CALLS:
             inner = equation.params[_CALLS[kind]]
@@ -164,9 +166,8 @@ class Graph:
                 raise ValueError("it has no form in ONNX here")
             return [convert(self, equation, operands)]
         except ValueError as error:
-            place = source_info_util.summarize(equation.source_info)
             raise ValueError(
-                f"onnx cannot hold the operation {kind} at {place}: {error}."
+                f"onnx cannot hold the operation {kind} at {self.place}: {error}."
             ) from None
 
     def finish(self, name: str, output: Value, like: Any) -> Any:

@@ -218,41 +218,65 @@ def _pool_squares(graph: Any, equation: Any, operands: list[Any]) -> Any:
 def _slice(graph: Any, equation: Any, operands: list[Any]) -> Any:
     params = equation.params
     value = graph.full(operands[0], equation.invars[0].aval.shape)
-    limits, whole = params["limit_indices"], value.shape
-    strides = params["strides"] or (1,) * len(whole)
+    strides = params["strides"] or (1,) * len(value.shape)
+    starts, limits = params["start_indices"], params["limit_indices"]
+    return _cut(graph, equation, value, starts, limits, strides)
+
+
+def _cut(
+    graph: Any,
+    equation: Any,
+    value: Any,
+    starts: Sequence[Any],
+    limits: Sequence[Any],
+    strides: Sequence[int],
+) -> Any:
+    whole = value.shape
     axes = [
-        i
-        for i, start in enumerate(params["start_indices"])
-        if (start, limits[i], strides[i]) != (0, whole[i], 1)
+        axis
+        for axis, bounds in enumerate(zip(starts, limits, strides, strict=True))
+        if bounds != (0, whole[axis], 1)
     ]
     if not axes:
         return value
-    lists = [params["start_indices"], limits, range(len(whole)), strides]
+    if not all(isinstance(limits[axis], int) for axis in axes):
+        raise ValueError("it cuts a batch of any size")
+    lists = [starts, limits, range(len(whole)), strides]
     ends = [graph.known(np.array([one[a] for a in axes], np.int64)) for one in lists]
     return graph.add("Slice", value, *ends, like=_result(equation))
 
 
 def _gather(graph: Any, equation: Any, operands: list[Any]) -> Any:
-    """Takes slices of thickness 1 along one axis, as indexing with a step does."""
-    numbers = equation.params["dimension_numbers"]
-    value, indices = operands
-    full = equation.invars[0].aval.shape
-    is_plain = (
-        len(numbers.start_index_map) == 1
-        and numbers.collapsed_slice_dims == numbers.start_index_map
-        and indices.known is not None
-        and indices.known.ndim == 2
+    """Cuts, or takes slices along one axis, as indexing does."""
+    numbers, sizes = (
+        equation.params[name] for name in ("dimension_numbers", "slice_sizes")
     )
-    axis = numbers.start_index_map[0]
-    sizes = [size for i, size in enumerate(full) if i != axis]
-    taken = [n for i, n in enumerate(equation.params["slice_sizes"]) if i != axis]
-    if not is_plain or sizes != taken:
+    value, indices = operands
+    value = graph.full(value, equation.invars[0].aval.shape)
+    axes, places = numbers.start_index_map, indices.known
+    if places is None or numbers.operand_batching_dims:
+        raise ValueError("its indices depend on the inputs")
+    if places.ndim == 1 and not numbers.collapsed_slice_dims:
+        start: list[int] = [0] * len(sizes)
+        for axis, place in zip(axes, places.tolist(), strict=True):
+            start[axis] = place
+        limits = [
+            first + size if first else size
+            for first, size in zip(start, sizes, strict=True)
+        ]
+        return _cut(graph, equation, value, start, limits, (1,) * len(sizes))
+    whole = [size for axis, size in enumerate(value.shape) if axis != axes[0]]
+    taken = [size for axis, size in enumerate(sizes) if axis != axes[0]]
+    if (
+        places.ndim != 2
+        or numbers.collapsed_slice_dims != axes
+        or len(axes) != 1
+        or whole != taken
+        or axes[0] in numbers.offset_dims
+    ):
         raise ValueError("it takes more than whole slices along one axis")
-    if axis in numbers.offset_dims:
-        raise ValueError("it moves axes")
-    places = graph.known(indices.known[:, 0].astype(np.int64))
-    value = graph.full(value, full)
-    return graph.add("Gather", value, places, like=_result(equation), axis=axis)
+    where = graph.known(places[:, 0].astype(np.int64))
+    return graph.add("Gather", value, where, like=_result(equation), axis=axes[0])
 
 
 def _pad(graph: Any, equation: Any, operands: list[Any]) -> Any:

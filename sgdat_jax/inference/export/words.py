@@ -9,9 +9,10 @@ from jax import lax
 
 from sgdat_jax import bits
 
-# IREE fuses operations of up to 32 operands, and cuts a longer sum anywhere. With fewer
-# than these, the partial sums of all outputs go to memory too often.
-_OPERANDS = 28
+# How many words one fused loop counts. IREE fuses operations of up to 32 operands, two
+# of which are of a word, and cuts a longer sum anywhere; with fewer words, the partial
+# sums of all outputs go to memory too often.
+_WORDS = 13
 
 
 def sums(
@@ -34,16 +35,17 @@ def sums(
     # Turned round, so that the file has the kernel once: slices of a constant would
     # become constants, too, and so would one that the sums over pads read beside these.
     rows = lax.optimization_barrier(~kernel)
-    count, operands = jnp.zeros([], jnp.int32), 0
+    rows = rows.reshape(*[1] * (words.ndim - 1), -1, kernel.shape[-1])
+    count = jnp.zeros([], jnp.int32)
     taps = list(itertools.product(*map(range, window)))
-    for tap in taps:
-        seen = bits.view(padded, tap, sizes, geometry)
-        for i in range(words.shape[-1]):
-            if operands + 3 > _OPERANDS:
-                count, operands = lax.optimization_barrier(count), 0
-            agree = lax.slice_in_dim(seen, i, i + 1, axis=-1) ^ rows[(*tap, i)]
-            count += lax.population_count(agree).astype(jnp.int32)
-            operands += 2
+    views = [bits.view(padded, tap, sizes, geometry) for tap in taps]
+    places = itertools.product(views, range(words.shape[-1]))
+    for number, (seen, i) in enumerate(places):
+        if number and number % _WORDS == 0:
+            count = lax.optimization_barrier(count)
+        row = lax.index_in_dim(rows, number, axis=-2, keepdims=False)
+        agree = lax.slice_in_dim(seen, i, i + 1, axis=-1) ^ row
+        count += lax.population_count(agree).astype(jnp.int32)
     spare = 32 * words.shape[-1] - features  # equal bits at the end of the words
     total = 2 * count - len(taps) * (features + 2 * spare)
     if all(mask.all() for mask in masks):
