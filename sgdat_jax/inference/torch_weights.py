@@ -56,7 +56,7 @@ def read(source: str | pathlib.Path | Mapping[str, Any]) -> tuple[specs.Spec, An
         shapes = spec.shapes()
     except (TypeError, ValueError) as error:
         raise ValueError(f"the state_dict fits no network: {error}") from None
-    graph, params, stats = nnx.split(shapes, nnx.Param, ...)
+    graph, *states = nnx.split(shapes, nnx.Param, ...)
     problems: list[str] = []
     left = set(arrays) - {name for name, _ in torch_names.unused(spec)}
 
@@ -72,14 +72,13 @@ def read(source: str | pathlib.Path | Mapping[str, Any]) -> tuple[specs.Spec, An
             problems.append(f"{key} has the shape {arrays[key].shape}")
         return array.astype(like.dtype)
 
-    params = jax.tree.map_with_path(take, params)
-    stats = jax.tree.map_with_path(take, stats)
+    filled = [jax.tree.map_with_path(take, state) for state in states]
     problems += [f"{key} is unknown" for key in sorted(left)]
     if problems:
         raise ValueError(
             f"the state_dict does not fit {spec.model}: {'; '.join(problems)}."
         )
-    model: Any = nnx.merge(graph, params, stats)
+    model: Any = nnx.merge(graph, *filled)
     for _, variable in nnx.to_flat_state(nnx.state(model, layers.BinaryParam)):
         signs = np.where(np.asarray(variable[...]) >= 0, 1, -1)
         variable.set_value(signs.astype(np.float32))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import shared_runs
 import sgdat_jax as sj
+import shared_runs
 from sgdat_jax import inference
 from sgdat_jax.inference import weight_files
 from sgdat_jax.inference.export import checks, formats, networks
@@ -46,9 +46,7 @@ def exported(name, **options):
 @pytest.mark.parametrize("name", PACKAGES)
 def test_a_file_predicts_what_the_network_does(name):
     report = exported(name)
-    module = getattr(
-        __import__(f"sgdat_jax.inference.export.{name}", fromlist=[name]), "run"
-    )
+    module = __import__(f"sgdat_jax.inference.export.{name}", fromlist=[name]).run
     network = networks.open_network(run_file(), None, "uint8")
     logits = module(report.file, network, networks.Options())(images_of_run())
     expected = np.asarray(inference.load(run_file())(images_of_run()))
@@ -131,7 +129,9 @@ def test_what_predicts_otherwise_is_not_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(stablehlo, "content", wrong)
     before = tmp_path / "net.stablehlo"
     before.write_text("of before")
-    with pytest.raises(ValueError, match=r"predicts another class for \d+ of 32 images"):
+    with pytest.raises(
+        ValueError, match=r"predicts another class for \d+ of 32 images"
+    ):
         inference.export(run_file(), "stablehlo", before, images=images_of_run())
     assert before.read_text() == "of before"
     assert {path.name for path in tmp_path.iterdir()} == {"net.stablehlo", "other.npz"}

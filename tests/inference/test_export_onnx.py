@@ -92,7 +92,9 @@ def test_convolutions(tmp_path):
 
 def test_what_onnx_cannot_hold_is_named(tmp_path):
     x = jnp.ones((2, 3))
-    with pytest.raises(ValueError, match=r"the operation sort at .*test_export_onnx.py"):
+    with pytest.raises(
+        ValueError, match=r"the operation sort at .*test_export_onnx.py"
+    ):
         run_graph(lambda x: jnp.sort(x), x, tmp_path)
     with pytest.raises(ValueError, match="repeat a value over a batch"):
         run_graph(lambda x: jnp.ones_like(x).sum(-1), x, tmp_path)

@@ -75,9 +75,7 @@ class Graph:
         """
         name = self._new_name()
         names = [one if isinstance(one, str) else self.name(one) for one in operands]
-        self.nodes.append(
-            self.onnx.helper.make_node(kind, names, [name], **attributes)
-        )
+        self.nodes.append(self.onnx.helper.make_node(kind, names, [name], **attributes))
         return Value(tuple(like.shape), np.dtype(like.dtype), name)
 
     def name(self, value: Value) -> str:
@@ -133,7 +131,8 @@ class Graph:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, core.Literal):
-                return self.known(np.asarray(atom.val, atom.aval.dtype))
+                aval: Any = atom.aval
+                return self.known(np.asarray(atom.val, aval.dtype))
             return values[atom]
 
         for equation in jaxpr.eqns:
@@ -151,11 +150,12 @@ class Graph:
             if special is None:
                 return self.add_jaxpr(inner.jaxpr, inner.consts, operands)
         outputs = [variable.aval for variable in equation.outvars]
-        are_known = all(one.known is not None for one in operands)
-        if are_known and all(_is_static(aval.shape) for aval in outputs):
+        known = [one.known for one in operands if one.known is not None]
+        are_static = all(_is_static(aval.shape) for aval in outputs)
+        if len(known) == len(operands) and are_static:
             inputs = [
-                np.broadcast_to(one.known, variable.aval.shape)
-                for one, variable in zip(operands, equation.invars, strict=True)
+                np.broadcast_to(array, variable.aval.shape)
+                for array, variable in zip(known, equation.invars, strict=True)
             ]
             results = equation.primitive.bind(*inputs, **equation.params)
             many = equation.primitive.multiple_results
@@ -228,5 +228,3 @@ def _sizes(shape: Sequence[Any]) -> np.ndarray:
         raise ValueError(f"more than one size of {shape} is open")
     sizes = [size if isinstance(size, int) else -1 for size in shape]
     return np.array(sizes, np.int64)
-
-

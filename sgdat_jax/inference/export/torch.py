@@ -33,7 +33,7 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
             "torch needs a file of weights, as a function does not tell its layers."
         )
     spec = weight_files.read_about(network.file).spec
-    _check(spec)
+    check(spec)
     model = weight_files.read_model(network.file)
     arrays = dict(torch_names.unused(spec))
     for path, array in weight_files.by_path(nnx.state(model)).items():
@@ -43,7 +43,8 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
     return safetensors.save(arrays)
 
 
-def _check(spec: Any) -> None:
+def check(spec: Any) -> None:
+    """Raises ValueError if a network is no published one, and says why."""
     if spec.model not in torch_names.FAMILIES:
         raise ValueError(
             f"torch holds the published networks, {', '.join(torch_names.FAMILIES)}, "

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax import nnx
 
 from sgdat_jax.models import specs
 
@@ -138,19 +139,21 @@ def _flattened(spec: specs.Spec, path: str) -> tuple[int, int] | None:
 
 def unused(spec: specs.Spec) -> Iterator[tuple[str, np.ndarray]]:
     """Yields entries that their network has and does not use, as it starts with them."""
+    shapes = spec.shapes()
     modules = FAMILIES[spec.model].modules
-    for ours, theirs in modules.items():
-        if "norm" in ours:
-            yield f"{theirs}.num_batches_tracked", np.zeros([], np.int64)
+    theirs = {
+        modules["/".join(map(str, path))]
+        for path, module in nnx.iter_modules(shapes)
+        if isinstance(module, nnx.BatchNorm)
+    }
     if spec.model == "SgdatResNet18":
-        features = spec.shapes().blocks[5].conv2.out_features
-        for name, value in (
-            ("weight", 1),
-            ("bias", 0),
-            ("running_mean", 0),
-            ("running_var", 1),
-        ):
+        theirs.add(_UNUSED)
+        features = shapes.blocks[5].conv2.out_features
+        start = {"weight": 1, "bias": 0, "running_mean": 0, "running_var": 1}
+        for name, value in start.items():
             yield f"{_UNUSED}.{name}", np.full(features, value, np.float32)
+    for module in sorted(theirs):
+        yield f"{module}.num_batches_tracked", np.zeros([], np.int64)
 
 
 def spec_of(shapes: Mapping[str, tuple[int, ...]]) -> specs.Spec:
@@ -173,9 +176,7 @@ def spec_of(shapes: Mapping[str, tuple[int, ...]]) -> specs.Spec:
             name, size, width = "SgdatResNet18", 32 * math.isqrt(maps), first / 80
         else:
             raise KeyError("features.0.weight, layer3.1.conv2.weight")
-        return specs.Spec(
-            name, classes, (size, size, channels), width=width, **options
-        )
+        return specs.Spec(name, classes, (size, size, channels), width=width, **options)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         raise ValueError(
             f"the state_dict is not of the published BinaryNet or ResNet-18 ({error} "
