@@ -23,7 +23,7 @@ def from_torch(source: str | pathlib.Path | Mapping[str, Any]) -> nnx.Module:
     binary ones become signs. Logits are those in front of the published log-softmax.
 
     Args:
-      source: a file of ``torch.save`` (``.pth``, ``.pt``, ``.tar``), which PyTorch reads
+      source: a file of ``torch.save`` (such as ``.pth``), which PyTorch reads
         with ``weights_only=True``, a safetensors file, or a mapping of names to tensors
         or arrays. A checkpoint's ``"state_dict"`` is found, and a ``module.`` before
         names is left out.

@@ -69,11 +69,13 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
 
 def _program(network: networks.Network, batch_size: int) -> bytes:
     """Returns a network as StableHLO in MLIR's bytecode."""
+
+    # Made anew, as JAX keeps what it traced in another form. Its name is the module's.
+    def network_of(inputs: jax.Array) -> jax.Array:
+        return network.function.plain(inputs)
+
     with bits.summing_by(words.sums):
-        # Traced anew, as JAX keeps what it traced in another form.
-        traced = jax.jit(lambda inputs: network.function.plain(inputs)).trace(
-            network.inputs(batch_size)
-        )
+        traced = jax.jit(network_of).trace(network.inputs(batch_size))
         module = traced.lower(lowering_platforms=("cpu",)).compiler_ir("stablehlo")
     program = io.BytesIO()
     module.operation.write_bytecode(program)

@@ -138,7 +138,7 @@ def _flattened(spec: specs.Spec, path: str) -> tuple[int, int] | None:
 
 
 def unused(spec: specs.Spec) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields entries that their network has and does not use, as it starts with them."""
+    """Yields what their network has and does not use, as it starts with it."""
     shapes = spec.shapes()
     modules = FAMILIES[spec.model].modules
     theirs = {
