@@ -130,8 +130,13 @@ def circumstances() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": versions(_PACKAGES),
     }
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Returns the versions of installed packages."""
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def write(file: pathlib.Path, result: Mapping[str, Any]) -> None:

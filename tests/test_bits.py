@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from jax import lax
 
-from sgdat_jax import bits
+from sgdat_jax import bits, cpu
 
 
 def signs(*shape, seed=0):
@@ -167,3 +167,24 @@ def test_models_side_by_side_have_the_sums_of_each():
     assert together.lower(x, kernel).as_text().count("stablehlo.case") == 1
     for i, sums in enumerate(together(x, kernel)):
         np.testing.assert_array_equal(sums, alone(x[i], kernel[i]))
+
+
+@pytest.mark.parametrize("in_vectors", [False, True])
+def test_sums_are_those_of_floats_on_any_processor(in_vectors, monkeypatch):
+    monkeypatch.setattr(cpu, "counts_bits_in_vectors", lambda: in_vectors)
+    chance = np.random.default_rng(0)
+    x, kernel = (
+        jnp.asarray(np.where(chance.normal(size=shape) < 0, -1.0, 1.0), jnp.float32)
+        for shape in ((2, 5, 6, 70), (3, 3, 70, 9))
+    )
+    geometry = bits.Geometry((1, 2), ((1, 1), (0, 1)), (1, 1))
+    words = bits.pack(x), bits.pack(kernel, axis=-2)
+    sums = bits.sums_of_words(*words, 70, geometry)
+    expected = lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.strides,
+        geometry.pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_array_equal(sums, expected)

@@ -34,6 +34,7 @@ def test_a_file_of_weights_is_read_by_numpy_alone():
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
 
 
+@pytest.mark.slow
 def test_exports(tmp_path, monkeypatch):
     for package in ("iree.compiler", "iree.runtime", "onnx", "onnxruntime"):
         pytest.importorskip(package)

@@ -147,5 +147,5 @@ def to_function(
 
     # With these, convolutions of int8 are slow on CPUs.
     has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
-    options = {} if has_int8 else cpu.compiler_options()
+    options = {} if has_int8 else cpu.prediction_options()
     return Function(run, leaves, options, list_dtype)

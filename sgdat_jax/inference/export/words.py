@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from sgdat_jax import bits
+from sgdat_jax import bit_sums
 
 # How many words one fused loop counts. IREE fuses operations of up to 32 operands, two
 # of which are of a word, and cuts a longer sum anywhere; with fewer words, the partial
@@ -16,9 +16,9 @@ _WORDS = 13
 
 
 def sums(
-    words: jax.Array, kernel: jax.Array, features: int, geometry: bits.Geometry
+    words: jax.Array, kernel: jax.Array, features: int, geometry: bit_sums.Geometry
 ) -> jax.Array:
-    """Returns what `bits.sums_of_words` does.
+    """Returns what `bit_sums.sums_of_words` does.
 
     IREE makes vector instructions of ``popcount(x ^ k) + popcount(...) + ...``, but
     nothing good of a loop, a reduction or the carry-save adders that suit XLA. Pads are
@@ -27,7 +27,7 @@ def sums(
     window = kernel.shape[:-2]
     outer = words.ndim - 1 - len(window)
     spatial = words.shape[outer:-1]
-    masks = list(map(bits.is_inside, spatial, window, *geometry))
+    masks = list(map(bit_sums.is_inside, spatial, window, *geometry))
     sizes = [len(mask) for mask in masks]
     no_pads = [(0, 0, 0)]
     pads = [(low, high, 0) for low, high in geometry.pads]
@@ -38,7 +38,7 @@ def sums(
     rows = rows.reshape(*[1] * (words.ndim - 1), -1, kernel.shape[-1])
     count = jnp.zeros([], jnp.int32)
     taps = list(itertools.product(*map(range, window)))
-    views = [bits.view(padded, tap, sizes, geometry) for tap in taps]
+    views = [bit_sums.view(padded, tap, sizes, geometry) for tap in taps]
     places = itertools.product(views, range(words.shape[-1]))
     for number, (seen, i) in enumerate(places):
         if number and number % _WORDS == 0:
@@ -50,5 +50,5 @@ def sums(
     total = 2 * count - len(taps) * (features + 2 * spare)
     if all(mask.all() for mask in masks):
         return total
-    beyond = bits.sums_beyond(kernel, features, masks)
+    beyond = bit_sums.sums_beyond(kernel, features, masks)
     return total - jnp.expand_dims(beyond, range(outer))
