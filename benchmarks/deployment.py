@@ -1,17 +1,17 @@
 """What does a trained network cost where it is used?
 
-One network is exported in every format, and its files take turns: our compiled function,
-StableHLO through jax, IREE by counting bits and in float32, and onnxruntime in float32.
-For each: bytes of the file, seconds from the file to the first prediction, the latency of
-a single image (median and 99th percentile) and images per second of a batch; IREE's files
-take images one by one. All use as many threads as the process may use processors, so one
-thread and two are
+One network is exported in every format, and its files take turns: our compiled
+function, StableHLO through jax, IREE by counting bits and in float32, and onnxruntime
+in float32. For each: bytes of the file, seconds from the file to the first prediction,
+the latency of a single image (median and 99th percentile) and images per second of a
+batch; IREE's files take images one by one. All use as many threads as the process may
+use processors, so one thread and two are
 
     taskset -c 0 python -m benchmarks.deployment --models DigitsNet
     taskset -c 0,1 python -m benchmarks.deployment --models DigitsNet
 
-It needs Linux and the extra `export`. Weights are by chance, with averages of images that
-the network has seen once.
+It needs Linux and the extra `export`. Weights are by chance, with averages of images
+that the network has seen once.
 """
 
 import argparse

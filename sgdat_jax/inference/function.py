@@ -98,8 +98,16 @@ def load(file: str | pathlib.Path, dtype: str = "bits") -> Function:
     """
     path = pathlib.Path(file)
     about = weight_files.read_about(path)
-    model = weight_files.read_model(path)
+    return of_images(folding.fold(weight_files.read_model(path), dtype), about)
 
+
+def of_images(model: nnx.Module, about: weight_files.About) -> Function:
+    """Returns a network as the function of images that `load` returns.
+
+    Args:
+      model: for inference, such as `fold` returns.
+      about: shape and normalization of the images.
+    """
     sizes = ", ".join(map(str, about.spec.input_shape))
 
     def classify(model: Any, images: jax.Array) -> jax.Array:
@@ -110,7 +118,7 @@ def load(file: str | pathlib.Path, dtype: str = "bits") -> Function:
             )
         return model(augment.normalize(images, about.mean, about.std))
 
-    return to_function(folding.fold(model, dtype), classify, np.uint8)
+    return to_function(model, classify, np.uint8)
 
 
 def to_function(

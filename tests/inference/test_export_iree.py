@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 
 import shared_runs
 from sgdat_jax import bits, inference
@@ -101,3 +102,18 @@ def test_the_tool_of_iree_runs_a_file(tmp_path):
     logits = np.load(tmp_path / "logits.npy")
     expected = inference.load(file)(image)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_convolutions_of_few_channels():
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))
+    geometry = {
+        "window_strides": (2, 1),
+        "padding": ((1, 1), (0, 2)),
+        "rhs_dilation": (1, 2),
+        "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
+    }
+    expected = lax.conv_general_dilated(x, kernel, **geometry)
+    np.testing.assert_allclose(
+        words.convolve(x, kernel, **geometry), expected, rtol=1e-5, atol=1e-5
+    )

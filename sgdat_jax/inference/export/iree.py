@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from flax import nnx
 
 from sgdat_jax import bits
+from sgdat_jax.inference import folding, function, weight_files
 from sgdat_jax.inference.export import networks, words
 
 _DRIVER = "local-sync"  # runs in the calling thread
@@ -69,10 +71,11 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
 
 def _program(network: networks.Network, batch_size: int) -> bytes:
     """Returns a network as StableHLO in MLIR's bytecode."""
+    whole = _in_its_form(network)
 
     # Made anew, as JAX keeps what it traced in another form. Its name is the module's.
     def network_of(inputs: jax.Array) -> jax.Array:
-        return network.function.plain(inputs)
+        return whole.plain(inputs)
 
     with bits.summing_by(words.sums):
         traced = jax.jit(network_of).trace(network.inputs(batch_size))
@@ -80,6 +83,20 @@ def _program(network: networks.Network, batch_size: int) -> bytes:
     program = io.BytesIO()
     module.operation.write_bytecode(program)
     return program.getvalue()
+
+
+def _in_its_form(network: networks.Network) -> function.Function:
+    """Returns the function of a network, with convolutions of few channels written out.
+
+    The network must be from a file; another function is returned as it is.
+    """
+    if network.file is None:
+        return network.function
+    model = folding.fold(weight_files.read_model(network.file))
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv) and words.is_narrow(module):
+            module.conv_general_dilated = words.convolve
+    return function.of_images(model, weight_files.read_about(network.file))
 
 
 def _compile(program: bytes, target: str, arguments: Sequence[str]) -> bytes:

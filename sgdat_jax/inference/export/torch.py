@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from sgdat_jax.data import augment
 from sgdat_jax.inference import function, weight_files
 from sgdat_jax.inference.export import networks, torch_names
 
@@ -73,8 +72,5 @@ def run(
     assert network.file is not None
     about = weight_files.read_about(network.file)
     model = torch_weights.from_torch(file.rename(file.with_suffix(".safetensors")))
-    classify = function.to_function(
-        folding.fold(model),
-        lambda model, images: model(augment.normalize(images, about.mean, about.std)),
-    )
+    classify = function.of_images(folding.fold(model), about)
     return lambda inputs: np.asarray(classify(inputs))

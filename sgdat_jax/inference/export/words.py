@@ -1,10 +1,13 @@
 """Sums of products of packed signs for IREE: a count of each word, without a loop."""
 
 import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import lax
 
 from sgdat_jax import bit_sums
@@ -13,6 +16,7 @@ from sgdat_jax import bit_sums
 # of which are of a word, and cuts a longer sum anywhere; with fewer words, the partial
 # sums of all outputs go to memory too often.
 _WORDS = 13
+_NARROW = 4  # input channels
 
 
 def sums(
@@ -52,3 +56,48 @@ def sums(
         return total
     beyond = bit_sums.sums_beyond(kernel, features, masks)
     return total - jnp.expand_dims(beyond, range(outer))
+
+
+def is_narrow(conv: nnx.Conv) -> bool:
+    """Returns whether `convolve` can replace a convolution, and is faster in IREE."""
+    return (
+        conv.kernel.shape[-2] <= _NARROW
+        and conv.feature_group_count == 1
+        and not isinstance(conv.padding, str)
+        and conv.input_dilation in (1, None)
+        and conv.conv_general_dilated is lax.conv_general_dilated
+    )
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    *,
+    rhs_dilation: Sequence[int],
+    **others: Any,
+) -> jax.Array:
+    """Returns what `jax.lax.conv_general_dilated` does with channels last.
+
+    A sum of an input channel times its weights, for each entry of the window: IREE
+    makes no vectors of a convolution of one or three channels.
+    """
+    del others
+    window = kernel.shape[:-2]
+    geometry = bit_sums.Geometry(
+        tuple(window_strides), tuple(padding), tuple(rhs_dilation)
+    )
+    masks = map(bit_sums.is_inside, x.shape[1:-1], window, *geometry)
+    sizes = [len(mask) for mask in masks]
+    padded = jnp.pad(x, ((0, 0), *geometry.pads, (0, 0)))
+    rows = kernel.reshape(*[1] * (x.ndim - 1), -1, kernel.shape[-1])
+    taps = itertools.product(*map(range, window))
+    views = [bit_sums.view(padded, tap, sizes, geometry) for tap in taps]
+    total = jnp.zeros([], x.dtype)
+    for number, (seen, i) in enumerate(itertools.product(views, range(x.shape[-1]))):
+        if number and number % _WORDS == 0:
+            total = lax.optimization_barrier(total)
+        row = lax.index_in_dim(rows, number, axis=-2, keepdims=False)
+        total += lax.slice_in_dim(seen, i, i + 1, axis=-1) * row
+    return total
