@@ -7,7 +7,9 @@ import random
 import pytest
 
 from sgdat_jax import cli
-from sgdat_jax.training import config, run_folder
+from sgdat_jax.cli import command
+from sgdat_jax.experiments import configs
+from sgdat_jax.training import run_folder
 
 _VALUES = (
     "",
@@ -68,9 +70,9 @@ def _options(kind):
 
 
 def _words(chance):
-    command = chance.choice([*cli._COMMANDS, "tain"])
-    words = [command]
-    kind = cli._COMMANDS.get(command, [config.TrainConfig])[0]
+    name = chance.choice([*command._COMMANDS, "tain"])
+    words = [name]
+    kind = command._COMMANDS.get(name, [configs.TrainConfig])[0]
     known = [*_options(kind), "--recipe", "--resume"]
     for _ in range(chance.randrange(4)):
         if chance.random() < 0.8:
@@ -89,11 +91,11 @@ def _contents(folder):
 def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
     """Sets commands up, which finds all errors of the user, and does no work."""
     monkeypatch.setattr(
-        cli,
+        command,
         "_COMMANDS",
         {
             name: (options, set_up, lambda work, terminal: None)
-            for name, (options, set_up, _) in cli._COMMANDS.items()
+            for name, (options, set_up, _) in command._COMMANDS.items()
         },
     )
     chance = random.Random(seed)
@@ -140,13 +142,13 @@ def test_configs_by_chance(tmp_path):
     chance = random.Random(0)
     values = [None, True, 0, -1, 3, 1e-7, 0.5, "", "sgdat", [], [1], ["x"], {}, 1e400]
     valid = 0
-    names = [field.name for field in dataclasses.fields(config.TrainConfig)]
+    names = [field.name for field in dataclasses.fields(configs.TrainConfig)]
     for _ in range(500):
         changed = {
             chance.choice([*names, "format", "colour"]): chance.choice(values)
             for _ in range(chance.randrange(1, 3))
         }
-        found = dataclasses.asdict(config.TrainConfig()) | changed
+        found = dataclasses.asdict(configs.TrainConfig()) | changed
         text = json.dumps(found)
         if chance.random() < 0.2:
             text = text[: chance.randrange(len(text))]

@@ -11,6 +11,7 @@ import numpy as np
 
 from sgdat_jax import cpu
 from sgdat_jax.data import sources, stream
+from sgdat_jax.experiments import setup
 from sgdat_jax.inference import weight_files
 from sgdat_jax.training import (
     checkpoint,
@@ -20,22 +21,21 @@ from sgdat_jax.training import (
     records,
     results,
     run_folder,
-    setup,
+    states,
+    steps,
 )
-from sgdat_jax.training import state as state_lib
-from sgdat_jax.training import step as step_lib
 
 _EVAL_BATCH = 512
 _STEPS_ALONE = 16  # until several processes agree on what to do
 
 # Images with labels, and their weights: 1, or 0 for what only fills the batch.
-TestBatch = tuple[step_lib.Batch, jax.Array]
+TestBatch = tuple[steps.Batch, jax.Array]
 
 
 class Watcher:
     """Is told how a run gets on, and ignores it; subclasses show it."""
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+    def stepped(self, metrics: steps.Metrics, flip_ratio: jax.Array | None) -> None:
         """Hears of one step or more; the arrays have an entry for each.
 
         Without binary weights there is no flip ratio.
@@ -55,7 +55,7 @@ class Watchers(Watcher):
     def __init__(self, watchers: Sequence[Watcher]):
         self._watchers = watchers
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+    def stepped(self, metrics: steps.Metrics, flip_ratio: jax.Array | None) -> None:
         """Tells all."""
         for watcher in self._watchers:
             watcher.stepped(metrics, flip_ratio)
@@ -139,10 +139,10 @@ def evaluate(
 
 def on_device(
     dataset: sources.Dataset, layout: parallel.Layout | None = None
-) -> step_lib.Batch:
+) -> steps.Batch:
     """Returns all training images, copied to each device."""
     images = dataset.train_images, dataset.train_labels
-    return step_lib.Batch(*parallel.put_whole(layout, images))
+    return steps.Batch(*parallel.put_whole(layout, images))
 
 
 def epoch_order(plan: setup.Plan | setup.Run, seed: int, epoch: int) -> jax.Array:
@@ -168,7 +168,7 @@ def test_batches(
             (np.arange(size) < len(images)).astype(np.float32),
         )
         *batch, weights = parallel.put_rows(layout, tuple(x[rows] for x in whole))
-        yield step_lib.Batch(*batch), weights
+        yield steps.Batch(*batch), weights
 
 
 class Programs(NamedTuple):
@@ -187,10 +187,10 @@ def programs() -> Programs:
         jax.jit, static_argnums=0, compiler_options=cpu.compiler_options()
     )
     return Programs(
-        train_steps=compiled(step_lib.train_steps, donate_argnums=1),
-        train_batch=compiled(step_lib.train_batch, donate_argnums=1),
-        eval_step=compiled(step_lib.eval_step),
-        begin_epoch=compiled(step_lib.begin_epoch),
+        train_steps=compiled(steps.train_steps, donate_argnums=1),
+        train_batch=compiled(steps.train_batch, donate_argnums=1),
+        eval_step=compiled(steps.eval_step),
+        begin_epoch=compiled(steps.begin_epoch),
     )
 
 
@@ -285,7 +285,7 @@ def _write_weights(run: setup.Run, line: dict[str, Any]) -> None:
 
 
 def _train_epoch(
-    run: setup.Run, data: step_lib.Batch | None, watcher: Watcher
+    run: setup.Run, data: steps.Batch | None, watcher: Watcher
 ) -> Iterator[setup.Run]:
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
@@ -324,8 +324,8 @@ def _check_finite(run: setup.Run, skipped: jax.Array | None) -> None:
 
 
 def _steps(
-    run: setup.Run, data: step_lib.Batch | None
-) -> Iterator[tuple[state_lib.TrainState, step_lib.Record]]:
+    run: setup.Run, data: steps.Batch | None
+) -> Iterator[tuple[states.TrainState, steps.Record]]:
     """Takes the steps of an epoch; yields the state after each call, and its record.
 
     Args:
@@ -339,12 +339,10 @@ def _steps(
     if data is None:
         put = functools.partial(parallel.put_rows, layout)
         for batch in stream.batches(run.dataset, order[run.progress.steps :], put):
-            state, record = programs().train_batch(
-                run.task, state, step_lib.Batch(*batch)
-            )
+            state, record = programs().train_batch(run.task, state, steps.Batch(*batch))
             yield state, record
         return
-    size = step_lib.steps_per_call()
+    size = steps.steps_per_call()
     for first in range(run.progress.steps, len(order), size):
         indices = order[first : first + size]
         if layout is not None:

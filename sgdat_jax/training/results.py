@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import diagnostics, parallel, setup, versions
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import diagnostics, parallel, versions
 
 
 def epoch_lines(run: setup.Run) -> tuple[dict[str, Any], dict[str, Any]]:

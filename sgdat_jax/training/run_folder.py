@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sgdat_jax import files
-from sgdat_jax.training import config as config_lib
+from sgdat_jax.experiments import configs
 
 if TYPE_CHECKING:
     import filelock
@@ -38,7 +38,7 @@ _OLD_PARTIALS = frozenset(
 
 
 def create(
-    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+    path: pathlib.Path, config: configs.BaseConfig, name: str = CONFIG
 ) -> "filelock.BaseFileLock":
     """Makes a run folder with its config, in a file of the given name.
 
@@ -150,7 +150,7 @@ def _refuse_links(paths: Iterable[pathlib.Path]) -> None:
 
 
 def write_config(
-    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+    path: pathlib.Path, config: configs.BaseConfig, name: str = CONFIG
 ) -> None:
     """Writes the config of a run, with the format of its folder."""
     files.write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
@@ -174,7 +174,7 @@ def write_epochs(
     files.write_lines(path / METRICS, metrics)
 
 
-def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
+def reopen(path: pathlib.Path, config: configs.TrainConfig) -> None:
     """Makes a run folder one of a run that has not finished, with the given config."""
     for name in (RESULT, DIVERGED):
         (path / name).unlink(missing_ok=True)
@@ -191,7 +191,7 @@ def write_diverged(path: pathlib.Path, epoch: int, step: int) -> None:
     files.write_json(path / DIVERGED, {"epoch": epoch, "step": step})
 
 
-def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
+def read_config(path: pathlib.Path) -> configs.TrainConfig:
     """Reads the config of a run.
 
     Raises:
@@ -201,7 +201,7 @@ def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
     return config_of(path / CONFIG, values, values.pop("format", 0))
 
 
-def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainConfig:
+def config_of(file: pathlib.Path, values: Any, found: Any) -> configs.TrainConfig:
     """Returns a config from its values in JSON and the format of the file.
 
     Raises:
@@ -217,15 +217,15 @@ def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainCo
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        return config_lib.TrainConfig(**fields)
+        return configs.TrainConfig(**fields)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a run's config: {error}") from None
 
 
 def check_same(
     folder: pathlib.Path,
-    found: config_lib.BaseConfig,
-    wanted: config_lib.BaseConfig,
+    found: configs.BaseConfig,
+    wanted: configs.BaseConfig,
     free: Sequence[str] = (),
 ) -> None:
     """Raises ValueError if a folder holds something with other settings.
@@ -236,8 +236,8 @@ def check_same(
       wanted: the config of the run that is to go on there.
       free: fields that may differ, besides those that always may.
     """
-    kinds = config_lib.HOUSEKEEPING, config_lib.PLACEMENT
-    may_differ = config_lib.options_of(type(wanted), *kinds).union(free)
+    kinds = configs.HOUSEKEEPING, configs.PLACEMENT
+    may_differ = configs.options_of(type(wanted), *kinds).union(free)
     differences = [
         f"{field.name}={old!r}, not {new!r}"
         for field in dataclasses.fields(wanted)

@@ -15,8 +15,8 @@ import shared_runs
 from networks import DTYPES
 from sgdat_jax import inference
 from sgdat_jax.data import augment
-from sgdat_jax.training import loop, run_folder, setup
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import loop, run_folder, steps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -26,8 +26,8 @@ def test_file_predicts_what_evaluate_counts(dtype):
     images, labels = run.dataset.test_images, run.dataset.test_labels
     logits = inference.load(str(file), dtype)(images)
     assert (logits.dtype, logits.shape) == (jnp.float32, (len(images), 10))
-    batch = step_lib.Batch(images, labels)
-    metrics = jax.jit(step_lib.eval_step, static_argnums=0)(
+    batch = steps.Batch(images, labels)
+    metrics = jax.jit(steps.eval_step, static_argnums=0)(
         run.task, run.state, batch, np.ones(len(labels), np.float32)
     )
     predicted = np.asarray(logits.argmax(-1))

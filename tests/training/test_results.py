@@ -6,7 +6,8 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import parallel, records, results, run_folder, setup
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import parallel, records, results, run_folder
 
 _SUMS = {
     "steps": 4.0,

@@ -3,9 +3,10 @@ import dataclasses
 
 import pytest
 
-from sgdat_jax.training import config, run_folder
+from sgdat_jax.experiments import configs
+from sgdat_jax.training import run_folder
 
-_CONFIG = config.TrainConfig(
+_CONFIG = configs.TrainConfig(
     learning_rate=1 / 3, momentum=0.9, reset_flips_every_epoch=True, seed=7
 )
 

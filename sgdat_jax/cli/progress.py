@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from rich import console, progress, text
 
-from sgdat_jax.training import loop, setup
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import loop, steps
 
 # Between two readings of the arrays, which wait for the step.
 _SECONDS = 0.2
@@ -74,7 +74,7 @@ class ProgressBar(loop.Watcher):
         """Takes the bar away."""
         self._bar.stop()
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+    def stepped(self, metrics: steps.Metrics, flip_ratio: jax.Array | None) -> None:
         """Moves the bar on."""
         epoch = f"{self._epoch}/{self._epochs}"
         self._bar.update(self._task, advance=len(metrics.loss), epoch=epoch)

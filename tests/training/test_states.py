@@ -11,7 +11,8 @@ from flax import nnx
 import sgdat_jax as sj
 from sgdat_jax import report
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, loop, run_folder, setup, state, step
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import loop, run_folder, states, steps
 
 _SMALL = {"width": 0.125, "epochs": 1, "batch_size": 479}
 
@@ -22,7 +23,7 @@ def digits():
 
 
 def test_model_is_built_as_told(digits):
-    settings = config.TrainConfig(
+    settings = configs.TrainConfig(
         width=0.5,
         full_precision=("conv2",),
         pad_value=-1.0,
@@ -30,7 +31,7 @@ def test_model_is_built_as_told(digits):
         compute_dtype="bfloat16",
         unbiased_variance=True,
     )
-    assert dataclasses.asdict(state.spec_of(settings, digits).shapes().choices) == {
+    assert dataclasses.asdict(states.spec_of(settings, digits).shapes().choices) == {
         "width": 0.5,
         "binary_layers": ("conv3", "dense4"),
         "full_precision": ("conv2",),
@@ -52,7 +53,7 @@ def test_model_is_built_as_told(digits):
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_every_command(settings, message):
-    for kind in (config.TrainConfig, config.CompareConfig, config.SweepConfig):
+    for kind in (configs.TrainConfig, configs.CompareConfig, configs.SweepConfig):
         with pytest.raises(ValueError, match=message):
             setup.load(kind(**settings))
 
@@ -63,13 +64,13 @@ def test_normalization_by_constants(digits):
         test_images=np.repeat(digits.test_images, 3, axis=-1),
     )
     for name, mean in (("imagenet", 0.485), ("tiny_imagenet", 0.4802)):
-        settings = config.TrainConfig(normalization=name)
-        task, _ = state.create(settings, colored, 1)
+        settings = configs.TrainConfig(normalization=name)
+        task, _ = states.create(settings, colored, 1)
         assert (len(task.mean), len(task.std), task.mean[0]) == (3, 3, mean)
 
 
 def test_normalization_is_that_of_the_training_images(digits):
-    task, _ = state.create(config.TrainConfig(), digits, 1)
+    task, _ = states.create(configs.TrainConfig(), digits, 1)
     images = digits.train_images / 255
     # Exact sums of integers against NumPy's pairwise sums of their quotients.
     assert task.mean == (pytest.approx(images.mean(), rel=1e-12),)
@@ -78,7 +79,7 @@ def test_normalization_is_that_of_the_training_images(digits):
 
 @pytest.mark.slow
 def test_clipping_is_of_all_gradients_together(digits):
-    settings = config.TrainConfig(
+    settings = configs.TrainConfig(
         **_SMALL,
         real_optimizer="sgd",
         real_learning_rate=1.0,
@@ -86,8 +87,8 @@ def test_clipping_is_of_all_gradients_together(digits):
         learning_rate=1.0,
         clip_norm=3.0,
     )
-    task, _ = state.create(settings, digits, 3)
-    shapes = nnx.state(state.spec_of(settings, digits).shapes(), nnx.Param)
+    task, _ = states.create(settings, digits, 3)
+    shapes = nnx.state(states.spec_of(settings, digits).shapes(), nnx.Param)
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
     update = jax.jit(lambda ones: task.tx.update(ones, task.tx.init(ones), ones))
     updates, opt_state = update(ones)
@@ -107,7 +108,7 @@ def test_label_smoothing_against_numpy():
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     targets = np.full((5, 4), 0.1 / 4)
     targets[np.arange(5), labels] += 0.9
-    got = step._losses(jnp.asarray(logits), jnp.asarray(labels), 0.1)
+    got = steps._losses(jnp.asarray(logits), jnp.asarray(labels), 0.1)
     np.testing.assert_allclose(got, -(targets * logs).sum(1), rtol=1e-5)
 
 
@@ -115,12 +116,12 @@ _REAL = {**_SMALL, "full_precision": ("*",), "diagnostics": True}
 
 
 def test_step_of_a_network_without_binary_layers_has_no_flips(digits):
-    settings = config.TrainConfig(**_REAL, restart_real_every_epoch=True)
-    task, init = state.create(settings, digits, 3)
-    batch = step.Batch(jnp.zeros((2, 8, 8, 1), jnp.uint8), jnp.zeros(2, jnp.int32))
+    settings = configs.TrainConfig(**_REAL, restart_real_every_epoch=True)
+    task, init = states.create(settings, digits, 3)
+    batch = steps.Batch(jnp.zeros((2, 8, 8, 1), jnp.uint8), jnp.zeros(2, jnp.int32))
     before = jax.eval_shape(init, 0)
     after, (_, weights) = jax.eval_shape(
-        lambda state: step.train_batch(task, state, batch), before
+        lambda state: steps.train_batch(task, state, batch), before
     )
     shapes = jax.tree.map(lambda leaf: leaf.shape, (before, after))
     assert shapes[0] == shapes[1]
@@ -132,7 +133,7 @@ def test_step_of_a_network_without_binary_layers_has_no_flips(digits):
 def real_run(tmp_path_factory):
     """A run of a network that has no binary layer."""
     folder = str(tmp_path_factory.mktemp("real"))
-    settings = config.TrainConfig(**_REAL, label_smoothing=0.1, run_dir=folder)
+    settings = configs.TrainConfig(**_REAL, label_smoothing=0.1, run_dir=folder)
     return loop.train(setup.set_up(settings), loop.Watcher())
 
 

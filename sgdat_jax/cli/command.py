@@ -17,23 +17,13 @@ import tyro
 from rich import console as rich_console
 
 from sgdat_jax import __version__, files, report
-from sgdat_jax.data import commands as data_commands
+from sgdat_jax.cli import data as data_commands
+from sgdat_jax.cli import progress, tensorboard
 from sgdat_jax.data import sources
-from sgdat_jax.training import compare as compare_lib
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import (
-    hosts,
-    interruption,
-    loop,
-    parallel,
-    progress,
-    recipes,
-    run_folder,
-    setup,
-    tensorboard,
-)
-from sgdat_jax.training import state as state_lib
-from sgdat_jax.training import sweep as sweep_lib
+from sgdat_jax.experiments import compare as compare_lib
+from sgdat_jax.experiments import configs, recipes, setup
+from sgdat_jax.experiments import sweep as sweep_lib
+from sgdat_jax.training import hosts, interruption, loop, parallel, run_folder, states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +230,7 @@ def _report(
 
 
 def _print_task(
-    config: config_lib.BaseConfig,
+    config: configs.BaseConfig,
     dataset: sources.Dataset,
     terminal: rich_console.Console,
 ) -> None:
@@ -249,7 +239,7 @@ def _print_task(
         f"{len(dataset.train_images):,} images to train, "
         f"{len(dataset.test_images):,} to test"
     )
-    terminal.print(report.summary_table(state_lib.summarize(config, dataset)))
+    terminal.print(report.summary_table(states.summarize(config, dataset)))
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -276,13 +266,13 @@ def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
     return runs
 
 
-def _new_run(config: config_lib.TrainConfig) -> setup.Run:
+def _new_run(config: configs.TrainConfig) -> setup.Run:
     if config.tensorboard:
         tensorboard.check_installed()
     return setup.set_up(config)
 
 
-def _resumed_run(config: config_lib.TrainConfig) -> setup.Run:
+def _resumed_run(config: configs.TrainConfig) -> setup.Run:
     if config.tensorboard:
         tensorboard.check_installed()
     return setup.resume(config)
@@ -298,9 +288,9 @@ def _finished_run(config: EvaluateConfig) -> setup.Run:
 
 # Name: its options, what sets it up (and finds errors of the user), and what does it.
 _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
-    "train": (config_lib.TrainConfig, _new_run, train),
-    "compare": (config_lib.CompareConfig, compare_lib.set_up, compare),
-    "sweep": (config_lib.SweepConfig, sweep_lib.set_up, sweep),
+    "train": (configs.TrainConfig, _new_run, train),
+    "compare": (configs.CompareConfig, compare_lib.set_up, compare),
+    "sweep": (configs.SweepConfig, sweep_lib.set_up, sweep),
     "evaluate": (EvaluateConfig, _finished_run, evaluate),
     "report": (ReportConfig, _read_groups, report_runs),
     "data": (data_commands.DataConfig, data_commands.run, show),
@@ -425,13 +415,13 @@ def _defaults(name: str, recipe: str | None, run_dir: str | None) -> Any:
     """Returns the defaults of a command's options; None: those of their type."""
     options = _COMMANDS[name][0] if name in _COMMANDS else object
     if run_dir is not None:
-        if options is not config_lib.TrainConfig:
+        if options is not configs.TrainConfig:
             raise ValueError(f"Only train takes --resume, got it for {name}.")
         if recipe is None and not run_folder.is_empty(pathlib.Path(run_dir)):
             return run_folder.read_config(pathlib.Path(run_dir))
     if recipe is None:
         return None
-    if not issubclass(options, config_lib.BaseConfig):
+    if not issubclass(options, configs.BaseConfig):
         raise ValueError(f"{name} takes no --recipe, got {recipe}.")
     return recipes.config(options, recipe)
 

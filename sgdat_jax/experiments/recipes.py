@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from sgdat_jax import names
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import methods
+from sgdat_jax.experiments import configs, methods
 
-_Config = TypeVar("_Config", bound=config_lib.BaseConfig)
+_Config = TypeVar("_Config", bound=configs.BaseConfig)
 
 # Shan et al., Neurocomputing 555, 126431, 2023, and its code: constant rates.
 _SHARED = {
@@ -70,12 +69,12 @@ def config(kind: type[_Config], name: str) -> _Config:
       ValueError: if there is no such recipe.
 
     Example:
-      >>> from sgdat_jax.training import config, recipes
-      >>> settings = recipes.config(config.TrainConfig, "cifar10-binarynet-sgdm")
+      >>> from sgdat_jax.experiments import configs, recipes
+      >>> settings = recipes.config(configs.TrainConfig, "cifar10-binarynet-sgdm")
       >>> settings.model, settings.epochs, settings.optimizer, settings.momentum
       ('BinaryNet', 200, 'sgd', 0.9)
     """
-    of_runs = issubclass(kind, config_lib.TrainConfig)
+    of_runs = issubclass(kind, configs.TrainConfig)
     table, form = (RECIPES, "[-METHOD]") if of_runs else (TASKS, "")
     if name not in table:
         raise ValueError(

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from sgdat_jax.training import config, methods
+from sgdat_jax.experiments import configs, methods
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ from sgdat_jax.training import config, methods
 )
 def test_value_outside_its_range(name, value):
     with pytest.raises(ValueError, match=name) as caught:
-        config.TrainConfig(**{name: value})
+        configs.TrainConfig(**{name: value})
     assert str(value) in str(caught.value)
 
 
@@ -70,7 +70,7 @@ def test_value_outside_its_range(name, value):
 )
 def test_value_of_another_type(name, value):
     with pytest.raises(TypeError, match=f"{name} must be of type") as caught:
-        config.TrainConfig(**{name: value})
+        configs.TrainConfig(**{name: value})
     assert repr(value) in str(caught.value)
 
 
@@ -90,14 +90,14 @@ def test_value_of_another_type(name, value):
 )
 def test_unknown_name_offers_the_nearest(name, value, nearest):
     with pytest.raises(ValueError, match=f"unknown .* '{value}'") as caught:
-        config.TrainConfig(**{name: value})
+        configs.TrainConfig(**{name: value})
     assert "the nearest is '" in str(caught.value)
     if nearest:
         assert f"the nearest is {nearest!r}" in str(caught.value)
 
 
 def test_edges_are_allowed_and_fields_are_frozen():
-    edges = config.TrainConfig(
+    edges = configs.TrainConfig(
         learning_rate=0,
         threshold=0.0,
         momentum=0.0,
@@ -122,13 +122,13 @@ def test_edges_are_allowed_and_fields_are_frozen():
 
 def test_a_batch_of_one_image_has_no_unbiased_variance():
     with pytest.raises(ValueError, match="batch_size must be at least 2 with unbiased"):
-        config.TrainConfig(batch_size=1, unbiased_variance=True)
+        configs.TrainConfig(batch_size=1, unbiased_variance=True)
 
 
 def test_comparison_checks_each_of_its_methods():
-    config.CompareConfig(binary_schedule="cosine")
+    configs.CompareConfig(binary_schedule="cosine")
     with pytest.raises(ValueError, match="boat has no rate for `binary_schedule`"):
-        config.CompareConfig(optimizers=("sgd", "boat"), binary_schedule="cosine")
+        configs.CompareConfig(optimizers=("sgd", "boat"), binary_schedule="cosine")
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_comparison_checks_each_of_its_methods():
     ],
 )
 def test_rows_of_a_comparison_must_differ(settings, same):
-    config.CompareConfig(optimizers=(*same, same[0]))
+    configs.CompareConfig(optimizers=(*same, same[0]))
     with pytest.raises(ValueError, match=rf"{same[0]} and {same[1]} are the same\."):
-        config.CompareConfig(optimizers=("bop", *same), **settings)
+        configs.CompareConfig(optimizers=("bop", *same), **settings)
 
 
 def test_starred_rows_are_what_they_say_whatever_the_rest_is():
-    comparison = config.CompareConfig(real_optimizer="sgd", real_momentum=0.9)
+    comparison = configs.CompareConfig(real_optimizer="sgd", real_momentum=0.9)
     runs = {name: comparison.run(name, 0) for name in methods.METHODS}
     found = {
         name: (runs[name].real_optimizer, runs[name].real_momentum)
@@ -160,15 +160,15 @@ def test_starred_rows_are_what_they_say_whatever_the_rest_is():
 
 
 def test_methods_know_their_labels():
-    defaults = dataclasses.asdict(config.TrainConfig())
+    defaults = dataclasses.asdict(configs.TrainConfig())
     for comparison in (
-        config.CompareConfig(),
-        config.CompareConfig(real_learning_rate=0.5, epochs=3),
+        configs.CompareConfig(),
+        configs.CompareConfig(real_learning_rate=0.5, epochs=3),
     ):
         for name, method in methods.METHODS.items():
             settings = dataclasses.asdict(comparison.run(name, 0))
             assert methods.label_of(settings, defaults) == method.label
-    restarted = config.CompareConfig(
+    restarted = configs.CompareConfig(
         reset_flips_every_epoch=True, restart_binary_every_epoch=True
     )
     labels = {
@@ -187,7 +187,7 @@ def test_methods_know_their_labels():
 
 def test_default_folders_are_named_after_the_last_part_of_a_path():
     folder = "images/of letters/"
-    compare = config.CompareConfig(dataset=folder).folder
-    sweep = config.SweepConfig(dataset=folder, optimizer="bop").folder
+    compare = configs.CompareConfig(dataset=folder).folder
+    sweep = configs.SweepConfig(dataset=folder, optimizer="bop").folder
     assert compare == pathlib.Path("runs/compare-of-letters-DigitsNet")
     assert sweep == pathlib.Path("runs/sweep-of-letters-DigitsNet-bop")

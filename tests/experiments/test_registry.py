@@ -6,7 +6,7 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import registry
+from sgdat_jax.experiments import registry
 
 
 def test_schedules_are_those_of_optax():

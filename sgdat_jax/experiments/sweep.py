@@ -14,10 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax import cpu, files
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import loop, run_folder, setup
-from sgdat_jax.training import state as state_lib
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import loop, run_folder, states, steps
 
 CONFIG = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -35,7 +33,7 @@ class Trial(NamedTuple):
 class Sweep(NamedTuple):
     """A sweep that is set up."""
 
-    config: config_lib.SweepConfig
+    config: configs.SweepConfig
     plan: setup.Plan
     todo: list[Trial]
     total: int  # trials, finished ones included
@@ -43,7 +41,7 @@ class Sweep(NamedTuple):
     notes: tuple[str, ...] = ()  # what was found amiss in the folder
 
 
-def set_up(config: config_lib.SweepConfig) -> Sweep:
+def set_up(config: configs.SweepConfig) -> Sweep:
     """Loads the images, builds the network and makes the folder of a sweep.
 
     Raises:
@@ -80,7 +78,7 @@ def set_up(config: config_lib.SweepConfig) -> Sweep:
     return Sweep(config, plan, todo, len(all_trials), lock, notes)
 
 
-def trials(config: config_lib.SweepConfig) -> list[Trial]:
+def trials(config: configs.SweepConfig) -> list[Trial]:
     """Returns all trials: every combination of hyperparameters with every seed."""
     grid = config.grid()
     return [
@@ -90,7 +88,7 @@ def trials(config: config_lib.SweepConfig) -> list[Trial]:
     ]
 
 
-def models_at_once(config: config_lib.SweepConfig) -> int:
+def models_at_once(config: configs.SweepConfig) -> int:
     """Returns how many models one program trains."""
     if config.models_at_once is not None:
         return config.models_at_once
@@ -106,7 +104,7 @@ def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
 
 
 def _train_chunks(
-    config: config_lib.SweepConfig, plan: setup.Plan, todo: list[Trial]
+    config: configs.SweepConfig, plan: setup.Plan, todo: list[Trial]
 ) -> Iterator[list[dict[str, Any]]]:
     images = loop.on_device(plan.dataset)
     tests = tuple(loop.test_batches(plan.dataset))
@@ -138,13 +136,13 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     return files.read_lines(folder / TRIALS)
 
 
-def _check_same(config: config_lib.SweepConfig) -> None:
+def _check_same(config: configs.SweepConfig) -> None:
     # A sweep of before lacks the options that came later.
     defaults = json.loads(json.dumps(dataclasses.asdict(type(config)())))
     found = defaults | run_folder.read_json(config.folder, CONFIG)
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    kinds = config_lib.HOUSEKEEPING, config_lib.PLACEMENT
-    for name in wanted.keys() - config_lib.options_of(type(config), *kinds):
+    kinds = configs.HOUSEKEEPING, configs.PLACEMENT
+    for name in wanted.keys() - configs.options_of(type(config), *kinds):
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "
@@ -155,7 +153,7 @@ def _check_same(config: config_lib.SweepConfig) -> None:
 def _train_chunk(
     plan: setup.Plan,
     chunk: Sequence[Trial],
-    images: step_lib.Batch,
+    images: steps.Batch,
     tests: Sequence[loop.TestBatch],
 ) -> list[dict[str, Any]]:
     """Trains models side by side and returns what is measured of each."""
@@ -165,15 +163,15 @@ def _train_chunk(
     }
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
-    states = _programs().init(plan.init, fixed, hyperparameters, seeds)
+    of_models = _programs().init(plan.init, fixed, hyperparameters, seeds)
     accuracies, flips, diverged = [], np.zeros(len(chunk)), np.zeros(len(chunk), bool)
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
         examples, skipped, ratios = [], [], []
-        for first in range(0, plan.steps_per_epoch, step_lib.steps_per_call()):
-            indices = orders[:, first : first + step_lib.steps_per_call()]
-            states, (metrics, weights) = _programs().train_steps(
-                fixed, hyperparameters, states, images, indices
+        for first in range(0, plan.steps_per_epoch, steps.steps_per_call()):
+            indices = orders[:, first : first + steps.steps_per_call()]
+            of_models, (metrics, weights) = _programs().train_steps(
+                fixed, hyperparameters, of_models, images, indices
             )
             examples.append(metrics.examples)
             skipped.append(weights.skipped)
@@ -185,7 +183,7 @@ def _train_chunk(
         in_a_row = np.concatenate(skipped, axis=1).max(1)
         diverged |= in_a_row >= plan.config.max_skipped_steps
         diverged |= np.concatenate(examples, axis=1).sum(1) == 0
-        accuracies.append(_test_accuracies(plan.task, states, tests))
+        accuracies.append(_test_accuracies(plan.task, of_models, tests))
     per_model = np.stack(accuracies, axis=1)  # (models, epochs)
     return [
         {
@@ -202,8 +200,8 @@ def _train_chunk(
 class _Fixed(NamedTuple):
     """Static arguments of the programs."""
 
-    task: state_lib.Task
-    config: config_lib.TrainConfig
+    task: states.Task
+    config: configs.TrainConfig
     steps_per_epoch: int
 
 
@@ -224,22 +222,22 @@ def _over_models(function: Any, in_axes: Any, models: int) -> Any:
 
 def _with_hyperparameters(
     fixed: _Fixed, hyperparameters: dict[str, jax.Array], params: Any
-) -> state_lib.Task:
-    tx = state_lib.create_optimizer(
+) -> states.Task:
+    tx = states.create_optimizer(
         fixed.config, params, fixed.steps_per_epoch, hyperparameters
     )
     return fixed.task._replace(tx=tx)
 
 
 def _init(
-    init: state_lib.Init,
+    init: states.Init,
     fixed: _Fixed,
     hyperparameters: dict[str, jax.Array],
     seeds: jax.Array,
-) -> state_lib.TrainState:
+) -> states.TrainState:
     def of_model(
         hyperparameters: dict[str, jax.Array], seed: jax.Array
-    ) -> state_lib.TrainState:
+    ) -> states.TrainState:
         state = init(seed)
         task = _with_hyperparameters(fixed, hyperparameters, state.params)
         return state._replace(opt_state=task.tx.init(state.params))
@@ -250,38 +248,38 @@ def _init(
 def _train_steps(
     fixed: _Fixed,
     hyperparameters: dict[str, jax.Array],
-    states: state_lib.TrainState,
-    data: step_lib.Batch,
+    of_models: states.TrainState,
+    data: steps.Batch,
     indices: jax.Array,
-) -> tuple[state_lib.TrainState, step_lib.Record]:
+) -> tuple[states.TrainState, steps.Record]:
     def of_model(
         hyperparameters: dict[str, jax.Array],
-        state: state_lib.TrainState,
-        data: step_lib.Batch,
+        state: states.TrainState,
+        data: steps.Batch,
         indices: jax.Array,
-    ) -> tuple[state_lib.TrainState, step_lib.Record]:
+    ) -> tuple[states.TrainState, steps.Record]:
         task = _with_hyperparameters(fixed, hyperparameters, state.params)
-        return step_lib.train_steps(task, state, data, indices)
+        return steps.train_steps(task, state, data, indices)
 
     mapped = _over_models(of_model, (0, 0, None, 0), len(indices))
-    return mapped(hyperparameters, states, data, indices)
+    return mapped(hyperparameters, of_models, data, indices)
 
 
 def _eval_step(
-    task: state_lib.Task,
-    states: state_lib.TrainState,
-    batch: step_lib.Batch,
+    task: states.Task,
+    of_models: states.TrainState,
+    batch: steps.Batch,
     weights: jax.Array,
 ) -> jax.Array:
     """Returns the number of correct predictions of each model."""
 
     def of_model(
-        state: state_lib.TrainState, batch: step_lib.Batch, weights: jax.Array
+        state: states.TrainState, batch: steps.Batch, weights: jax.Array
     ) -> jax.Array:
-        return step_lib.eval_step(task, state, batch, weights).correct
+        return steps.eval_step(task, state, batch, weights).correct
 
-    models = len(states.step)
-    return _over_models(of_model, (0, None, None), models)(states, batch, weights)
+    models = len(of_models.step)
+    return _over_models(of_model, (0, None, None), models)(of_models, batch, weights)
 
 
 class _Programs(NamedTuple):
@@ -302,13 +300,14 @@ def _programs() -> _Programs:
 
 
 def _test_accuracies(
-    task: state_lib.Task,
-    states: state_lib.TrainState,
+    task: states.Task,
+    of_models: states.TrainState,
     tests: Sequence[loop.TestBatch],
 ) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
     correct = [
-        _programs().eval_step(task, states, batch, weights) for batch, weights in tests
+        _programs().eval_step(task, of_models, batch, weights)
+        for batch, weights in tests
     ]
     images = sum(float(weights.sum()) for _, weights in tests)
     return np.sum(correct, axis=0) / images

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from sgdat_jax.data import sources
+from sgdat_jax.experiments import configs, registry
 from sgdat_jax.inference import weight_files
 from sgdat_jax.training import (
     agreement,
@@ -17,11 +18,9 @@ from sgdat_jax.training import (
     hosts,
     parallel,
     records,
-    registry,
     run_folder,
+    states,
 )
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import state as state_lib
 
 
 class Progress(NamedTuple):
@@ -38,11 +37,11 @@ class Progress(NamedTuple):
 class Run(NamedTuple):
     """A run that is set up: all that its next step needs."""
 
-    config: config_lib.TrainConfig
+    config: configs.TrainConfig
     folder: pathlib.Path
     dataset: sources.Dataset
-    task: state_lib.Task
-    state: state_lib.TrainState
+    task: states.Task
+    state: states.TrainState
     steps_per_epoch: int
     progress: Progress = Progress()
     lock: Any = None  # of the folder, while it is written to
@@ -58,14 +57,14 @@ class Run(NamedTuple):
 class Plan(NamedTuple):
     """What the runs of a config with any seed have in common."""
 
-    config: config_lib.TrainConfig
+    config: configs.TrainConfig
     dataset: sources.Dataset
-    task: state_lib.Task
-    init: state_lib.Init
+    task: states.Task
+    init: states.Init
     steps_per_epoch: int
 
 
-def set_up(config: config_lib.TrainConfig) -> Run:
+def set_up(config: configs.TrainConfig) -> Run:
     """Loads the images, builds the network and then makes the run folder.
 
     Raises:
@@ -78,7 +77,7 @@ def set_up(config: config_lib.TrainConfig) -> Run:
     return begin(plan(config, _load_alike(config)), config.seed, pathlib.Path(folder))
 
 
-def load(config: config_lib.BaseConfig) -> sources.Dataset:
+def load(config: configs.BaseConfig) -> sources.Dataset:
     """Loads the images.
 
     Raises:
@@ -109,11 +108,11 @@ def load(config: config_lib.BaseConfig) -> sources.Dataset:
             "grain is not installed, and so many training images need it: pip install "
             f"grain, or a higher stream_above, got {config.stream_above}."
         )
-    state_lib.spec_of(config, dataset).shapes()
+    states.spec_of(config, dataset).shapes()
     return dataset
 
 
-def _load_alike(config: config_lib.TrainConfig) -> sources.Dataset:
+def _load_alike(config: configs.TrainConfig) -> sources.Dataset:
     """Loads the images in each process of a job, and checks that they are the same."""
     with hosts.failing_together():
         dataset = load(config)
@@ -121,7 +120,7 @@ def _load_alike(config: config_lib.TrainConfig) -> sources.Dataset:
     return dataset
 
 
-def plan(config: config_lib.TrainConfig, dataset: sources.Dataset) -> Plan:
+def plan(config: configs.TrainConfig, dataset: sources.Dataset) -> Plan:
     """Builds the network, in shapes alone, and what else the runs of any seed share.
 
     Raises:
@@ -129,7 +128,7 @@ def plan(config: config_lib.TrainConfig, dataset: sources.Dataset) -> Plan:
     """
     steps_per_epoch = len(dataset.train_images) // config.batch_size
     layout = parallel.lay_out(_devices(config.devices), sharded=config.sharded)
-    task, init = state_lib.create(config, dataset, steps_per_epoch, layout)
+    task, init = states.create(config, dataset, steps_per_epoch, layout)
     return Plan(config, dataset, task, init, steps_per_epoch)
 
 
@@ -156,7 +155,7 @@ def _device_count(count: int | None) -> int:
     return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
 
 
-def _with_devices(config: config_lib.TrainConfig) -> config_lib.TrainConfig:
+def _with_devices(config: configs.TrainConfig) -> configs.TrainConfig:
     """Returns a config with the number of devices of this host in place of None."""
     return dataclasses.replace(config, devices=_device_count(config.devices))
 
@@ -174,7 +173,7 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path) -> Run:
     return run._replace(state=plan.init(np.uint32(seed)), lock=lock)
 
 
-def resume(config: config_lib.TrainConfig) -> Run:
+def resume(config: configs.TrainConfig) -> Run:
     """Goes on with the run in ``config.run_dir``, or begins one if there is none.
 
     The result is that of a run without a pause, to the bit, on the same machine. A
@@ -229,7 +228,7 @@ def _lock(folder: pathlib.Path) -> Any:
         raise ValueError(f"{folder} cannot be written: {error.strerror}.") from None
 
 
-def _reopen(run: Run, init: state_lib.Init, is_finished: bool) -> Run:
+def _reopen(run: Run, init: states.Init, is_finished: bool) -> Run:
     """Returns a run where its last whole checkpoint is, or else at its start.
 
     Raises:
@@ -277,7 +276,7 @@ def _is_over(run: Run) -> bool:
     return len(run.progress.lines) == run.config.epochs
 
 
-def _check_recorded(folder: pathlib.Path, config: config_lib.TrainConfig) -> bool:
+def _check_recorded(folder: pathlib.Path, config: configs.TrainConfig) -> bool:
     """Raises ValueError unless a run in a folder may go on with a config.
 
     Returns:
@@ -319,7 +318,7 @@ def restore_weights(file: pathlib.Path) -> Run:
     return run._replace(state=state)
 
 
-def _to_evaluate(config: config_lib.TrainConfig, folder: pathlib.Path) -> Run:
+def _to_evaluate(config: configs.TrainConfig, folder: pathlib.Path) -> Run:
     """Returns a run on one device, on however many it was trained."""
     alone = dataclasses.replace(config, devices=1, sharded=False)
     run = _run(plan(alone, load(config)), config.seed, folder)
@@ -339,7 +338,7 @@ def is_streamed(plan: Plan | Run) -> bool:
     return _streams(plan.config, plan.dataset)
 
 
-def _streams(config: config_lib.BaseConfig, dataset: sources.Dataset) -> bool:
+def _streams(config: configs.BaseConfig, dataset: sources.Dataset) -> bool:
     return dataset.train_images.nbytes > config.stream_above * 1e9
 
 
@@ -366,6 +365,6 @@ def _at(run: Run, found: checkpoint.Checkpoint) -> Run:
     return run._replace(state=found.state, progress=progress)
 
 
-def _default_folder(config: config_lib.TrainConfig) -> str:
+def _default_folder(config: configs.TrainConfig) -> str:
     moment = time.strftime("%Y%m%d-%H%M%S")
     return f"runs/{config.task_name}-{config.optimizer}-seed{config.seed}-{moment}"

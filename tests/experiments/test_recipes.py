@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from sgdat_jax import cli
+from sgdat_jax.cli import command
 from sgdat_jax.data import augment
-from sgdat_jax.training import config, methods, recipes
+from sgdat_jax.experiments import configs, methods, recipes
 
 _MODELS = {"binarynet": "BinaryNet", "resnet18": "SgdatResNet18"}
 
@@ -18,7 +18,7 @@ def test_every_experiment_of_the_paper_has_a_recipe():
         for method in methods.PAPER
     }
     for name, settings in recipes.RECIPES.items():
-        run = recipes.config(config.TrainConfig, name)
+        run = recipes.config(configs.TrainConfig, name)
         given = dataclasses.asdict(run)
         assert settings.items() <= given.items()
         assert run.dataset == name.split("-")[0]
@@ -33,13 +33,13 @@ def test_every_experiment_of_the_paper_has_a_recipe():
 
 
 def test_settings_are_the_papers():
-    cifar = recipes.config(config.TrainConfig, "cifar100-resnet18-sgdat_momentum")
+    cifar = recipes.config(configs.TrainConfig, "cifar100-resnet18-sgdat_momentum")
     assert (cifar.epochs, cifar.normalization) == (200, "imagenet")
     assert _augmentation(cifar) == augment.Augmentation(4, True, False)
     assert (cifar.optimizer, cifar.momentum) == ("sgdat", 0.9)
     assert cifar.restarts_flips
     assert (cifar.real_optimizer, cifar.real_learning_rate) == ("adam", 1e-3)
-    tiny = recipes.config(config.TrainConfig, "tiny_imagenet-binarynet-sgdm_star")
+    tiny = recipes.config(configs.TrainConfig, "tiny_imagenet-binarynet-sgdm_star")
     assert (tiny.epochs, tiny.normalization) == (100, "tiny_imagenet")
     assert _augmentation(tiny) == augment.Augmentation(0, True, True)
     assert (tiny.optimizer, tiny.momentum) == ("sgd", 0.9)
@@ -61,28 +61,30 @@ def _augmentation(run):
     ],
 )
 def test_options_override_a_recipe(words):
-    expected = recipes.config(config.TrainConfig, "cifar10-binarynet-bop")
-    parsed, *_ = cli._parse(words.split())
+    expected = recipes.config(configs.TrainConfig, "cifar10-binarynet-bop")
+    parsed, *_ = command._parse(words.split())
     assert parsed == dataclasses.replace(expected, epochs=3, flip=False)
 
 
 @pytest.mark.parametrize(
-    ("command", "kind"),
-    [("compare", config.CompareConfig), ("sweep", config.SweepConfig)],
+    ("name", "kind"),
+    [("compare", configs.CompareConfig), ("sweep", configs.SweepConfig)],
 )
-def test_recipe_of_a_task_is_for_other_commands_too(command, kind):
-    parsed, *_ = cli._parse([command, "--recipe", "cifar10-resnet18", "--seeds", "2"])
+def test_recipe_of_a_task_is_for_other_commands_too(name, kind):
+    parsed, *_ = command._parse([name, "--recipe", "cifar10-resnet18", "--seeds", "2"])
     assert parsed == kind(**recipes.TASKS["cifar10-resnet18"], seeds=2)
     assert parsed.restart_real_every_epoch
-    run = parsed.run("sgdat", 0) if command == "compare" else parsed.run()
+    run = parsed.run("sgdat", 0) if name == "compare" else parsed.run()
     assert run.restarts_flips
 
 
 def test_task_is_the_published_procedure_for_any_optimizer():
     words = ["train", "--recipe", "cifar10-binarynet"]
-    published, *_ = cli._parse([*words, "--optimizer", "sgdat"])
-    assert published == cli._parse(["train", "--recipe", "cifar10-binarynet-sgdat"])[0]
-    other, *_ = cli._parse([*words, "--optimizer", "boat"])
+    published, *_ = command._parse([*words, "--optimizer", "sgdat"])
+    assert (
+        published == command._parse(["train", "--recipe", "cifar10-binarynet-sgdat"])[0]
+    )
+    other, *_ = command._parse([*words, "--optimizer", "boat"])
     assert (other.restart_real_every_epoch, other.restarts_flips) == (True, False)
 
 
@@ -109,4 +111,4 @@ def test_task_is_the_published_procedure_for_any_optimizer():
 )
 def test_recipes_that_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        cli._parse(words.split())
+        command._parse(words.split())

@@ -13,7 +13,8 @@ from flax import nnx
 import sgdat_jax as sj
 import small_runs
 from sgdat_jax.data import augment
-from sgdat_jax.training import config, loop, registry, run_folder, setup, state, step
+from sgdat_jax.experiments import configs, registry, setup
+from sgdat_jax.training import loop, run_folder, states, steps
 
 _STEPS_PER_EPOCH = 4
 _SGD = {"real_optimizer": "sgd", "real_learning_rate": 1.0, "real_schedule": "constant"}
@@ -22,8 +23,8 @@ _SGD = {"real_optimizer": "sgd", "real_learning_rate": 1.0, "real_schedule": "co
 def _updates(gradients, **options):
     """Returns the updates of a real-valued weight by the optimizer of a run."""
     params = {"params": {"w": jnp.ones(4)}}
-    settings = config.TrainConfig(**options)
-    tx = state.create_optimizer(
+    settings = configs.TrainConfig(**options)
+    tx = states.create_optimizer(
         settings, params, _STEPS_PER_EPOCH, settings.hyperparameters()
     )
     opt_state, update, seen = tx.init(params), jax.jit(tx.update), []
@@ -61,10 +62,10 @@ def test_gradients_are_clipped_to_the_norm_that_is_given():
 
 def test_the_binary_schedule_is_of_the_whole_run():
     params = {"binary_params": {"w": jnp.ones(3)}}
-    settings = config.TrainConfig(
+    settings = configs.TrainConfig(
         optimizer="sgd", learning_rate=0.1, binary_schedule="cosine", epochs=2
     )
-    tx = state.create_optimizer(
+    tx = states.create_optimizer(
         settings, params, _STEPS_PER_EPOCH, settings.hyperparameters()
     )
     opt_state, latents = tx.init(params), [0.0]
@@ -79,7 +80,7 @@ def test_the_binary_schedule_is_of_the_whole_run():
 
 def _batch():
     data = small_runs.digits()
-    return step.Batch(
+    return steps.Batch(
         jnp.asarray(data.train_images[: small_runs.BATCH]),
         jnp.asarray(data.train_labels[: small_runs.BATCH]),
     )
@@ -103,7 +104,7 @@ def test_images_are_flipped_anew_at_each_step(at):
     images, labels = _batch()
     key = jax.random.fold_in(jax.random.key(5), at)
     flips = augment.Augmentation(flip=True)
-    flipped = step.Batch(augment.augment(key, images, flips), labels)
+    flipped = steps.Batch(augment.augment(key, images, flips), labels)
     assert (flipped.images != images).any()
     _, (metrics, _) = _step(_batch(), at, crop_padding=0, flip=True)
     _, (expected, _) = _step(flipped, at, crop_padding=0)
@@ -170,7 +171,7 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     data = data._replace(
         test_images=data.test_images[:2], test_labels=data.test_labels[:2]
     )
-    settings = config.TrainConfig(model="TinyNet", epochs=4, batch_size=479)
+    settings = configs.TrainConfig(model="TinyNet", epochs=4, batch_size=479)
     plan = setup.plan(settings, data)
     run, result = loop.train(setup.begin(plan, 0, tmp_path / "run"), loop.Watcher())
     accuracies = [line["test_accuracy"] for line in run_folder.read_metrics(run.folder)]
@@ -189,7 +190,7 @@ def test_a_constant_channel_spoils_nothing(tmp_path):
         for part in ("train_images", "test_images")
         for images in [getattr(data, part)]
     }
-    settings = config.TrainConfig(model="TinyNet", epochs=1, batch_size=479)
+    settings = configs.TrainConfig(model="TinyNet", epochs=1, batch_size=479)
     plan = setup.plan(settings, data._replace(**opaque))
     assert plan.task.std[1] == 1.0
     _, result = loop.train(setup.begin(plan, 0, tmp_path / "run"), loop.Watcher())

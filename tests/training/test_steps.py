@@ -7,7 +7,7 @@ from flax import nnx
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax.data import augment
-from sgdat_jax.training import loop, step
+from sgdat_jax.training import loop, steps
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def data(run):
-    return step.Batch(
+    return steps.Batch(
         jnp.asarray(run.dataset.train_images), jnp.asarray(run.dataset.train_labels)
     )
 
@@ -91,7 +91,7 @@ def test_train_metrics_are_those_before_the_step(run, data):
 
 
 def _evaluate(run, state, images, labels, weights):
-    batch = step.Batch(jnp.asarray(images), jnp.asarray(labels))
+    batch = steps.Batch(jnp.asarray(images), jnp.asarray(labels))
     return loop.programs().eval_step(
         run.task, state, batch, jnp.asarray(weights, jnp.float32)
     )

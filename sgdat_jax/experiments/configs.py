@@ -9,7 +9,7 @@ import typing
 from typing import Any
 
 from sgdat_jax.data import sources
-from sgdat_jax.training import methods, registry
+from sgdat_jax.experiments import methods, registry
 
 # Kinds of options that leave the result of a run as it is.
 HOUSEKEEPING = "housekeeping"  # where files are, and when states are saved
@@ -24,8 +24,8 @@ def options_of(config: type, *kinds: str) -> set[str]:
     """Returns the options of a config that are of some kinds.
 
     Example:
-      >>> from sgdat_jax.training import config
-      >>> sorted(config.options_of(config.BaseConfig, config.HOUSEKEEPING))
+      >>> from sgdat_jax.experiments import configs
+      >>> sorted(configs.options_of(configs.BaseConfig, configs.HOUSEKEEPING))
       ['data_dir']
     """
     fields = dataclasses.fields(config)

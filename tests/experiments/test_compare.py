@@ -6,7 +6,8 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli, report
-from sgdat_jax.training import compare, config, loop, methods, registry, run_folder
+from sgdat_jax.experiments import compare, configs, methods, registry
+from sgdat_jax.training import loop, run_folder
 
 
 def test_methods_are_the_papers_and_can_be_trained():
@@ -23,7 +24,7 @@ def test_methods_are_the_papers_and_can_be_trained():
         "SGDAT",
         "SGDAT with momentum",
     ]
-    comparison = config.CompareConfig(optimizers=tuple(methods.METHODS))
+    comparison = configs.CompareConfig(optimizers=tuple(methods.METHODS))
     runs = {name: comparison.run(name, 0) for name in methods.METHODS}
     assert {run.optimizer for run in runs.values()} == set(registry.OPTIMIZERS)
     assert len({run.run_dir for run in runs.values()}) == len(runs)
@@ -53,7 +54,7 @@ def folder(tmp_path):
 def _config(folder, **settings):
     defaults = {"epochs": shared_runs.EPOCHS, "diagnostics": True, "seeds": 2}
     optimizers = ("sgdat",)
-    return config.CompareConfig(
+    return configs.CompareConfig(
         **{"optimizers": optimizers, "run_dir": str(folder)} | defaults | settings
     )
 

@@ -7,21 +7,24 @@ import pytest
 
 import small_runs  # noqa: F401, whose TinyNet it registers
 from sgdat_jax import cli, report
-from sgdat_jax.training import config, loop, setup, sweep
+from sgdat_jax.experiments import configs, setup, sweep
+
+# Three steps of one epoch: enough to tell settings apart.
+from sgdat_jax.training import loop
 
 # Three steps of one epoch: enough to tell settings apart.
 _SHORT = {"epochs": 1, "batch_size": 479, "seeds": 2, "threshold": (0.0, 1e-6)}
 
 
 def test_grid():
-    assert config.SweepConfig().grid() == {
+    assert configs.SweepConfig().grid() == {
         "learning_rate": (1e-5, 1e-4, 1e-3),
         "threshold": (1e-8, 1e-7, 1e-6),
     }
-    assert config.SweepConfig(optimizer="boat").grid() == {"eta": (0.01, 0.1, 1.0)}
-    bop = config.SweepConfig(optimizer="bop", gamma=(1e-3, 1e-4), threshold=(1e-8,))
+    assert configs.SweepConfig(optimizer="boat").grid() == {"eta": (0.01, 0.1, 1.0)}
+    bop = configs.SweepConfig(optimizer="bop", gamma=(1e-3, 1e-4), threshold=(1e-8,))
     assert bop.grid() == {"threshold": (1e-8,), "gamma": (1e-3, 1e-4)}
-    trials = sweep.trials(config.SweepConfig(seeds=2, seed=3, threshold=(0, 1e-7)))
+    trials = sweep.trials(configs.SweepConfig(seeds=2, seed=3, threshold=(0, 1e-7)))
     assert trials == [
         ({"threshold": 0}, 3),
         ({"threshold": 0}, 4),
@@ -49,13 +52,13 @@ def test_grid():
 )
 def test_grids_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
-        config.SweepConfig(**settings)
+        configs.SweepConfig(**settings)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
-    settings = config.SweepConfig(**_SHORT, run_dir=str(folder))
+    settings = configs.SweepConfig(**_SHORT, run_dir=str(folder))
     prepared = sweep.set_up(settings)
     assert prepared.total == len(prepared.todo) == 4
     # Interrupted after the first model, and started again.
@@ -68,12 +71,12 @@ def finished(tmp_path_factory):
 
 def test_each_seed_has_its_own_order_of_images(tmp_path):
     settings = {"model": "TinyNet", "epochs": 1, "batch_size": 128}
-    swept = config.SweepConfig(
+    swept = configs.SweepConfig(
         **settings, threshold=(0.0, 1e-6), seed=1, seeds=1, run_dir=str(tmp_path / "s")
     )
     list(sweep.train_all(sweep.set_up(swept)))
     run = setup.set_up(
-        config.TrainConfig(
+        configs.TrainConfig(
             **settings, threshold=1e-6, seed=1, run_dir=str(tmp_path / "run")
         )
     )
@@ -92,7 +95,7 @@ def test_each_seed_has_its_own_order_of_images(tmp_path):
     ],
 )
 def test_settings_that_no_sweep_can_have(tmp_path, settings, message):
-    settings = config.SweepConfig(**settings, run_dir=str(tmp_path / "new"))
+    settings = configs.SweepConfig(**settings, run_dir=str(tmp_path / "new"))
     with pytest.raises(ValueError, match=message):
         sweep.set_up(settings)
     assert list(tmp_path.iterdir()) == []
@@ -114,7 +117,7 @@ def test_every_trial_is_recorded_once(finished):
 def test_trial_is_the_run_of_train(finished, tmp_path):
     settings = {name: _SHORT[name] for name in ("epochs", "batch_size")}
     run = setup.set_up(
-        config.TrainConfig(**settings, threshold=1e-6, run_dir=str(tmp_path / "run"))
+        configs.TrainConfig(**settings, threshold=1e-6, run_dir=str(tmp_path / "run"))
     )
     _, result = loop.train(run, loop.Watcher())
     line = sweep.read(finished)[2]
@@ -127,7 +130,7 @@ def test_trial_is_the_run_of_train(finished, tmp_path):
 
 @pytest.mark.slow
 def test_models_at_once_are_the_models_one_by_one(finished, tmp_path):
-    settings = config.SweepConfig(**_SHORT, run_dir=str(tmp_path), models_at_once=3)
+    settings = configs.SweepConfig(**_SHORT, run_dir=str(tmp_path), models_at_once=3)
     prepared = sweep.set_up(settings)
     programs = sweep._programs().train_steps._cache_size()
     assert [len(lines) for lines in sweep.train_all(prepared)] == [3, 1]
@@ -150,19 +153,19 @@ def test_a_sweep_of_before_and_elsewhere_is_the_same(finished, tmp_path):
         del old[name]  # which came later
     (folder / "sweep.json").write_text(json.dumps(old))
     settings = {**_SHORT, "run_dir": str(folder), "data_dir": "elsewhere"}
-    assert sweep.set_up(config.SweepConfig(**settings)).todo == []
+    assert sweep.set_up(configs.SweepConfig(**settings)).todo == []
     with pytest.raises(ValueError, match="unbiased_variance=False, not True"):
-        sweep.set_up(config.SweepConfig(**settings, unbiased_variance=True))
+        sweep.set_up(configs.SweepConfig(**settings, unbiased_variance=True))
 
 
 def test_a_model_whose_steps_are_skipped_has_diverged(tmp_path):
     settings = {"model": "TinyNet", "epochs": 1, "batch_size": 64}
     settings |= {"real_learning_rate": 1e30, "seeds": 1, "threshold": (0.0, 1e-6)}
-    swept = config.SweepConfig(**settings, run_dir=str(tmp_path / "s"))
+    swept = configs.SweepConfig(**settings, run_dir=str(tmp_path / "s"))
     list(sweep.train_all(sweep.set_up(swept)))
     assert [line["diverged"] for line in sweep.read(tmp_path / "s")] == [True, True]
     settings = {k: v for k, v in settings.items() if k not in ("seeds", "threshold")}
-    run = setup.set_up(config.TrainConfig(**settings, run_dir=str(tmp_path / "run")))
+    run = setup.set_up(configs.TrainConfig(**settings, run_dir=str(tmp_path / "run")))
     with pytest.raises(FloatingPointError, match="10 steps in a row"):
         loop.train(run, loop.Watcher())
 
@@ -172,7 +175,7 @@ def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_pat
     shutil.copytree(finished, folder)
     whole = (folder / "trials.jsonl").read_bytes()
     (folder / "trials.jsonl").write_bytes(whole[:-20])
-    prepared = sweep.set_up(config.SweepConfig(**_SHORT, run_dir=str(folder)))
+    prepared = sweep.set_up(configs.SweepConfig(**_SHORT, run_dir=str(folder)))
     assert len(prepared.todo) == 1
     (note,) = prepared.notes
     assert note.startswith(f"the last line of {folder / 'trials.jsonl'}")
@@ -181,7 +184,7 @@ def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_pat
     assert [line["test_accuracy"] for line in again] == [
         line["test_accuracy"] for line in sweep.read(finished)
     ]
-    assert not sweep.set_up(config.SweepConfig(**_SHORT, run_dir=str(folder))).notes
+    assert not sweep.set_up(configs.SweepConfig(**_SHORT, run_dir=str(folder))).notes
 
 
 def test_command_reports_a_finished_sweep(finished, capsys):

@@ -7,17 +7,16 @@ from typing import Any, NamedTuple
 
 from sgdat_jax import files
 from sgdat_jax.data import sources
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import interruption, loop, run_folder, setup
-from sgdat_jax.training import state as state_lib
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import interruption, loop, run_folder, states
 
 
 class Comparison(NamedTuple):
     """A comparison that is set up."""
 
-    config: config_lib.CompareConfig
+    config: configs.CompareConfig
     dataset: sources.Dataset
-    todo: list[list[config_lib.TrainConfig]]  # unfinished runs, by method
+    todo: list[list[configs.TrainConfig]]  # unfinished runs, by method
     total: int  # runs, finished ones included
     lock: Any  # of the folder, until all is trained
 
@@ -25,11 +24,11 @@ class Comparison(NamedTuple):
 class Outcome(NamedTuple):
     """How one run of a comparison ended."""
 
-    config: config_lib.TrainConfig
+    config: configs.TrainConfig
     result: dict[str, Any] | None  # None if it diverged
 
 
-def set_up(config: config_lib.CompareConfig) -> Comparison:
+def set_up(config: configs.CompareConfig) -> Comparison:
     """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
@@ -46,7 +45,7 @@ def set_up(config: config_lib.CompareConfig) -> Comparison:
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
     dataset = setup.load(config)
-    network = state_lib.spec_of(config, dataset).shapes()
+    network = states.spec_of(config, dataset).shapes()
     if not network.choices.binary_layers:
         raise ValueError(
             "A comparison is of binary optimizers, but full_precision leaves no layer "
@@ -96,7 +95,7 @@ def train_all(
 
 def _train(
     plan: setup.Plan,
-    config: config_lib.TrainConfig,
+    config: configs.TrainConfig,
     watch: Callable[[setup.Run], Any],
     check: interruption.Check,
 ) -> Outcome:
@@ -108,7 +107,7 @@ def _train(
         return Outcome(config, None)
 
 
-def _is_finished(config: config_lib.TrainConfig) -> bool:
+def _is_finished(config: configs.TrainConfig) -> bool:
     """Returns whether a run need not be done, if its folder is in order."""
     folder = pathlib.Path(str(config.run_dir))
     if run_folder.is_empty(folder):

@@ -156,7 +156,7 @@ def schedule(
       ValueError: if the schedule is unknown.
 
     Example:
-      >>> from sgdat_jax.training import registry
+      >>> from sgdat_jax.experiments import registry
       >>> rate = registry.schedule("cosine", 1.0, steps=12, warmup_steps=2)
       >>> [round(float(rate(step)), 2) for step in (0, 1, 2, 7, 12)]
       [0.0, 0.5, 1.0, 0.5, 0.0]

@@ -8,7 +8,8 @@ import pytest
 import shared_runs
 import strangers
 from sgdat_jax import cli
-from sgdat_jax.training import checkpoint, run_folder, setup
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import checkpoint, run_folder
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sgdat_jax.training import registry
+from sgdat_jax.experiments import registry
 
 
 class Method(NamedTuple):

@@ -15,7 +15,9 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.training import config, interruption, loop, run_folder, setup
+from sgdat_jax.cli import command
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import interruption, loop, run_folder
 
 _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 
@@ -151,7 +153,7 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
 
     count = itertools.count(1)
     monkeypatch.setattr(loop.Watcher, "stepped", stepped)
-    monkeypatch.setattr(cli.progress.ProgressBar, "stepped", stepped)
+    monkeypatch.setattr(command.progress.ProgressBar, "stepped", stepped)
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 75
@@ -199,7 +201,7 @@ def test_refused_resume(tmp_path, capsys, monkeypatch, words, named):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     folder = pathlib.Path("run")
-    held = run_folder.create(folder, config.TrainConfig())
+    held = run_folder.create(folder, configs.TrainConfig())
     with pytest.raises(SystemExit) as caught:
         cli.main(words.split())
     held.release()
@@ -350,9 +352,9 @@ def test_the_command_with_a_recipe_goes_on_as_well(tmp_path):
     folder = tmp_path / "run"
     name = "cifar10-binarynet-bop"
     words = ["train", "--resume", str(folder), "--recipe", name, "--seed", "4"]
-    begun, set_up, _ = cli._parse(words)
+    begun, set_up, _ = command._parse(words)
     assert (begun.seed, begun.optimizer, begun.run_dir) == (4, "bop", str(folder))
     run_folder.create(folder, begun).release()
-    assert cli._parse(words) == (begun, set_up, cli.train)
+    assert command._parse(words) == (begun, set_up, command.train)
     setup._check_recorded(folder, begun)
-    assert cli._parse(words[:3])[0] == begun  # by its own options
+    assert command._parse(words[:3])[0] == begun  # by its own options

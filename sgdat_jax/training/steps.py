@@ -9,8 +9,7 @@ from flax import nnx
 
 from sgdat_jax import optimizers
 from sgdat_jax.data import augment
-from sgdat_jax.training import parallel
-from sgdat_jax.training import state as state_lib
+from sgdat_jax.training import parallel, states
 
 _STEPS_PER_CALL = 256
 
@@ -40,8 +39,8 @@ class WeightMetrics(NamedTuple):
 
 
 def train_step(
-    task: state_lib.Task, state: state_lib.TrainState, batch: Batch
-) -> tuple[state_lib.TrainState, Metrics, WeightMetrics]:
+    task: states.Task, state: states.TrainState, batch: Batch
+) -> tuple[states.TrainState, Metrics, WeightMetrics]:
     """Takes one step of both optimizers.
 
     If the loss or a gradient is not finite, the step is skipped: nothing changes but
@@ -101,9 +100,7 @@ def train_step(
     return parallel.settle(task.layout, next_state), metrics, weights
 
 
-def begin_epoch(
-    task: state_lib.Task, state: state_lib.TrainState
-) -> state_lib.TrainState:
+def begin_epoch(task: states.Task, state: states.TrainState) -> states.TrainState:
     """Marks the flip counts from which those of an epoch are counted."""
     if state.counts_before is not None:
         counts = optimizers.flip_counts(state.opt_state)
@@ -127,8 +124,8 @@ Record = tuple[Metrics, WeightMetrics]  # of one step, or with an entry per step
 
 
 def _recorded_step(
-    task: state_lib.Task, state: state_lib.TrainState, batch: Batch
-) -> tuple[state_lib.TrainState, Record]:
+    task: states.Task, state: states.TrainState, batch: Batch
+) -> tuple[states.TrainState, Record]:
     state, metrics, weights = train_step(task, state, batch)
     return state, (metrics, weights)
 
@@ -138,8 +135,8 @@ def _gather(data: Batch, numbers: jax.Array) -> Batch:
 
 
 def train_steps(
-    task: state_lib.Task, state: state_lib.TrainState, data: Batch, indices: jax.Array
-) -> tuple[state_lib.TrainState, Record]:
+    task: states.Task, state: states.TrainState, data: Batch, indices: jax.Array
+) -> tuple[states.TrainState, Record]:
     """Takes several steps.
 
     Args:
@@ -149,7 +146,7 @@ def train_steps(
       indices: shape (steps, batch): numbers of the images of each step.
     """
 
-    def take(state: state_lib.TrainState, numbers: jax.Array) -> Any:
+    def take(state: states.TrainState, numbers: jax.Array) -> Any:
         return _recorded_step(task, state, _gather(data, numbers))
 
     if len(indices) > 1:
@@ -158,8 +155,8 @@ def train_steps(
 
 
 def train_batch(
-    task: state_lib.Task, state: state_lib.TrainState, batch: Batch
-) -> tuple[state_lib.TrainState, Record]:
+    task: states.Task, state: states.TrainState, batch: Batch
+) -> tuple[states.TrainState, Record]:
     """Takes one step on a batch at hand; its record has an entry for that step."""
     state, record = _recorded_step(task, state, batch)
     return state, jax.tree.map(lambda leaf: leaf[jnp.newaxis], record)
@@ -174,8 +171,8 @@ def steps_per_call() -> int:
 
 
 def eval_step(
-    task: state_lib.Task,
-    state: state_lib.TrainState,
+    task: states.Task,
+    state: states.TrainState,
     batch: Batch,
     weights: jax.Array,
 ) -> Metrics:

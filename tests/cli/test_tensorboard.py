@@ -4,7 +4,8 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.training import loop, run_folder, tensorboard
+from sgdat_jax.cli import tensorboard
+from sgdat_jax.training import loop, run_folder
 
 
 def _records(data):

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from rich import console
 
 import shared_runs
-from sgdat_jax.training import progress, setup, step
+from sgdat_jax.cli import progress
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import steps
 
 
 def _bar():
@@ -16,7 +18,7 @@ def _bar():
 
 def _metrics():
     ones = jnp.ones(1)
-    return step.Metrics(64 * ones, 32 * ones, 48 * ones, 60 * ones)
+    return steps.Metrics(64 * ones, 32 * ones, 48 * ones, 60 * ones)
 
 
 def test_bar_shows_accuracy_speed_and_time_left(monkeypatch):

@@ -10,7 +10,9 @@ import pytest
 import sgdat_jax
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.training import config, run_folder, setup
+from sgdat_jax.cli import command
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import run_folder
 
 _LINE = {
     "epoch",
@@ -71,7 +73,7 @@ def test_train_fills_the_folder():
     }
     assert len(list((folder / "plots").glob("*.png"))) == 3
     settings = json.loads((folder / "config.json").read_text())
-    fields = {f.name for f in dataclasses.fields(config.TrainConfig)}
+    fields = {f.name for f in dataclasses.fields(configs.TrainConfig)}
     assert set(settings) == {"format"} | fields
     assert settings["epochs"] == shared_runs.EPOCHS
     assert settings["run_dir"] == str(folder)
@@ -121,7 +123,7 @@ def test_evaluate_prints_what_training_printed(capfd):
 
 
 def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli.report, "save_plots", lambda *_: None)
+    monkeypatch.setattr(command.report, "save_plots", lambda *_: None)
     folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     best = {"best_test_accuracy": 0.9876, "best_epoch": 1}
     run_folder.write_result(folder, run_folder.read_result(folder) | best)
@@ -308,9 +310,9 @@ def test_help(name, capfd):
     assert output.err == ""
     text = " ".join(output.out.replace("│", " ").split())
     if not name:
-        assert all(command in text for command in cli._COMMANDS)
+        assert all(name in text for name in command._COMMANDS)
         return
-    for field in dataclasses.fields(cli._COMMANDS[name][0]):
+    for field in dataclasses.fields(command._COMMANDS[name][0]):
         _, found, after = text.partition(f"--{field.name.replace('_', '-')} ")
         explained = found or f"--{field.name.replace('_', '-')}, " in text
         assert explained or field.name in ("run_dir", "run_dirs"), field.name
@@ -363,7 +365,7 @@ def test_compiled_programs_are_kept(own, tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update(name, own)
-        cli._keep_compiled_programs()
+        command._keep_compiled_programs()
         expected = own or str(tmp_path / "sgdat_jax" / "compiled")
         assert jax.config.jax_compilation_cache_dir == expected
     finally:
@@ -395,7 +397,7 @@ def test_a_cache_that_cannot_be_is_done_without(place, tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update(name, None)
-        cli._keep_compiled_programs()
+        command._keep_compiled_programs()
         assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update(name, before)

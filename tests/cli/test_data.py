@@ -8,7 +8,8 @@ from rich import console
 import shared_runs
 import small_sets
 from sgdat_jax import cli
-from sgdat_jax.data import commands, sources
+from sgdat_jax.cli import data as data_commands
+from sgdat_jax.data import sources
 
 
 def _printed(arguments, capsys):
@@ -46,7 +47,7 @@ def test_prepare_then_info_then_show(tmp_path, capsys):
 
 def test_info_holds_counts_shapes_and_statistics():
     data = sources.digits()
-    lines = _text(commands.info_table(data)).splitlines()
+    lines = _text(data_commands.info_table(data)).splitlines()
     assert lines[0].startswith("digits: 10 classes")
     (train,) = (line.split() for line in lines if "train" in line)
     (test,) = (line.split() for line in lines if "test" in line)
@@ -59,7 +60,7 @@ def test_info_holds_counts_shapes_and_statistics():
 
 def test_contact_sheet_shows_images_with_their_classes():
     data = sources.digits()
-    cells = commands.contact_sheet(data).axes
+    cells = data_commands.contact_sheet(data).axes
     assert len(cells) == 80
     for number, cell in enumerate(cells):
         label = number % 10
@@ -85,14 +86,14 @@ def _channels(count):
 
 
 def test_info_names_constant_channels():
-    lines = _text(commands.info_table(_channels(4))).splitlines()
+    lines = _text(data_commands.info_table(_channels(4))).splitlines()
     (train,) = (line.split() for line in lines if "train" in line)
     assert train[-2:] == ["0.0000", "3"]
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4, 5])
 def test_contact_sheet_of_any_number_of_channels(channels, tmp_path):
-    fig = commands.contact_sheet(_channels(channels))
+    fig = data_commands.contact_sheet(_channels(channels))
     fig.savefig(tmp_path / "sheet.png", dpi=20)
     (image,) = fig.axes[0].get_images()
     in_colour = image.get_array().ndim == 3
@@ -105,7 +106,7 @@ def test_contact_sheet_of_few_and_of_many_classes(num_classes, tmp_path):
     names = [f"${n}_^{n}" for n in range(num_classes)]  # a formula, if read as such
     (tmp_path / "class_names.txt").write_text("\n".join(names))
     data = sources.load(f"{tmp_path}/")
-    fig = commands.contact_sheet(data)
+    fig = data_commands.contact_sheet(data)
     titles = [cell.get_title() for cell in fig.axes if cell.get_images()]
     expected = names * (4 if num_classes == 1 else 1)
     assert titles == expected[:96]

@@ -11,9 +11,9 @@ from flax import nnx
 from sgdat_jax import optimizers, summary
 from sgdat_jax.data import augment, sources
 from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.experiments import configs, registry
 from sgdat_jax.models import blocks, specs
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import parallel, registry
+from sgdat_jax.training import parallel
 
 
 class TrainState(NamedTuple):
@@ -62,7 +62,7 @@ class Images(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
-def spec_of(config: config_lib.BaseConfig, dataset: Images) -> specs.Spec:
+def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
     """Returns what builds the network of a run."""
     choices = {name: getattr(config, name) for name in specs.CHOICES}
     return specs.Spec(
@@ -71,7 +71,7 @@ def spec_of(config: config_lib.BaseConfig, dataset: Images) -> specs.Spec:
 
 
 def summarize(
-    config: config_lib.BaseConfig, dataset: sources.Dataset
+    config: configs.BaseConfig, dataset: sources.Dataset
 ) -> list[summary.LayerSummary]:
     """Returns a summary of the network of a run, without building it for real."""
     layers: list[summary.LayerSummary] = []
@@ -85,7 +85,7 @@ def summarize(
 
 
 def create_optimizer(
-    config: config_lib.TrainConfig,
+    config: configs.TrainConfig,
     params: nnx.State,
     steps_per_epoch: int,
     hyperparameters: Mapping[str, Any],
@@ -131,7 +131,7 @@ def create_optimizer(
 
 
 def create(
-    config: config_lib.TrainConfig,
+    config: configs.TrainConfig,
     dataset: sources.Dataset,
     steps_per_epoch: int,
     layout: parallel.Layout | None = None,

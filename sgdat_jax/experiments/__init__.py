@@ -1,0 +1,1 @@
+"""Runs that are described by names: configs, tables, recipes, comparisons, sweeps."""
