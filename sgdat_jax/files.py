@@ -236,6 +236,21 @@ def entries(folder: pathlib.Path) -> list[pathlib.Path]:
         return []
 
 
+def open_regular(file: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a regular file, or a link to one, to read its bytes.
+
+    Raises:
+      OSError: if that fails, or at once if it is a named pipe or a device.
+    """
+    data = open(file, "rb", opener=_open_no_wait)
+    try:
+        _check_regular(data)
+    except OSError:
+        data.close()
+        raise
+    return data
+
+
 def is_file(path: pathlib.Path) -> bool:
     """Returns whether a path is a regular file or a link to one.
 

@@ -197,9 +197,12 @@ def report_runs(
 def evaluate(run: setup.Run, terminal: rich_console.Console) -> None:
     """Evaluates a run on its test set."""
     metrics = loop.evaluate(run)
+    top5 = f"top-5 {metrics['test_top5_accuracy']:.2%}, "
+    if run.dataset.num_classes <= 5:
+        top5 = ""  # it is 100 %
     terminal.print(
-        f"test accuracy {metrics['test_accuracy']:.2%}, "
-        f"top-5 {metrics['test_top5_accuracy']:.2%}, loss {metrics['test_loss']:.4f} "
+        f"test accuracy {metrics['test_accuracy']:.2%}, {top5}"
+        f"loss {metrics['test_loss']:.4f} "
         f"on {len(run.dataset.test_images):,} images of {run.dataset.name}"
     )
 
@@ -239,6 +242,8 @@ def _print_task(
         f"{len(dataset.train_images):,} images to train, "
         f"{len(dataset.test_images):,} to test"
     )
+    for note in dataset.notes:
+        terminal.print(note, markup=False, emoji=False, soft_wrap=True)
     terminal.print(report.summary_table(states.summarize(config, dataset)))
 
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgdat_jax.data import pictures
+
 _PIXELS_AT_ONCE = 2**24  # bounds the memory of sums over images on disk
 
 
@@ -21,6 +23,8 @@ class Dataset(NamedTuple):
     test_images: np.ndarray  # (m, height, width, channels), uint8
     test_labels: np.ndarray  # (m,), int32
     class_names: tuple[str, ...]
+    options: pictures.Options | None = None  # as chosen, if it is made of pictures
+    notes: tuple[str, ...] = ()  # what users should hear of how it was made
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -88,7 +92,7 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
 
 
 def fingerprint(data: Dataset) -> dict[str, str]:
-    """Returns a digest of each field of a data set but its name.
+    """Returns a digest of images, labels and names of classes.
 
     All images go through the hash, a part at a time, at a gigabyte per second or so.
 
@@ -100,9 +104,9 @@ def fingerprint(data: Dataset) -> dict[str, str]:
       >>> dataset.fingerprint(data)["train_labels"]
       'b92464a61d4126d4'
     """
-    names = np.array(data.class_names)
-    arrays = data._replace(class_names=names)._asdict()  # type: ignore[arg-type]
-    return {name: _digest(array) for name, array in arrays.items() if name != "name"}
+    arrays = {name: getattr(data, name) for name in data._fields[1:5]}
+    arrays["class_names"] = np.array(data.class_names)
+    return {name: _digest(array) for name, array in arrays.items()}
 
 
 def _digest(array: np.ndarray) -> str:

@@ -38,13 +38,14 @@ def set_up(config: configs.CompareConfig) -> Comparison:
         on disk then.
     """
     run_folder.check_path(config.folder)
+    dataset = setup.load(config)
+    config = setup.settle(config, dataset)
     seeds = range(config.seed, config.seed + config.seeds)
     runs = [
         [config.run(method, seed) for seed in seeds]
         for method in dict.fromkeys(config.optimizers)
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
-    dataset = setup.load(config)
     network = states.spec_of(config, dataset).shapes()
     if not network.choices.binary_layers:
         raise ValueError(

@@ -8,7 +8,7 @@ import types
 import typing
 from typing import Any
 
-from sgdat_jax.data import sources
+from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import methods, registry
 
 # Kinds of options that leave the result of a run as it is.
@@ -47,15 +47,35 @@ class BaseConfig:
     dataset: str = "digits"
     """Images to learn: digits (scikit-learn's, 8x8); cifar10, cifar100, mnist,
     tiny_imagenet or tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has prepared
-    them; or a folder of arrays, with a slash in its path."""
+    them; a folder of photos, CLASS/*.jpg or train/CLASS/*.jpg with test/CLASS/*.jpg, or
+    of arrays, with a slash in its path; or hf:PATH, saved by Hugging Face's
+    datasets."""
 
     data_dir: str | None = _option(None, HOUSEKEEPING)
     """Folder of prepared data sets; None: that of tensorflow-datasets. For
-    tiny_imagenet also its published zip or folder."""
+    tiny_imagenet also its published zip or folder; for photos the folder of what is
+    decoded of them, None: the user's cache."""
 
-    model: str = "DigitsNet"
-    """Network: DigitsNet (for 8x8 images), BinaryNet, SgdatResNet18 (the paper's, of
-    three stages) or BiRealResNet18 (of four stages)."""
+    test_share: float | None = None
+    """Share of the photos of each class to test with, where the folder has none to test
+    with; None: 0.2."""
+
+    image_size: int | None = None
+    """Height and width that photos are brought to; None: the median of their shorter
+    sides, at most 64."""
+
+    resize: str | None = None
+    """How photos are brought to that size: crop (None), so that the shorter side fits
+    and the centre is kept, or squash, which stretches them."""
+
+    skip_broken: bool = False
+    """Whether photos that are broken, animated or of other formats are named and left
+    out, instead of refused."""
+
+    model: str | None = None
+    """Network: DigitsNet, BinaryNet, SgdatResNet18 (the paper's, of three stages) or
+    BiRealResNet18 (of four stages); None: DigitsNet for images up to 16x16, BinaryNet
+    up to 64x64, BiRealResNet18 for larger ones."""
 
     width: float = 1.0
     """Factor of the network's channels and hidden features."""
@@ -153,7 +173,9 @@ class BaseConfig:
         for field in dataclasses.fields(self):
             _check_type(field.name, kinds[field.name], getattr(self, field.name))
         sources.check_name(self.dataset)
-        registry.look_up("model", registry.MODELS, self.model)
+        self.pictures()
+        if self.model is not None:
+            registry.look_up("model", registry.MODELS, self.model)
         for kind, table, name in (
             ("sign", registry.SIGNS, self.input_sign),
             ("compute dtype", registry.DTYPES, self.compute_dtype),
@@ -178,6 +200,12 @@ class BaseConfig:
             raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
         registry.real_optimizer(
             self.real_optimizer, self.real_learning_rate, self.real_momentum
+        )
+
+    def pictures(self) -> pictures.Options:
+        """Returns how photos become images."""
+        return pictures.Options(
+            self.test_share, self.image_size, self.resize, self.skip_broken
         )
 
     @property

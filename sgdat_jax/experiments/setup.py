@@ -4,14 +4,15 @@ import dataclasses
 import importlib.util
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from sgdat_jax.data import sources
+from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import configs, registry
 from sgdat_jax.inference import weight_files
+from sgdat_jax.models import fitting
 from sgdat_jax.training import (
     agreement,
     checkpoint,
@@ -21,6 +22,8 @@ from sgdat_jax.training import (
     run_folder,
     states,
 )
+
+_Config = TypeVar("_Config", bound=configs.BaseConfig)
 
 
 class Progress(NamedTuple):
@@ -73,17 +76,18 @@ def set_up(config: configs.TrainConfig) -> Run:
         versions or images. Nothing is left on disk then.
     """
     agreement.check_config(_with_devices(config))
-    folder = config.run_dir or _default_folder(config)
-    return begin(plan(config, _load_alike(config)), config.seed, pathlib.Path(folder))
+    planned = plan(config, _load_alike(config))
+    folder = config.run_dir or _default_folder(planned.config)
+    return begin(planned, config.seed, pathlib.Path(folder))
 
 
 def load(config: configs.BaseConfig) -> sources.Dataset:
-    """Loads the images.
+    """Loads the images; notes of the data set tell of the network, too.
 
     Raises:
       ValueError: if the config does not fit them.
     """
-    dataset = sources.load(config.dataset, config.data_dir)
+    dataset = sources.load(config.dataset, config.data_dir, config.pictures())
     num_images = len(dataset.train_images)
     if config.batch_size > num_images:
         raise ValueError(
@@ -108,8 +112,27 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
             "grain is not installed, and so many training images need it: pip install "
             f"grain, or a higher stream_above, got {config.stream_above}."
         )
-    states.spec_of(config, dataset).shapes()
-    return dataset
+    spec = states.spec_of(config, dataset)
+    spec.shapes()
+    note = fitting.warning(spec)
+    if config.model is None:
+        height, width, _ = dataset.input_shape
+        note = f"{spec.model} was chosen for {height}x{width} images (--model)"
+    return dataset._replace(notes=(*dataset.notes, *filter(None, [note])))
+
+
+def settle(config: _Config, dataset: sources.Dataset) -> _Config:
+    """Returns a config with what was chosen for the images in place of None."""
+    chosen = {} if dataset.options is None else dataclasses.asdict(dataset.options)
+    model = states.spec_of(config, dataset).model
+    return dataclasses.replace(config, model=model, **chosen)
+
+
+def _as_recorded(config: _Config, recorded: configs.BaseConfig) -> _Config:
+    """Returns a config with what was chosen for a run before in place of None."""
+    names = ("model", *(f.name for f in dataclasses.fields(pictures.Options)))
+    chosen = {n: getattr(recorded, n) for n in names if getattr(config, n) is None}
+    return dataclasses.replace(config, **chosen)
 
 
 def _load_alike(config: configs.TrainConfig) -> sources.Dataset:
@@ -126,6 +149,7 @@ def plan(config: configs.TrainConfig, dataset: sources.Dataset) -> Plan:
     Raises:
       ValueError: if the network does not fit the images.
     """
+    config = settle(config, dataset)
     steps_per_epoch = len(dataset.train_images) // config.batch_size
     layout = parallel.lay_out(_devices(config.devices), sharded=config.sharded)
     task, init = states.create(config, dataset, steps_per_epoch, layout)
@@ -188,6 +212,7 @@ def resume(config: configs.TrainConfig) -> Run:
     if hosts.as_writer(run_folder.is_empty(folder)):
         return set_up(config)
     with hosts.failing_together():
+        config = _as_recorded(config, run_folder.read_config(folder))
         _check_recorded(folder, config)
     return go_on(plan(config, _load_alike(config)), config.seed, folder)
 

@@ -49,7 +49,9 @@ def set_up(config: configs.SweepConfig) -> Sweep:
         images would have to be streamed, or if the folder holds a sweep with other
         settings, a damaged one, or anything else, or cannot be written.
     """
-    plan = setup.plan(config.run(), setup.load(config))
+    dataset = setup.load(config)
+    config = setup.settle(config, dataset)
+    plan = setup.plan(config.run(), dataset)
     if not plan.task.is_binary:
         raise ValueError(
             "A sweep is of the binary optimizer, but full_precision leaves no layer "

@@ -273,6 +273,7 @@ def _write_weights(run: setup.Run, line: dict[str, Any]) -> None:
         "mean": run.task.mean,
         "std": run.task.std,
         "class_names": run.dataset.class_names,
+        "resize": run.config.resize,
         "config": dataclasses.asdict(run.config),
         "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
     }

@@ -12,7 +12,7 @@ from sgdat_jax import optimizers, summary
 from sgdat_jax.data import augment, sources
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.experiments import configs, registry
-from sgdat_jax.models import blocks, specs
+from sgdat_jax.models import blocks, fitting, specs
 from sgdat_jax.training import parallel
 
 
@@ -65,6 +65,7 @@ class Images(Protocol):
 def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
     """Returns what builds the network of a run."""
     choices = {name: getattr(config, name) for name in specs.CHOICES}
+    choices["model"] = config.model or fitting.choose(dataset.input_shape)
     return specs.Spec(
         num_classes=dataset.num_classes, input_shape=dataset.input_shape, **choices
     )
