@@ -242,7 +242,7 @@ def open_regular(file: str | os.PathLike[str]) -> IO[bytes]:
     Raises:
       OSError: if that fails, or at once if it is a named pipe or a device.
     """
-    data = open(file, "rb", opener=_open_no_wait)
+    data = open(file, "rb", opener=_open_no_wait)  # noqa: SIM115
     try:
         _check_regular(data)
     except OSError:

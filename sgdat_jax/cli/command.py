@@ -18,8 +18,8 @@ from rich import console as rich_console
 
 from sgdat_jax import __version__, files, report
 from sgdat_jax.cli import data as data_commands
-from sgdat_jax.cli import progress, tensorboard
-from sgdat_jax.data import sources
+from sgdat_jax.cli import predict, progress, tensorboard
+from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
 from sgdat_jax.experiments import configs, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
@@ -286,6 +286,12 @@ def _resumed_run(config: configs.TrainConfig) -> setup.Run:
 def _finished_run(config: EvaluateConfig) -> setup.Run:
     path = pathlib.Path(config.run_dir)
     if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
+        if path.suffix.lower() in pictures.SUFFIXES | pictures.OTHER_SUFFIXES:
+            raise ValueError(
+                "evaluate takes the folder of a run or a file of weights, such as its "
+                f"best.npz, got {path}. What pictures show is for sgdat-jax predict: "
+                f"sgdat-jax predict best.npz {path}"
+            )
         return setup.restore_weights(path)
     run_folder.read_result(path)
     return setup.restore(path)
@@ -297,6 +303,7 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
     "compare": (configs.CompareConfig, compare_lib.set_up, compare),
     "sweep": (configs.SweepConfig, sweep_lib.set_up, sweep),
     "evaluate": (EvaluateConfig, _finished_run, evaluate),
+    "predict": (predict.PredictConfig, predict.set_up, predict.run),
     "report": (ReportConfig, _read_groups, report_runs),
     "data": (data_commands.DataConfig, data_commands.run, show),
 }

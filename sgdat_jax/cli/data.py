@@ -8,10 +8,10 @@ from typing import Annotated
 import numpy as np
 import tyro
 from matplotlib import figure
-from rich import box, table
+from rich import box, table, text
 
 from sgdat_jax import files
-from sgdat_jax.data import dataset, prepared, sources
+from sgdat_jax.data import dataset, pictures, prepared, sources
 
 _COLUMNS = 12
 _ROWS = 8
@@ -40,18 +40,24 @@ class InfoConfig:
     """Data set, as in training."""
 
     data_dir: str | None = None
-    """Folder of prepared sets; None: that of tensorflow-datasets."""
+    """Folder of prepared sets, or of decoded photos; None: as in training."""
+
+    test_share: float | None = None
+    """Share of the photos of each class to test with, as in training."""
+
+    image_size: int | None = None
+    """Height and width that photos are brought to, as in training."""
+
+    resize: str | None = None
+    """How photos are brought to that size, crop or squash, as in training."""
+
+    skip_broken: bool = False
+    """Whether broken photos are left out, as in training."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ShowConfig:
+class ShowConfig(InfoConfig):
     """Draws images of a data set with their labels."""
-
-    name: tyro.conf.Positional[str]
-    """Data set, as in training."""
-
-    data_dir: str | None = None
-    """Folder of prepared sets; None: that of tensorflow-datasets."""
 
     out: str = "images.png"
     """PNG file to write."""
@@ -77,10 +83,13 @@ def run(config: DataConfig) -> str | table.Table:
     command = config.command
     if isinstance(command, PrepareConfig):
         return prepare(command)
-    data = sources.load(command.name, command.data_dir)
-    if isinstance(command, InfoConfig):
-        return info_table(data)
-    return show(data, pathlib.Path(command.out))
+    options = pictures.Options(
+        command.test_share, command.image_size, command.resize, command.skip_broken
+    )
+    data = sources.load(command.name, command.data_dir, options)
+    if isinstance(command, ShowConfig):
+        return show(data, pathlib.Path(command.out))
+    return info_table(data)
 
 
 def prepare(config: PrepareConfig) -> str:
@@ -121,6 +130,9 @@ def info_table(data: dataset.Dataset) -> table.Table:
             *(" ".join(f"{value:.4f}" for value in values) for values in statistics),
             ", ".join(str(i) for i, std in enumerate(statistics[1]) if not std),
         )
+    if data.notes:
+        result.caption = text.Text("\n".join(data.notes))
+        result.caption_justify = "left"
     return result
 
 

@@ -199,6 +199,14 @@ def _find(folder: pathlib.Path) -> _Found:
     return found
 
 
+def find_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the pictures in a folder, by their suffixes, at any depth, by name.
+
+    Hidden files are left out, and links to folders are not followed.
+    """
+    return sorted(p for p in _walk(folder) if p.suffix.lower() in pictures.SUFFIXES)
+
+
 def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields all that is no folder, at any depth; links to folders are not followed."""
     for place, folders, names in os.walk(folder):

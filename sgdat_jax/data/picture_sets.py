@@ -212,11 +212,14 @@ def _read(entry: pathlib.Path, source: Source) -> dataset.Dataset | None:
         about = files.read_json(entry / _ABOUT)
         if about["version"] != _version(source):
             return None
+        fields: dict[str, Any] = {
+            name: arrays.read(entry / f"{name}.npy") for name in arrays.FIELDS
+        }
         return dataset.Dataset(
             name=source.name,
             class_names=tuple(about["class_names"]),
             notes=tuple(about["notes"]),
-            **{name: arrays.read(entry / f"{name}.npy") for name in arrays.FIELDS},
+            **fields,
         )
     except (KeyError, TypeError, ValueError):
         return None

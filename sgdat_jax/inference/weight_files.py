@@ -23,7 +23,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sgdat_jax import files, optimizers
+from sgdat_jax import files, names, optimizers
+from sgdat_jax.data import pictures
 from sgdat_jax.models import specs
 
 FORMAT = 2  # 1 had the run's config in place of `network`, and 0 no number
@@ -54,6 +55,8 @@ class About(NamedTuple):
     mean: tuple[float, ...]  # of images in [0, 1], one per channel
     std: tuple[float, ...]
     config: Any  # of the run, as in JSON; not looked at
+    class_names: tuple[str, ...] = ()  # none if the file does not say
+    resize: str | None = None  # how photos of other sizes became images, if they did
 
 
 def write(
@@ -70,8 +73,8 @@ def write(
       spec: what builds the network.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
-      details: ``mean``, ``std`` and ``config`` of `About`, and more to say, such as an
-        accuracy; as in JSON.
+      details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, and more to
+        say, such as an accuracy; as in JSON.
     """
     binary = _by_path(optimizers.select_binary(params, params)).keys()
     shapes: dict[str, Any] = {}
@@ -114,9 +117,17 @@ def read_about(file: pathlib.Path) -> About:
             raise ValueError(f"{mean=} and {std=} are not of {channels} channels")
         if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
             raise ValueError(f"{mean=} and {std=} must be finite, std above 0")
+        class_names = tuple(map(str, about.get("class_names") or ()))
+        if len(class_names) not in (0, spec.num_classes):
+            raise ValueError(
+                f"class_names must be {spec.num_classes}, got {len(class_names)}"
+            )
+        resize = about.get("resize")
+        if resize is not None:
+            names.look_up("resize", pictures.RESIZES, resize)
     except _DAMAGE as error:
         raise _not_whole(file, error) from None
-    return About(spec, mean, std, about.get("config"))
+    return About(spec, mean, std, about.get("config"), class_names, resize)
 
 
 def _spec(about: Mapping[str, Any]) -> specs.Spec:
@@ -196,8 +207,13 @@ def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         if not files.is_file(file):
             raise ValueError("it is not a regular file")
-        with file.open("rb") as data, np.load(data, allow_pickle=False) as archive:
-            arrays = dict(archive)
+        with file.open("rb") as data:
+            # NumPy would speak of pickles.
+            if not zipfile.is_zipfile(data):
+                raise ValueError("it is not a NumPy archive (.npz)")
+            data.seek(0)
+            with np.load(data, allow_pickle=False) as archive:
+                arrays = dict(archive)
         about = json.loads(arrays.pop(_ABOUT).tobytes())
         about["packed"] = {k: tuple(map(int, v)) for k, v in about["packed"].items()}
     except _DAMAGE as error:

@@ -1,8 +1,8 @@
 """Which network fits images of a size."""
 
+import math
 from collections.abc import Sequence
 
-import numpy as np
 from flax import nnx
 
 from sgdat_jax.models import specs
@@ -45,10 +45,14 @@ weights. BiRealResNet18 does not grow with the image.
     most = LARGEST.get(spec.model, max(height, width))
     if max(height, width) <= most:
         return None
-    sizes = {
-        "/".join(map(str, path)): int(np.prod(module.kernel.shape))
+    kernels = {
+        "/".join(map(str, path)): getattr(module, "kernel", None)
         for path, module in nnx.iter_modules(spec.shapes())
-        if len(getattr(getattr(module, "kernel", None), "shape", ())) == 2
+    }
+    sizes = {
+        name: math.prod(kernel.shape)
+        for name, kernel in kernels.items()
+        if kernel is not None and len(kernel.shape) == 2
     }
     largest = max(sizes, key=lambda name: sizes[name])
     return (
