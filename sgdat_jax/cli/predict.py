@@ -78,7 +78,8 @@ def set_up(config: PredictConfig) -> Work:
     if config.top < 1:
         raise ValueError(f"top must be at least 1, got {config.top}.")
     classify = inference.load(config.weights)
-    images, broken = _read(config.images)
+    with pictures.quiet():
+        images, broken = _read(config.images)
     notes = []
     if broken:
         shown = [f"{name} ({why})" for name, why in list(broken.items())[:_NAMED]]

@@ -10,7 +10,6 @@ import pathlib
 import shutil
 import statistics
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -86,6 +85,7 @@ def load(source: Source, cache: str | pathlib.Path | None = None) -> dataset.Dat
         entry = place / _digest(dataclasses.asdict(options)) if place else None
         data = _read(entry, source) if entry else None
         if data is None:
+            _remove_outdated(place, _version(source))
             data = _decode(source, options, headers or _read_headers(source), entry)
     data = data._replace(options=options)
     return dataset.checked(data, lambda field: f"{source.place} ({field})")
@@ -223,6 +223,14 @@ def _read(entry: pathlib.Path, source: Source) -> dataset.Dataset | None:
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _remove_outdated(place: pathlib.Path | None, version: str) -> None:
+    """Removes what was decoded of the pictures before they changed."""
+    for entry in files.entries(place) if place else ():
+        with contextlib.suppress(ValueError):
+            if files.read_json(entry / _ABOUT).get("version") != version:
+                files.remove(entry)
 
 
 def _read_headers(source: Source) -> dict[str, list[pictures.Header | str]]:
@@ -419,8 +427,7 @@ def _each(part: Part, what: str, work: Callable[[IO[bytes], int], Any]) -> list[
     count = len(part.names)
     pool = concurrent.futures.ThreadPoolExecutor(_cores())
     try:
-        with warnings.catch_warnings(), _progress(what, count) as advance:
-            warnings.simplefilter("ignore")  # of Pillow: of odd metadata
+        with pictures.quiet(), _progress(what, count) as advance:
             for start in range(0, count, _AT_ONCE):
                 for result in pool.map(do, range(start, min(start + _AT_ONCE, count))):
                     results.append(result)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
 
@@ -157,6 +158,14 @@ def fit(pixels: np.ndarray, shape: Sequence[int], resize: str) -> np.ndarray:
         for channel in range(channels)
     ]
     return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Pillow from warning of odd metadata; it holds for all threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -87,7 +87,8 @@ class Classifier(function.Function):
         shape = getattr(images, "shape", (0,))[1:]
         if shape == self.input_shape and images.dtype == np.uint8:
             return images
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+        with pictures.quiet(), pool:
             numbers = range(start, start + len(images))
             return list(pool.map(self._fit_one, images, numbers))
 
