@@ -303,9 +303,9 @@ _COMMANDS: dict[str, tuple[type, Callable[[Any], Any], Callable[..., None]]] = {
     "compare": (configs.CompareConfig, compare_lib.set_up, compare),
     "sweep": (configs.SweepConfig, sweep_lib.set_up, sweep),
     "evaluate": (EvaluateConfig, _finished_run, evaluate),
-    "predict": (predict.PredictConfig, predict.set_up, predict.run),
     "report": (ReportConfig, _read_groups, report_runs),
     "data": (data_commands.DataConfig, data_commands.run, show),
+    "predict": (predict.PredictConfig, predict.set_up, predict.run),
 }
 
 

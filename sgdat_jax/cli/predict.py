@@ -77,6 +77,8 @@ def set_up(config: PredictConfig) -> Work:
         raise ValueError("json and csv exclude each other, got both.")
     if config.top < 1:
         raise ValueError(f"top must be at least 1, got {config.top}.")
+    if not config.images:
+        raise ValueError("images must name at least one picture, got none.")
     classify = inference.load(config.weights)
     with pictures.quiet():
         images, broken = _read(config.images)

@@ -212,7 +212,7 @@ class BaseConfig:
     def task_name(self) -> str:
         """What folders of results are named after: data set and model."""
         dataset = re.sub(r"[^\w.]+", "-", pathlib.PurePath(self.dataset).name)
-        return f"{dataset}-{self.model}"
+        return f"{dataset}-{self.model}" if self.model else dataset
 
 
 @dataclasses.dataclass(frozen=True)

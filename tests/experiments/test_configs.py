@@ -187,7 +187,8 @@ def test_methods_know_their_labels():
 
 def test_default_folders_are_named_after_the_last_part_of_a_path():
     folder = "images/of letters/"
-    compare = configs.CompareConfig(dataset=folder).folder
-    sweep = configs.SweepConfig(dataset=folder, optimizer="bop").folder
+    task = {"dataset": folder, "model": "DigitsNet"}
+    compare = configs.CompareConfig(**task).folder
+    sweep = configs.SweepConfig(**task, optimizer="bop").folder
     assert compare == pathlib.Path("runs/compare-of-letters-DigitsNet")
     assert sweep == pathlib.Path("runs/sweep-of-letters-DigitsNet-bop")
