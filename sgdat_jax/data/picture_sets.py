@@ -4,10 +4,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
-import shutil
 import statistics
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +14,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from sgdat_jax import files
-from sgdat_jax.data import arrays, dataset, pictures
+from sgdat_jax.data import dataset, picture_cache, pictures
 
 TEST_SHARE = 0.2  # unless the user says otherwise
-_FORMAT = 1  # of the cache, and of what decoding gives
-_ABOUT = "about.json"
 _SIZES = "image_size.json"
 _LARGEST_DEFAULT = 64  # pixels of a side
 _AT_ONCE = 1024  # pictures given to the threads together
@@ -74,7 +70,7 @@ def load(source: Source, cache: str | pathlib.Path | None = None) -> dataset.Dat
         no whole picture to train with.
     """
     headers: dict[str, list[pictures.Header | str]] = {}  # where they are needed
-    with _place(source, cache) as place:
+    with picture_cache.locked(source.name, source.place, cache) as place:
         size = _image_size(source, place, headers)
         options = dataclasses.replace(
             source.options,
@@ -82,12 +78,18 @@ def load(source: Source, cache: str | pathlib.Path | None = None) -> dataset.Dat
             resize=source.options.resize or "crop",
             test_share=source.test_share,
         )
-        entry = place / _digest(dataclasses.asdict(options)) if place else None
-        data = _read(entry, source) if entry else None
-        if data is None:
-            _remove_outdated(place, _version(source))
-            data = _decode(source, options, headers or _read_headers(source), entry)
-    data = data._replace(options=options)
+        key = picture_cache.digest(dataclasses.asdict(options))
+        found = picture_cache.read(place / key, _version(source)) if place else None
+        if found is None:
+            headers = headers or _read_headers(source)
+            found = _decode(source, options, headers, place, key)
+    data = dataset.Dataset(
+        name=source.name,
+        class_names=source.class_names,
+        options=options,
+        notes=(*source.notes, *found.pop("about")["notes"]),
+        **found,
+    )
     return dataset.checked(data, lambda field: f"{source.place} ({field})")
 
 
@@ -134,48 +136,11 @@ def _rank(picture: tuple[str, int]) -> tuple[bytes, str]:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest(), name
 
 
-@contextlib.contextmanager
-def _place(
-    source: Source, cache: str | pathlib.Path | None
-) -> Iterator[pathlib.Path | None]:
-    """Gives the folder of what is decoded of a source, while no other process writes.
-
-    Without a place in the user's cache, it is None.
-    """
-    import filelock
-
-    path = str(source.place.resolve())
-    name = f"{source.name[:40]}-{_digest(path)}"
-    try:
-        folder = (pathlib.Path(cache) if cache else _user_cache()) / "pictures" / name
-        files.make([folder], "data_dir")
-    except (RuntimeError, ValueError):
-        if cache:
-            raise
-        yield None
-        return
-    with filelock.FileLock(folder / "lock"):
-        for path_ in files.entries(folder):
-            if path_.name.endswith(files.PARTIAL):
-                files.remove(path_)  # of a process that was killed
-        yield folder
-
-
-def _user_cache() -> pathlib.Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(caches, "sgdat_jax")
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps([_FORMAT, value], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _version(source: Source) -> str:
     """Returns what changes with the pictures and with their decoder."""
     import PIL
 
-    return _digest([source.fingerprint, PIL.__version__])
+    return picture_cache.digest([source.fingerprint, PIL.__version__])
 
 
 def _image_size(
@@ -206,33 +171,6 @@ def _image_size(
     return size
 
 
-def _read(entry: pathlib.Path, source: Source) -> dataset.Dataset | None:
-    """Returns a data set of the cache, unless it is not there, damaged or outdated."""
-    try:
-        about = files.read_json(entry / _ABOUT)
-        if about["version"] != _version(source):
-            return None
-        fields: dict[str, Any] = {
-            name: arrays.read(entry / f"{name}.npy") for name in arrays.FIELDS
-        }
-        return dataset.Dataset(
-            name=source.name,
-            class_names=tuple(about["class_names"]),
-            notes=tuple(about["notes"]),
-            **fields,
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _remove_outdated(place: pathlib.Path | None, version: str) -> None:
-    """Removes what was decoded of the pictures before they changed."""
-    for entry in files.entries(place) if place else ():
-        with contextlib.suppress(ValueError):
-            if files.read_json(entry / _ABOUT).get("version") != version:
-                files.remove(entry)
-
-
 def _read_headers(source: Source) -> dict[str, list[pictures.Header | str]]:
     """Returns the headers of all pictures, or reasons why there is none."""
     return {
@@ -245,9 +183,14 @@ def _decode(
     source: Source,
     options: pictures.Options,
     headers: Mapping[str, Sequence[pictures.Header | str]],
-    entry: pathlib.Path | None,
-) -> dataset.Dataset:
-    """Decodes the pictures into an entry of the cache; None: into memory."""
+    place: pathlib.Path | None,
+    key: str,
+) -> dict[str, Any]:
+    """Decodes the pictures into an entry of the cache, or without a place into memory.
+
+    Returns:
+      What `picture_cache.read` does.
+    """
     broken = dict(source.broken)
     parts = {}
     for name, part in source.parts.items():
@@ -262,21 +205,24 @@ def _decode(
         resize=options.resize or "crop",
     )
     shapes = {(header.height, header.width) for header in whole}
-    with _new_folder(entry) as folder:
+
+    def fill(folder: pathlib.Path | None) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for name, part in parts.items():
             images, labels, found = _decode_part(name, part, way, folder)
             fields |= {f"{name}_images": images, f"{name}_labels": labels}
-            broken |= found
+            broken.update(found)
         _check_broken(source, broken)
-        notes = (*source.notes, *_notes(source, way, shapes, broken))
-        data = dataset.Dataset(
-            name=source.name, class_names=source.class_names, notes=notes, **fields
-        )
-        if folder:
-            _write_about(folder, data, _version(source))
-    kept = _read(entry, source) if entry else None
-    return kept or data
+        return {"about": {"notes": _notes(way, shapes, broken)}, **fields}
+
+    if place is None:
+        return fill(None)
+    version = _version(source)
+    picture_cache.remove_outdated(place, version)
+    with picture_cache.filling(place / key) as folder:
+        made = fill(folder)
+        picture_cache.write_about(folder, version, made["about"])
+    return picture_cache.read(place / key, version) or made
 
 
 def _decode_part(
@@ -284,22 +230,21 @@ def _decode_part(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
     """Decodes a part; returns images, labels, and reasons for those left out."""
     count = len(part.names)
-    if not count:
-        raise ValueError(f"There must be a whole picture to {name} with.")
     labels = np.asarray(part.labels, np.int32)
-    images = _allocate(folder, f"{name}_images", (count, *way.shape))
+    images = picture_cache.allocate(folder, f"{name}_images", (count, *way.shape))
 
     def decode(file: IO[bytes], index: int) -> None:
         images[index] = pictures.read(file, way.shape, way.resize)
 
     results = _each(part, f"decoding photos to {name}", decode)
     reasons = {i: r for i, r in enumerate(results) if isinstance(r, str)}
+    if len(reasons) == count:
+        raise ValueError(f"There must be a whole picture to {name} with.")
     if reasons:
         kept = np.setdiff1d(np.arange(count), list(reasons))
         labels = labels[kept]
-        smaller = _allocate(
-            folder, f"{name}_images", (len(kept), *way.shape), anew=True
-        )
+        shape = len(kept), *way.shape
+        smaller = picture_cache.allocate(folder, f"{name}_images", shape)
         for start in range(0, len(kept), _AT_ONCE):
             rows = kept[start : start + _AT_ONCE]
             smaller[start : start + len(rows)] = images[rows]
@@ -334,7 +279,6 @@ def _named(broken: Mapping[str, str]) -> str:
 
 
 def _notes(
-    source: Source,
     way: _Way,
     shapes: set[tuple[int, int]],
     broken: Mapping[str, str],
@@ -348,65 +292,6 @@ def _notes(
     if broken:
         notes.append(f"{len(broken):,} broken pictures are left out: {_named(broken)}")
     return notes
-
-
-@contextlib.contextmanager
-def _new_folder(entry: pathlib.Path | None) -> Iterator[pathlib.Path | None]:
-    """Gives a folder that takes the place of an entry, once it is filled."""
-    if entry is None:
-        yield None
-        return
-    partial = entry.with_name(entry.name + files.PARTIAL)
-    files.remove(partial)
-    try:
-        files.make_inner(partial)
-        yield partial
-        files.remove(entry)
-        partial.rename(entry)
-    except OSError as error:
-        raise ValueError(
-            f"The decoded pictures cannot be kept in {entry.parent}: {error.strerror}; "
-            "data_dir may name another folder."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_about(folder: pathlib.Path, data: dataset.Dataset, version: str) -> None:
-    about = {
-        "version": version,
-        "class_names": data.class_names,
-        "notes": data.notes,
-    }
-    files.write_json(folder / _ABOUT, about)
-
-
-def _allocate(
-    folder: pathlib.Path | None,
-    name: str,
-    shape: tuple[int, ...],
-    *,
-    anew: bool = False,
-) -> np.ndarray:
-    """Returns an empty array of bytes, on disk if there is a folder.
-
-    Args:
-      folder: of the array.
-      name: of the array.
-      shape: of the array.
-      anew: whether it replaces one that is still being read.
-    """
-    if folder is None:
-        return np.empty(shape, np.uint8)
-    path = folder / f"{name}.npy"
-    if anew:
-        path.unlink()
-    array = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):
-        # Where the disk is full, this is an error, and writing to the map a crash.
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
 
 
 def _each(part: Part, what: str, work: Callable[[IO[bytes], int], Any]) -> list[Any]:

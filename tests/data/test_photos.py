@@ -251,6 +251,19 @@ def test_broken_pictures_are_left_out(tmp_path):
         assert note.startswith("7 broken pictures are left out: cat/a.gif (it has 2")
 
 
+def test_broken_pictures_alone(tmp_path):
+    root = tmp_path / "pets"
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(_torn_jpeg())
+    with pytest.raises(ValueError, match="There must be a whole picture to train with"):
+        _load(root, skip_broken=True)
+    for path in root.rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="There must be a whole picture to train with"):
+        _load(root, skip_broken=True)
+
+
 def test_a_class_of_broken_pictures_alone(tmp_path):
     root = tmp_path / "pets"
     _folder(root, count=3)
