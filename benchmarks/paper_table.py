@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from sgdat_jax import files, names
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.experiments import configs, methods, recipes, setup
-from sgdat_jax.training import interruption, loop, run_folder
+from sgdat_jax.training import interruption, loop, run_folder, runs
 
 _OUT = pathlib.Path(__file__).parent / "results" / "paper_table"
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
@@ -185,7 +185,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
       ValueError: if a setting is wrong or a data set is not there.
     """
     data: dict[str, dataset_lib.Dataset] = {}
-    plans: dict[str, setup.Plan] = {}  # by recipe: its seeds share a compiled program
+    plans: dict[str, runs.Plan] = {}  # by recipe: its seeds share a compiled program
     for experiment in _experiments(options):
         file = options.out / f"{experiment.name}.json"
         if file.exists():
@@ -205,7 +205,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
 
 def _record(
     experiment: Experiment,
-    plan: setup.Plan,
+    plan: runs.Plan,
     options: argparse.Namespace,
     clock: Clock,
 ) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _record(
 
 
 def _train(
-    plan: setup.Plan, seed: int, folder: pathlib.Path, clock: Clock
+    plan: runs.Plan, seed: int, folder: pathlib.Path, clock: Clock
 ) -> dict[str, Any]:
     """Trains one run and returns what it reached.
 
@@ -240,9 +240,11 @@ def _train(
     """
     if run_folder.has_diverged(folder):
         config = dataclasses.replace(plan.config, seed=seed)
-        run_folder.check_same(folder, run_folder.read_config(folder), config)
+        run_folder.check_same(
+            folder, run_folder.read_config(folder, configs.TrainConfig), config
+        )
         raise FloatingPointError(f"diverged before, in {folder}")
-    run = setup.go_on(plan, seed, folder)
+    run = runs.go_on(plan, seed, folder)
     run, result = loop.train(run, clock, clock.check)
     lines = run_folder.read_metrics(folder)
     return {

@@ -26,7 +26,7 @@ from benchmarks import timing
 from sgdat_jax import cpu, summary
 from sgdat_jax.data import dataset, sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, states, steps
+from sgdat_jax.training import loop, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step"
 MODELS = ("BinaryNet", "SgdatResNet18", "BiRealResNet18")
@@ -129,7 +129,7 @@ def steps_of(model, batch, options):
 def flops_per_image(model, batch, options):
     """Returns the floating-point operations of a step: three times the forward pass."""
     settings = settings_of(model, batch, options)
-    total = summary.total(states.summarize(settings, made_images(batch)))
+    total = summary.total(setup.summarize(settings, made_images(batch)))
     return 3 * 2 * (total.binary_macs + total.real_macs)
 
 

@@ -9,9 +9,9 @@ from flax import nnx
 
 import sgdat_jax as sj
 from sgdat_jax.data import sources
-from sgdat_jax.experiments import configs, registry
+from sgdat_jax.experiments import configs, registry, setup
 from sgdat_jax.models import blocks
-from sgdat_jax.training import loop, parallel, states, steps
+from sgdat_jax.training import loop, parallel, steps
 
 BATCH = 64
 STEPS = 100
@@ -53,7 +53,7 @@ def train_steps():
 def task_and_init(layout, **changes):
     """The fixed part of a run, and what makes its start."""
     settings = configs.TrainConfig(batch_size=BATCH, **{"model": "TinyNet"} | changes)
-    return states.create(settings, digits(), STEPS, layout)
+    return setup.create(settings, digits(), STEPS, layout)
 
 
 def training_images(layout):

@@ -154,7 +154,7 @@ def test_configs_by_chance(tmp_path):
             text = text[: chance.randrange(len(text))]
         (tmp_path / run_folder.CONFIG).write_text(text)
         try:
-            run_folder.read_config(tmp_path)
+            run_folder.read_config(tmp_path, configs.TrainConfig)
             valid += 1
         except ValueError as error:
             assert str(tmp_path) in str(error)

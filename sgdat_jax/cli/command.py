@@ -23,7 +23,7 @@ from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
 from sgdat_jax.experiments import configs, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
-from sgdat_jax.training import hosts, interruption, loop, parallel, run_folder, states
+from sgdat_jax.training import hosts, interruption, loop, parallel, run_folder, runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,42 +88,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("interrupted", 130)
 
 
-def train(run: setup.Run, terminal: rich_console.Console) -> None:
+def train(run: runs.Run, terminal: rich_console.Console) -> None:
     """Shows, trains and reports a run that is set up."""
-    _print_task(run.config, run.dataset, terminal)
+    config, folder = run.config, run.folder
+    assert isinstance(config, configs.TrainConfig) and folder is not None
+    _print_task(config, run.dataset, terminal)
     _print_notes(run.notes)
-    if hosts.as_writer(run_folder.is_finished(run.folder)):
+    if hosts.as_writer(run_folder.is_finished(folder)):
         terminal.print("already finished")
     else:
-        run = _train(run, terminal)
+        run = _train(run, folder, config.tensorboard, terminal)
     opt_state = None
     if run.steps_done:  # not if the last state of a finished run is damaged or gone
         opt_state = parallel.gather(run.task.layout, run.state.opt_state)
     if not hosts.is_writer():
         return
-    result = run_folder.read_result(run.folder)
+    result = run_folder.read_result(folder)
     if opt_state is not None:
-        lines = run_folder.read_metrics(run.folder)
-        report.save_plots(run.folder / run_folder.PLOTS, lines, opt_state)
+        lines = run_folder.read_metrics(folder)
+        report.save_plots(folder / run_folder.PLOTS, lines, opt_state)
     terminal.print(
         f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
         f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
         f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}",
         soft_wrap=True,
     )
-    _print_path("results and plots in", run.folder, terminal)
+    _print_path("results and plots in", folder, terminal)
 
 
-def _train(run: setup.Run, terminal: rich_console.Console) -> setup.Run:
+def _train(
+    run: runs.Run,
+    folder: pathlib.Path,
+    with_events: bool,
+    terminal: rich_console.Console,
+) -> runs.Run:
     if run.steps_done:
         terminal.print(f"goes on after step {run.steps_done:,}")
-    how = f"sgdat-jax train --resume {shlex.quote(str(run.folder))}"
+    how = f"sgdat-jax train --resume {shlex.quote(str(folder))}"
     with contextlib.ExitStack() as stack:
         check = stack.enter_context(_saving_at_signals(how))
         bar = progress.ProgressBar(run, terminal)
         watchers: list[loop.Watcher] = [stack.enter_context(bar)]
-        if run.config.tensorboard and hosts.is_writer():
-            events = tensorboard.EventFile(run.folder / run_folder.TENSORBOARD)
+        if with_events and hosts.is_writer():
+            events = tensorboard.EventFile(folder / run_folder.TENSORBOARD)
             watchers.append(stack.enter_context(events))
         return loop.train(run, loop.Watchers(watchers), check)[0]
 
@@ -194,7 +201,7 @@ def report_runs(
     _report(*work, terminal)
 
 
-def evaluate(run: setup.Run, terminal: rich_console.Console) -> None:
+def evaluate(run: runs.Run, terminal: rich_console.Console) -> None:
     """Evaluates a run on its test set."""
     metrics = loop.evaluate(run)
     top5 = f"top-5 {metrics['test_top5_accuracy']:.2%}, "
@@ -244,7 +251,7 @@ def _print_task(
     )
     for note in dataset.notes:
         terminal.print(note, markup=False, emoji=False, soft_wrap=True)
-    terminal.print(report.summary_table(states.summarize(config, dataset)))
+    terminal.print(report.summary_table(setup.summarize(config, dataset)))
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -271,19 +278,19 @@ def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
     return runs
 
 
-def _new_run(config: configs.TrainConfig) -> setup.Run:
+def _new_run(config: configs.TrainConfig) -> runs.Run:
     if config.tensorboard:
         tensorboard.check_installed()
     return setup.set_up(config)
 
 
-def _resumed_run(config: configs.TrainConfig) -> setup.Run:
+def _resumed_run(config: configs.TrainConfig) -> runs.Run:
     if config.tensorboard:
         tensorboard.check_installed()
     return setup.resume(config)
 
 
-def _finished_run(config: EvaluateConfig) -> setup.Run:
+def _finished_run(config: EvaluateConfig) -> runs.Run:
     path = pathlib.Path(config.run_dir)
     if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
         if path.suffix.lower() in pictures.SUFFIXES | pictures.OTHER_SUFFIXES:
@@ -430,7 +437,7 @@ def _defaults(name: str, recipe: str | None, run_dir: str | None) -> Any:
         if options is not configs.TrainConfig:
             raise ValueError(f"Only train takes --resume, got it for {name}.")
         if recipe is None and not run_folder.is_empty(pathlib.Path(run_dir)):
-            return run_folder.read_config(pathlib.Path(run_dir))
+            return run_folder.read_config(pathlib.Path(run_dir), configs.TrainConfig)
     if recipe is None:
         return None
     if not issubclass(options, configs.BaseConfig):

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 from rich import console, progress, text
 
-from sgdat_jax.experiments import setup
-from sgdat_jax.training import loop, steps
+from sgdat_jax.training import loop, runs, steps
 
 # Between two readings of the arrays, which wait for the step.
 _SECONDS = 0.2
@@ -38,9 +37,7 @@ class ProgressBar(loop.Watcher):
       lines: whether to print the lines.
     """
 
-    def __init__(
-        self, run: setup.Run, terminal: console.Console, *, lines: bool = True
-    ):
+    def __init__(self, run: runs.Run, terminal: console.Console, *, lines: bool = True):
         self._console = terminal
         self._lines = lines and not terminal.is_terminal
         self._epochs = run.config.epochs

@@ -33,6 +33,11 @@ class Dataset(NamedTuple):
         return height, width, channels
 
     @property
+    def resize(self) -> str | None:
+        """How pictures of other sizes became images, if the set is made of pictures."""
+        return None if self.options is None else self.options.resize
+
+    @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)

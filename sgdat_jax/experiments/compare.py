@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sgdat_jax import files
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import interruption, loop, run_folder, states
+from sgdat_jax.training import interruption, loop, run_folder, runs
 
 
 class Comparison(NamedTuple):
@@ -46,7 +46,7 @@ def set_up(config: configs.CompareConfig) -> Comparison:
         for method in dict.fromkeys(config.optimizers)
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
-    network = states.spec_of(config, dataset).shapes()
+    network = setup.spec_of(config, dataset).shapes()
     if not network.choices.binary_layers:
         raise ValueError(
             "A comparison is of binary optimizers, but full_precision leaves no layer "
@@ -71,7 +71,7 @@ def set_up(config: configs.CompareConfig) -> Comparison:
 
 def train_all(
     comparison: Comparison,
-    watch: Callable[[setup.Run], Any],
+    watch: Callable[[runs.Run], Any],
     check: interruption.Check = interruption.never,
 ) -> Iterator[Outcome]:
     """Trains what is still to do, and yields after each run.
@@ -95,12 +95,12 @@ def train_all(
 
 
 def _train(
-    plan: setup.Plan,
+    plan: runs.Plan,
     config: configs.TrainConfig,
-    watch: Callable[[setup.Run], Any],
+    watch: Callable[[runs.Run], Any],
     check: interruption.Check,
 ) -> Outcome:
-    run = setup.go_on(plan, config.seed, pathlib.Path(str(config.run_dir)))
+    run = runs.go_on(plan, config.seed, pathlib.Path(str(config.run_dir)))
     try:
         with watch(run) as watcher:
             return Outcome(config, loop.train(run, watcher, check)[1])
@@ -113,7 +113,9 @@ def _is_finished(config: configs.TrainConfig) -> bool:
     folder = pathlib.Path(str(config.run_dir))
     if run_folder.is_empty(folder):
         return False
-    run_folder.check_same(folder, run_folder.read_config(folder), config)
+    run_folder.check_same(
+        folder, run_folder.read_config(folder, configs.TrainConfig), config
+    )
     if run_folder.has_diverged(folder):
         return True
     if not run_folder.is_finished(folder):

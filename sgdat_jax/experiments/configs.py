@@ -4,39 +4,17 @@ import dataclasses
 import math
 import pathlib
 import re
-import types
-import typing
 from typing import Any
 
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import methods, registry
-
-# Kinds of options that leave the result of a run as it is.
-HOUSEKEEPING = "housekeeping"  # where files are, and when states are saved
-PLACEMENT = "placement"  # where arrays lie: this changes the order of sums alone
-
-
-def _option(default: Any, kind: str) -> Any:
-    return dataclasses.field(default=default, metadata={"kind": kind})
-
-
-def options_of(config: type, *kinds: str) -> set[str]:
-    """Returns the options of a config that are of some kinds.
-
-    Example:
-      >>> from sgdat_jax.experiments import configs
-      >>> sorted(configs.options_of(configs.BaseConfig, configs.HOUSEKEEPING))
-      ['data_dir']
-    """
-    fields = dataclasses.fields(config)
-    return {field.name for field in fields if field.metadata.get("kind") in kinds}
-
+from sgdat_jax.training import settings
 
 _HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseConfig:
+class BaseConfig(settings.Passes):
     """What all commands that train have in common: the task, and who learns the rest.
 
     Raises:
@@ -51,7 +29,7 @@ class BaseConfig:
     of arrays, with a slash in its path; or hf:PATH, saved by Hugging Face's
     datasets."""
 
-    data_dir: str | None = _option(None, HOUSEKEEPING)
+    data_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
     """Folder of prepared data sets; None: that of tensorflow-datasets. For
     tiny_imagenet also its published zip or folder; for photos the folder of what is
     decoded of them, None: the user's cache."""
@@ -141,37 +119,9 @@ class BaseConfig:
     """Greatest norm of all gradients together, to which larger ones are scaled down;
     None: any."""
 
-    label_smoothing: float = 0.0
-    """Share of a training label that is spread evenly over all classes, from 0 up to
-    but not including 1."""
-
-    epochs: int = 20
-    """Passes over the training images."""
-
-    batch_size: int = 64
-    """Images per training step."""
-
-    crop_padding: int = 1
-    """Pixels by which a training image is shifted at most, each time by chance; 0: not
-    at all."""
-
-    flip: bool = False
-    """Whether half of the training images, each time others, are mirrored left to
-    right."""
-
-    resized_crop: bool = False
-    """Whether of each training image, each time by chance, only a part of 8 to 100
-    percent of its area is shown, in the size of the whole."""
-
-    stream_above: float = _option(4.0, PLACEMENT)
-    """Gigabytes of training images up to which they are copied to the device as a
-    whole; larger sets are streamed to it in batches. The result is the same."""
-
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
-        kinds = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            _check_type(field.name, kinds[field.name], getattr(self, field.name))
+        super().__post_init__()
         sources.check_name(self.dataset)
         self.pictures()
         if self.model is not None:
@@ -184,18 +134,13 @@ class BaseConfig:
             ("schedule", registry.SCHEDULES, self.binary_schedule),
         ):
             registry.look_up(kind, table, name)
-        for name in ("epochs", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
         if self.unbiased_variance and self.batch_size < 2:
             raise ValueError(
                 "batch_size must be at least 2 with unbiased_variance, got "
                 f"{self.batch_size}."
             )
-        check_at_least("crop_padding", self.crop_padding, 0)
-        check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
-        check_in("real_learning_rate", self.real_learning_rate, math.inf)
-        check_in("label_smoothing", self.label_smoothing, 1)
-        check_in("stream_above", self.stream_above, math.inf)
+        settings.check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
+        settings.check_in("real_learning_rate", self.real_learning_rate, math.inf)
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
         registry.real_optimizer(
@@ -216,54 +161,12 @@ class BaseConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig(BaseConfig):
+class RunConfig(BaseConfig, settings.Upkeep):
     """What the commands have in common that leave a folder for each run."""
-
-    diagnostics: bool = False
-    """Whether each epoch also records gradients, flip counts, thresholds and margins of
-    every layer."""
-
-    save_every_minutes: float = _option(10.0, HOUSEKEEPING)
-    """Minutes after which the state of a run is saved, from where it can go on to the
-    bit. It is saved at its end and when it is interrupted in any case."""
-
-    save_every_steps: int | None = _option(None, HOUSEKEEPING)
-    """Training steps after which it is saved as well; None: by time alone. Where
-    several steps are taken in one program, it is saved after the last of them."""
-
-    keep_states: int = _option(2, HOUSEKEEPING)
-    """How many saved states to keep, at least two: the last ones. The weights of the
-    best epoch are kept besides."""
-
-    devices: int | None = _option(None, PLACEMENT)
-    """Devices of each host to train on, among which every batch is split; None: all
-    GPUs or TPU cores, or one CPU."""
-
-    sharded: bool = _option(False, PLACEMENT)
-    """Whether each device holds but its part of the weights and of the optimizers'
-    state, instead of a copy: less memory, more traffic."""
-
-    max_skipped_steps: int = 10
-    """Steps in a row whose loss or gradients are not finite, and which therefore change
-    nothing, after which a run ends as diverged."""
-
-    def __post_init__(self) -> None:
-        """Checks what can be checked without loading anything."""
-        super().__post_init__()
-        if not self.save_every_minutes > 0:
-            raise ValueError(
-                f"save_every_minutes must be above 0, got {self.save_every_minutes}."
-            )
-        if self.save_every_steps is not None:
-            check_at_least("save_every_steps", self.save_every_steps, 1)
-        check_at_least("keep_states", self.keep_states, 2)
-        if self.devices is not None:
-            check_at_least("devices", self.devices, 1)
-        check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(RunConfig):
+class TrainConfig(RunConfig, settings.Settings):
     """Trains a binary network and leaves a folder with its results.
 
     Binary weights are trained by the binary optimizer, all others by Adam. Without any
@@ -307,22 +210,13 @@ class TrainConfig(RunConfig):
     eta: float | None = None
     """Growth of the squared threshold of boat; None: 0.1."""
 
-    tensorboard: bool = _option(False, HOUSEKEEPING)
+    tensorboard: bool = settings.option(False, settings.HOUSEKEEPING)
     """Whether the run folder also gets an event file for TensorBoard."""
-
-    seed: int = 0
-    """Seed of the initial weights and of the order of images; the same seed gives the
-    same result on the same machine."""
-
-    run_dir: str | None = _option(None, HOUSEKEEPING)
-    """Folder of the results, new or empty; None: a new one under runs/, named after
-    data set, model, optimizer, seed and time."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         super().__post_init__()
         registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
-        check_seeds(self.seed)
         registry.binary_optimizer(
             self.optimizer, self.hyperparameters(), schedule=self.binary_schedule
         )
@@ -362,13 +256,13 @@ class CompareConfig(RunConfig):
     seed: int = 0
     """The first of them."""
 
-    run_dir: str | None = _option(None, HOUSEKEEPING)
+    run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
     """Folder of all runs; None: one under runs/, named after data set and model."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         super().__post_init__()
-        check_seeds(self.seed, self.seeds)
+        settings.check_seeds(self.seed, self.seeds)
         if not self.optimizers:
             raise ValueError("optimizers must have at least one name, got none.")
         rows: dict[TrainConfig, str] = {}
@@ -389,8 +283,8 @@ class CompareConfig(RunConfig):
     def run(self, method: str, seed: int) -> TrainConfig:
         """Returns the config of one run."""
         folder = self.folder / method / f"seed{seed}"
-        settings = _shared(self, RunConfig) | dict(methods.METHODS[method].settings)
-        return TrainConfig(**settings, seed=seed, run_dir=str(folder))
+        shared = _shared(self, RunConfig) | dict(methods.METHODS[method].settings)
+        return TrainConfig(**shared, seed=seed, run_dir=str(folder))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -430,11 +324,11 @@ class SweepConfig(BaseConfig):
     seed: int = 0
     """The first of them."""
 
-    models_at_once: int | None = _option(None, PLACEMENT)
+    models_at_once: int | None = settings.option(None, settings.PLACEMENT)
     """Models trained in one compiled program; None: 16, or 1 on a CPU, where more are
     slower."""
 
-    run_dir: str | None = _option(None, HOUSEKEEPING)
+    run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
     """Folder of the results; None: one under runs/, named after data set, model and
     optimizer."""
 
@@ -442,9 +336,9 @@ class SweepConfig(BaseConfig):
         """Checks what can be checked without loading anything."""
         super().__post_init__()
         self.run()
-        check_seeds(self.seed, self.seeds)
+        settings.check_seeds(self.seed, self.seeds)
         if self.models_at_once is not None:
-            check_at_least("models_at_once", self.models_at_once, 1)
+            settings.check_at_least("models_at_once", self.models_at_once, 1)
         grid = self.grid()
         for name, values in grid.items():
             for value in values:
@@ -483,43 +377,3 @@ class SweepConfig(BaseConfig):
 
 def _shared(config: BaseConfig, kind: type[BaseConfig]) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(kind)}
-
-
-def check_at_least(name: str, value: int, bound: int) -> None:
-    """Raises ValueError if a number is below its bound."""
-    if value < bound:
-        raise ValueError(f"{name} must be at least {bound}, got {value}.")
-
-
-def check_in(name: str, value: float, bound: float) -> None:
-    """Raises ValueError if a number is not from 0 up to but not including a bound."""
-    if not 0 <= value < bound:
-        raise ValueError(f"{name} must be in [0, {bound}), got {value}.")
-
-
-def check_seeds(first: int, count: int = 1) -> None:
-    """Raises ValueError if seeds that follow each other do not fit into 32 bits."""
-    check_at_least("seeds", count, 1)
-    for seed in (first, first + count - 1):
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
-
-
-def _check_type(name: str, kind: Any, value: object) -> None:
-    """Raises TypeError if a value is not of its field's type; an int is a float too."""
-    if not _fits(kind, value):
-        kind_name = kind.__name__ if isinstance(kind, type) else str(kind)
-        raise TypeError(f"{name} must be of type {kind_name}, got {value!r}.")
-
-
-def _fits(kind: Any, value: object) -> bool:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(argument, value) for argument in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(
-            _fits(arguments[0], item) for item in value
-        )
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)

@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdat_jax import cpu, files
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, run_folder, states, steps
+from sgdat_jax.training import loop, run_folder, runs, settings, states, steps
 
 CONFIG = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -34,7 +34,7 @@ class Sweep(NamedTuple):
     """A sweep that is set up."""
 
     config: configs.SweepConfig
-    plan: setup.Plan
+    plan: runs.Plan
     todo: list[Trial]
     total: int  # trials, finished ones included
     lock: Any  # of the folder, until all is trained
@@ -57,7 +57,7 @@ def set_up(config: configs.SweepConfig) -> Sweep:
             "A sweep is of the binary optimizer, but full_precision leaves no layer "
             f"binary, got {config.full_precision}."
         )
-    if setup.is_streamed(plan):
+    if runs.is_streamed(plan):
         raise ValueError(
             "A sweep holds all training images on the device: stream_above must be "
             f"above their {plan.dataset.train_images.nbytes / 1e9:.2g} gigabytes, got "
@@ -106,7 +106,7 @@ def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
 
 
 def _train_chunks(
-    config: configs.SweepConfig, plan: setup.Plan, todo: list[Trial]
+    config: configs.SweepConfig, plan: runs.Plan, todo: list[Trial]
 ) -> Iterator[list[dict[str, Any]]]:
     images = loop.on_device(plan.dataset)
     tests = tuple(loop.test_batches(plan.dataset))
@@ -143,8 +143,8 @@ def _check_same(config: configs.SweepConfig) -> None:
     defaults = json.loads(json.dumps(dataclasses.asdict(type(config)())))
     found = defaults | run_folder.read_json(config.folder, CONFIG)
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    kinds = configs.HOUSEKEEPING, configs.PLACEMENT
-    for name in wanted.keys() - configs.options_of(type(config), *kinds):
+    kinds = settings.HOUSEKEEPING, settings.PLACEMENT
+    for name in wanted.keys() - settings.options_of(type(config), *kinds):
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "
@@ -153,7 +153,7 @@ def _check_same(config: configs.SweepConfig) -> None:
 
 
 def _train_chunk(
-    plan: setup.Plan,
+    plan: runs.Plan,
     chunk: Sequence[Trial],
     images: steps.Batch,
     tests: Sequence[loop.TestBatch],
@@ -164,6 +164,7 @@ def _train_chunk(
         for name in chunk[0].hyperparameters
     }
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
+    assert isinstance(plan.config, configs.TrainConfig)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
     of_models = _programs().init(plan.init, fixed, hyperparameters, seeds)
     accuracies, flips, diverged = [], np.zeros(len(chunk)), np.zeros(len(chunk), bool)
@@ -225,7 +226,7 @@ def _over_models(function: Any, in_axes: Any, models: int) -> Any:
 def _with_hyperparameters(
     fixed: _Fixed, hyperparameters: dict[str, jax.Array], params: Any
 ) -> states.Task:
-    tx = states.create_optimizer(
+    tx = setup.create_optimizer(
         fixed.config, params, fixed.steps_per_epoch, hyperparameters
     )
     return fixed.task._replace(tx=tx)

@@ -61,7 +61,7 @@ class About(NamedTuple):
 
 def write(
     file: pathlib.Path,
-    spec: specs.Spec,
+    spec: specs.Spec | None,
     params: Any,
     stats: Any,
     details: Mapping[str, Any],
@@ -70,7 +70,7 @@ def write(
 
     Args:
       file: of the suffix ``.npz``.
-      spec: what builds the network.
+      spec: what builds the network; None: unknown, so `read` alone can read the file.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
       details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, and more to
@@ -87,7 +87,7 @@ def write(
         arrays[path] = array
     about = {
         "format": FORMAT,
-        "network": dataclasses.asdict(spec),
+        "network": None if spec is None else dataclasses.asdict(spec),
         "packed": shapes,
         **details,
     }
@@ -109,6 +109,8 @@ def read_about(file: pathlib.Path) -> About:
             f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
             f"reads formats up to {FORMAT}."
         )
+    if "network" in about and about["network"] is None:
+        raise ValueError(f"{file} does not tell what builds its network.")
     try:
         spec = _spec(about)
         channels = spec.input_shape[2]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdat_jax.experiments import configs, methods
-from sgdat_jax.training import run_folder
+from sgdat_jax.training import run_folder, settings
 
 
 class Run(NamedTuple):
@@ -55,8 +55,8 @@ _RESULT_KEYS = ("epochs", "test_accuracy", "best_test_accuracy", "device")
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
 _FLIP_RESULT_KEYS = ("flips_per_weight", "flip_histogram")
 # Runs that differ in nothing else are of one row.
-_NO_SETTINGS = configs.options_of(
-    configs.TrainConfig, configs.HOUSEKEEPING, configs.PLACEMENT
+_NO_SETTINGS = settings.options_of(
+    configs.TrainConfig, settings.HOUSEKEEPING, settings.PLACEMENT
 ) | {"seed", "diagnostics"}
 
 
@@ -131,7 +131,7 @@ def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _read_run(folder: pathlib.Path) -> Run:
-    config = run_folder.read_config(folder)
+    config = run_folder.read_config(folder, configs.TrainConfig)
     if run_folder.has_diverged(folder):
         return Run(folder, config, [], run_folder.read_diverged(folder), diverged=True)
     result = run_folder.read_result(folder)

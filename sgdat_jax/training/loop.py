@@ -1,6 +1,5 @@
 """The epochs of a run: training, evaluation, and what is written on the way."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,17 +9,16 @@ import jax
 import numpy as np
 
 from sgdat_jax import cpu
-from sgdat_jax.data import sources, stream
-from sgdat_jax.experiments import setup
-from sgdat_jax.inference import weight_files
+from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.data import stream
 from sgdat_jax.training import (
-    checkpoint,
     hosts,
     interruption,
+    keepers,
     parallel,
     records,
     results,
-    run_folder,
+    runs,
     states,
     steps,
 )
@@ -67,50 +65,50 @@ class Watchers(Watcher):
 
 
 def train(
-    run: setup.Run, watcher: Watcher, check: interruption.Check = interruption.never
-) -> tuple[setup.Run, dict[str, Any]]:
-    """Trains, evaluates after each epoch and fills the run folder.
+    run: runs.Run,
+    watcher: Watcher,
+    check: interruption.Check = interruption.never,
+    keeper: keepers.Keeper | None = None,
+) -> tuple[runs.Run, dict[str, Any]]:
+    """Trains, evaluates after each epoch and keeps what is to be kept.
 
     Args:
       run: a run at its start or anywhere else.
       watcher: is told how it gets on.
       check: raises `interruption.Interrupted` to end the run early.
+      keeper: keeps the run; None: its folder if it has one.
 
     Returns:
-      The run with its last state, and the result that was written to the folder.
+      The run with its last state, and the result that was kept.
 
     Raises:
       FloatingPointError: after ``max_skipped_steps`` in a row that were not finite, or
-        an epoch of such steps alone; it is recorded in the folder.
+        an epoch of such steps alone; it is recorded in the folder, if there is one.
       interruption.Interrupted: what ``check`` raised. In both cases the last good state
         is saved.
       OSError: if the folder cannot be written any more.
     """
-    saver = checkpoint.Saver(
-        run.folder / run_folder.CHECKPOINTS, run.config.keep_states
-    )
+    keeper = keeper or keepers.of(run)
     is_due = _timer(run)
-    calls = _advance(run, watcher, check)
+    calls = _advance(run, keeper, watcher, check)
     try:
-        with saver:
+        with keeper:
             try:
                 for run in calls:
                     if not _may_meet(run):
                         continue
                     if hosts.any_of(is_due(run.steps_done)):
-                        saver.save(setup.checkpoint_of(run))
+                        keeper.save(run)
                     _check_together(check)
-                saver.save(setup.checkpoint_of(run))
+                keeper.save(run)
             except (FloatingPointError, interruption.Interrupted) as error:
-                saver.save(setup.checkpoint_of(run))
-                saver.wait()
-                if isinstance(error, FloatingPointError) and hosts.is_writer():
-                    epoch = len(run.progress.lines) + 1
-                    run_folder.write_diverged(run.folder, epoch, run.steps_done)
+                keeper.save(run)
+                keeper.wait()
+                if isinstance(error, FloatingPointError):
+                    keeper.diverge(run)
                 raise
         result = results.result_of(run)
-        if hosts.is_writer():
-            run_folder.write_result(run.folder, result)
+        keeper.finish(result)
     finally:
         if run.lock is not None:
             run.lock.release()
@@ -118,7 +116,7 @@ def train(
 
 
 def evaluate(
-    run: setup.Run,
+    run: runs.Run,
     tests: Iterable[TestBatch] | None = None,
     check: interruption.Check = interruption.never,
 ) -> dict[str, float]:
@@ -138,21 +136,21 @@ def evaluate(
 
 
 def on_device(
-    dataset: sources.Dataset, layout: parallel.Layout | None = None
+    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
 ) -> steps.Batch:
     """Returns all training images, copied to each device."""
     images = dataset.train_images, dataset.train_labels
     return steps.Batch(*parallel.put_whole(layout, images))
 
 
-def epoch_order(plan: setup.Plan | setup.Run, seed: int, epoch: int) -> jax.Array:
+def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
     """Returns the image numbers of each step of an epoch, of shape (steps, batch)."""
     num_images = len(plan.dataset.train_images)
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
 def test_batches(
-    dataset: sources.Dataset, layout: parallel.Layout | None = None
+    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
 ) -> Iterator[TestBatch]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
     parts = 1 if layout is None else layout.devices
@@ -194,7 +192,7 @@ def programs() -> Programs:
     )
 
 
-def _may_meet(run: setup.Run) -> bool:
+def _may_meet(run: runs.Run) -> bool:
     """Returns whether several processes agree here on what to do; one always may."""
     return jax.process_count() == 1 or run.steps_done % _STEPS_ALONE == 0
 
@@ -210,7 +208,7 @@ def _check_together(check: interruption.Check) -> None:
         raise interrupted or interruption.Interrupted("a signal to another process")
 
 
-def _timer(run: setup.Run) -> Callable[[int], bool]:
+def _timer(run: runs.Run) -> Callable[[int], bool]:
     """Returns a function that says after a step whether it is time to save."""
     every, minutes = run.config.save_every_steps, run.config.save_every_minutes
     last_time, last_step = time.monotonic(), run.steps_done
@@ -228,15 +226,15 @@ def _timer(run: setup.Run) -> Callable[[int], bool]:
 
 
 def _advance(
-    run: setup.Run, watcher: Watcher, check: interruption.Check
-) -> Iterator[setup.Run]:
+    run: runs.Run, keeper: keepers.Keeper, watcher: Watcher, check: interruption.Check
+) -> Iterator[runs.Run]:
     """Takes a run to its end; yields it after each call of a program and each epoch.
 
     Its caller may stop at each of them: the state is then still there.
     """
     start = time.perf_counter() - run.progress.seconds
     data = tests = None
-    if not setup.is_streamed(run):
+    if not runs.is_streamed(run):
         layout = run.task.layout
         data = on_device(run.dataset, layout)
         tests = tuple(test_batches(run.dataset, layout))
@@ -248,10 +246,8 @@ def _advance(
         line, times = results.epoch_lines(run)
         alone = jax.process_count() == 1
         line |= evaluate(run, tests, check if alone else interruption.never)
-        _write_weights(run, line)
-        if hosts.is_writer():
-            run_folder.append_epoch(run.folder, line, times)
-        progress = setup.Progress(
+        keeper.end_epoch(run, line, times)
+        progress = runs.Progress(
             lines=(*run.progress.lines, line),
             times=(*run.progress.times, times),
             seconds=time.perf_counter() - start,
@@ -261,33 +257,9 @@ def _advance(
         yield run
 
 
-def _write_weights(run: setup.Run, line: dict[str, Any]) -> None:
-    """Writes the weights of an epoch that is the best so far, or the last."""
-    before = (old["test_accuracy"] for old in run.progress.lines)
-    names = []
-    if line["test_accuracy"] > max(before, default=-1):
-        names.append(run_folder.BEST)
-    if line["epoch"] == run.config.epochs:
-        names.append(run_folder.LAST)
-    details = {
-        "mean": run.task.mean,
-        "std": run.task.std,
-        "class_names": run.dataset.class_names,
-        "resize": run.config.resize,
-        "config": dataclasses.asdict(run.config),
-        "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
-    }
-    if not names:
-        return
-    trained = run.state.params, run.state.stats
-    params, stats = parallel.gather(run.task.layout, trained)
-    for name in names if hosts.is_writer() else ():
-        weight_files.write(run.folder / name, run.task.network, params, stats, details)
-
-
 def _train_epoch(
-    run: setup.Run, data: steps.Batch | None, watcher: Watcher
-) -> Iterator[setup.Run]:
+    run: runs.Run, data: steps.Batch | None, watcher: Watcher
+) -> Iterator[runs.Run]:
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
     if run.progress.steps == 0 and run.task.diagnostics:
@@ -314,18 +286,18 @@ def _train_epoch(
     yield run._replace(progress=run.progress._replace(epoch_seconds=seconds))
 
 
-def _check_finite(run: setup.Run, skipped: jax.Array | None) -> None:
+def _check_finite(run: runs.Run, skipped: jax.Array | None) -> None:
     """Raises FloatingPointError after too many steps in a row that were skipped."""
     if skipped is None or np.max(skipped) < run.config.max_skipped_steps:
         return
     raise FloatingPointError(
         f"the loss or gradients of {int(np.max(skipped))} steps in a row are not "
-        f"finite, before step {run.steps_done}; the last good state is in {run.folder}"
+        f"finite, before step {run.steps_done}{runs.where_saved(run)}"
     )
 
 
 def _steps(
-    run: setup.Run, data: steps.Batch | None
+    run: runs.Run, data: steps.Batch | None
 ) -> Iterator[tuple[states.TrainState, steps.Record]]:
     """Takes the steps of an epoch; yields the state after each call, and its record.
 

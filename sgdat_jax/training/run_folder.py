@@ -10,13 +10,15 @@ import os
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sgdat_jax import files
-from sgdat_jax.experiments import configs
+from sgdat_jax.training import settings
 
 if TYPE_CHECKING:
     import filelock
+
+_Settings = TypeVar("_Settings", bound=settings.Options)
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -38,7 +40,7 @@ _OLD_PARTIALS = frozenset(
 
 
 def create(
-    path: pathlib.Path, config: configs.BaseConfig, name: str = CONFIG
+    path: pathlib.Path, config: settings.Options, name: str = CONFIG
 ) -> "filelock.BaseFileLock":
     """Makes a run folder with its config, in a file of the given name.
 
@@ -150,7 +152,7 @@ def _refuse_links(paths: Iterable[pathlib.Path]) -> None:
 
 
 def write_config(
-    path: pathlib.Path, config: configs.BaseConfig, name: str = CONFIG
+    path: pathlib.Path, config: settings.Options, name: str = CONFIG
 ) -> None:
     """Writes the config of a run, with the format of its folder."""
     files.write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
@@ -174,7 +176,7 @@ def write_epochs(
     files.write_lines(path / METRICS, metrics)
 
 
-def reopen(path: pathlib.Path, config: configs.TrainConfig) -> None:
+def reopen(path: pathlib.Path, config: settings.Settings) -> None:
     """Makes a run folder one of a run that has not finished, with the given config."""
     for name in (RESULT, DIVERGED):
         (path / name).unlink(missing_ok=True)
@@ -191,17 +193,23 @@ def write_diverged(path: pathlib.Path, epoch: int, step: int) -> None:
     files.write_json(path / DIVERGED, {"epoch": epoch, "step": step})
 
 
-def read_config(path: pathlib.Path) -> configs.TrainConfig:
+def read_config(path: pathlib.Path, kind: type[_Settings]) -> _Settings:
     """Reads the config of a run.
+
+    Args:
+      path: of the folder.
+      kind: class of the config.
 
     Raises:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
-    return config_of(path / CONFIG, values, values.pop("format", 0))
+    return config_of(path / CONFIG, kind, values, values.pop("format", 0))
 
 
-def config_of(file: pathlib.Path, values: Any, found: Any) -> configs.TrainConfig:
+def config_of(
+    file: pathlib.Path, kind: type[_Settings], values: Any, found: Any
+) -> _Settings:
     """Returns a config from its values in JSON and the format of the file.
 
     Raises:
@@ -217,15 +225,15 @@ def config_of(file: pathlib.Path, values: Any, found: Any) -> configs.TrainConfi
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        return configs.TrainConfig(**fields)
+        return kind(**fields)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a run's config: {error}") from None
 
 
 def check_same(
     folder: pathlib.Path,
-    found: configs.BaseConfig,
-    wanted: configs.BaseConfig,
+    found: settings.Options,
+    wanted: settings.Options,
     free: Sequence[str] = (),
 ) -> None:
     """Raises ValueError if a folder holds something with other settings.
@@ -236,8 +244,8 @@ def check_same(
       wanted: the config of the run that is to go on there.
       free: fields that may differ, besides those that always may.
     """
-    kinds = configs.HOUSEKEEPING, configs.PLACEMENT
-    may_differ = configs.options_of(type(wanted), *kinds).union(free)
+    kinds = settings.HOUSEKEEPING, settings.PLACEMENT
+    may_differ = settings.options_of(type(wanted), *kinds).union(free)
     differences = [
         f"{field.name}={old!r}, not {new!r}"
         for field in dataclasses.fields(wanted)

@@ -6,8 +6,7 @@ import pytest
 import sgdat_jax as sj
 from benchmarks import train_step
 from sgdat_jax.data import dataset
-from sgdat_jax.experiments import configs
-from sgdat_jax.training import states
+from sgdat_jax.experiments import configs, setup
 
 torch = pytest.importorskip("torch")
 
@@ -59,5 +58,5 @@ def test_torch_measures_what_the_library_measures(model):
         assert 0 <= flips.min() <= flips.max() <= 1
     settings = configs.TrainConfig(model=model, width=0.0625)
     assert len(flips) == len(
-        states.spec_of(settings, data).shapes().choices.binary_layers
+        setup.spec_of(settings, data).shapes().choices.binary_layers
     )

@@ -355,7 +355,10 @@ def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
     assert error.count("\n") == 1
     assert json.loads((folder / "diverged.json").read_text())["epoch"] == 1
     assert not (folder / "result.json").exists()
-    assert setup.resume(run_folder.read_config(folder)).steps_done > 10
+    assert (
+        setup.resume(run_folder.read_config(folder, configs.TrainConfig)).steps_done
+        > 10
+    )
 
 
 @pytest.mark.parametrize("own", [None, "/own/folder"])

@@ -6,13 +6,12 @@ from rich import console
 
 import shared_runs
 from sgdat_jax.cli import progress
-from sgdat_jax.experiments import setup
-from sgdat_jax.training import steps
+from sgdat_jax.training import runs, steps
 
 
 def _bar():
     terminal = console.Console(file=io.StringIO(), force_terminal=True, width=120)
-    run = shared_runs.finished()._replace(progress=setup.Progress())
+    run = shared_runs.finished()._replace(progress=runs.Progress())
     return progress.ProgressBar(run, terminal), terminal
 
 

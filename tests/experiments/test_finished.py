@@ -8,7 +8,7 @@ import pytest
 import shared_runs
 import strangers
 from sgdat_jax import cli
-from sgdat_jax.experiments import setup
+from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import checkpoint, run_folder
 
 
@@ -81,7 +81,7 @@ def test_it_cannot_be_made_longer(folder, damage, capsys):
 
 def test_it_is_made_longer_from_an_earlier_state(folder):
     _keep_the_one_before_alone(folder)
-    recorded = run_folder.read_config(folder)
+    recorded = run_folder.read_config(folder, configs.TrainConfig)
     longer = dataclasses.replace(recorded, epochs=3, run_dir=str(folder))
     run = setup.resume(longer)
     run.lock.release()
@@ -97,7 +97,7 @@ def test_an_unfinished_run_begins_anew(folder, damage):
     damage(folder)
     (folder / run_folder.RESULT).unlink()
     before = strangers.contents(folder / "checkpoints" / "44")
-    recorded = run_folder.read_config(folder)
+    recorded = run_folder.read_config(folder, configs.TrainConfig)
     run = setup.resume(dataclasses.replace(recorded, run_dir=str(folder)))
     run.lock.release()
     assert run.steps_done == 0
@@ -110,7 +110,7 @@ def test_stray_files_are_no_damage(folder, capsys):
     for place in ("", "checkpoints", "checkpoints/44", "checkpoints/44/state"):
         (folder / place / ".DS_Store").write_bytes(b"\0")
     (folder / run_folder.RESULT).unlink()
-    recorded = run_folder.read_config(folder)
+    recorded = run_folder.read_config(folder, configs.TrainConfig)
     run = setup.resume(dataclasses.replace(recorded, run_dir=str(folder)))
     run.lock.release()
     assert (run.steps_done, run.notes) == (44, ())

@@ -14,7 +14,7 @@ import sgdat_jax as sj
 import small_runs
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, registry, setup
-from sgdat_jax.training import loop, run_folder, states, steps
+from sgdat_jax.training import loop, run_folder, runs, steps
 
 _STEPS_PER_EPOCH = 4
 _SGD = {"real_optimizer": "sgd", "real_learning_rate": 1.0, "real_schedule": "constant"}
@@ -24,7 +24,7 @@ def _updates(gradients, **options):
     """Returns the updates of a real-valued weight by the optimizer of a run."""
     params = {"params": {"w": jnp.ones(4)}}
     settings = configs.TrainConfig(**options)
-    tx = states.create_optimizer(
+    tx = setup.create_optimizer(
         settings, params, _STEPS_PER_EPOCH, settings.hyperparameters()
     )
     opt_state, update, seen = tx.init(params), jax.jit(tx.update), []
@@ -65,7 +65,7 @@ def test_the_binary_schedule_is_of_the_whole_run():
     settings = configs.TrainConfig(
         optimizer="sgd", learning_rate=0.1, binary_schedule="cosine", epochs=2
     )
-    tx = states.create_optimizer(
+    tx = setup.create_optimizer(
         settings, params, _STEPS_PER_EPOCH, settings.hyperparameters()
     )
     opt_state, latents = tx.init(params), [0.0]
@@ -173,7 +173,7 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     )
     settings = configs.TrainConfig(model="TinyNet", epochs=4, batch_size=479)
     plan = setup.plan(settings, data)
-    run, result = loop.train(setup.begin(plan, 0, tmp_path / "run"), loop.Watcher())
+    run, result = loop.train(runs.begin(plan, 0, tmp_path / "run"), loop.Watcher())
     accuracies = [line["test_accuracy"] for line in run_folder.read_metrics(run.folder)]
     first = 1 + accuracies.index(max(accuracies))
     assert accuracies[first:].count(max(accuracies)) > 0
@@ -193,6 +193,6 @@ def test_a_constant_channel_spoils_nothing(tmp_path):
     settings = configs.TrainConfig(model="TinyNet", epochs=1, batch_size=479)
     plan = setup.plan(settings, data._replace(**opaque))
     assert plan.task.std[1] == 1.0
-    _, result = loop.train(setup.begin(plan, 0, tmp_path / "run"), loop.Watcher())
+    _, result = loop.train(runs.begin(plan, 0, tmp_path / "run"), loop.Watcher())
     assert result["skipped_steps"] == 0
     assert result["test_accuracy"] > 0.3

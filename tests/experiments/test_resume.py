@@ -17,7 +17,7 @@ import shared_runs
 from sgdat_jax import cli
 from sgdat_jax.cli import command
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import interruption, loop, run_folder
+from sgdat_jax.training import interruption, loop, run_folder, runs
 
 _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 
@@ -74,12 +74,12 @@ def test_interrupted_anywhere_ends_in_the_same_bits(tmp_path, plan, monkeypatch)
     # After the steps of an epoch the check is called again: once for the state at its
     # end, once in the evaluation, once after it.
     for calls in (1, 5, 16, 1, 1, 1, 20):
-        run = setup.go_on(plan, 0, folder)
+        run = runs.go_on(plan, 0, folder)
         steps.append(run.steps_done)
         assert not _train_until(run, calls)
         assert not (folder / run_folder.RESULT).exists()
     assert steps == [0, 1, 6, 22, 22, 22, 22]
-    assert _train_until(setup.go_on(plan, 0, folder), 0)
+    assert _train_until(runs.go_on(plan, 0, folder), 0)
     _assert_same(folder)
     result = run_folder.read_result(folder)
     whole = run_folder.read_result(shared_runs.finished().folder)
@@ -91,7 +91,7 @@ def test_interrupted_anywhere_ends_in_the_same_bits(tmp_path, plan, monkeypatch)
 
 def test_states_are_saved_on_the_way(tmp_path, plan):
     settings = dataclasses.replace(plan.config, save_every_steps=5, keep_states=3)
-    run = setup.begin(plan._replace(config=settings), 0, tmp_path / "run")
+    run = runs.begin(plan._replace(config=settings), 0, tmp_path / "run")
     assert not _train_until(run, 18)
     names = {path.name for path in (run.folder / run_folder.CHECKPOINTS).iterdir()}
     assert names == {"10", "15", "18"}
@@ -101,7 +101,7 @@ def test_states_are_saved_on_the_way(tmp_path, plan):
 def interrupted(tmp_path, plan):
     """The folder of a run of which the states after 10 and 16 steps are saved."""
     settings = dataclasses.replace(plan.config, save_every_steps=10)
-    run = setup.begin(plan._replace(config=settings), 0, tmp_path / "run")
+    run = runs.begin(plan._replace(config=settings), 0, tmp_path / "run")
     assert not _train_until(run, 16)
     return run.folder
 
@@ -110,7 +110,7 @@ def test_damaged_newest_state(interrupted, plan, capsys):
     (file,) = (interrupted / "checkpoints" / "16" / "state").glob("_METADATA")
     file.write_bytes(file.read_bytes()[:-1])
     (interrupted / run_folder.TIMES).write_bytes(b"\xff")  # is written anew
-    run = setup.go_on(plan, 0, interrupted)
+    run = runs.go_on(plan, 0, interrupted)
     (note,) = run.notes
     assert "16 is a damaged checkpoint: state/_METADATA has changed" in note
     assert run.steps_done == 10
@@ -120,7 +120,7 @@ def test_damaged_newest_state(interrupted, plan, capsys):
 
 def test_no_state_left_begins_anew(interrupted, plan):
     shutil.rmtree(interrupted / "checkpoints")
-    run = setup.go_on(plan, 0, interrupted)
+    run = runs.go_on(plan, 0, interrupted)
     assert (run.steps_done, run.notes) == (0, ())
 
 
@@ -137,7 +137,7 @@ def test_no_state_left_begins_anew(interrupted, plan):
 )
 def test_changed_config_is_refused(interrupted, changes, named):
     before = (interrupted / run_folder.CONFIG).read_bytes()
-    recorded = run_folder.read_config(interrupted)
+    recorded = run_folder.read_config(interrupted, configs.TrainConfig)
     with pytest.raises(ValueError, match=named):
         setup.resume(dataclasses.replace(recorded, **changes))
     assert (interrupted / run_folder.CONFIG).read_bytes() == before
@@ -176,7 +176,7 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
     assert "goes on after step 44\n" in capsys.readouterr().out
     lines = run_folder.read_metrics(folder)
     assert [line["epoch"] for line in lines] == [1, 2, 3]
-    assert run_folder.read_config(folder).epochs == 3
+    assert run_folder.read_config(folder, configs.TrainConfig).epochs == 3
     assert run_folder.read_result(folder)["epochs"] == 3
 
 
@@ -190,7 +190,7 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
         ("train --resume other", "other is not the folder of a run"),
         (
             "train --resume run --recipe cifar10-binarynet-sgdat",
-            "run holds a run with dataset='digits', not 'cifar10'; model='DigitsNet'",
+            "dataset='digits', not 'cifar10'; model='DigitsNet', not 'BinaryNet'",
         ),
         ("train --resume run", "run is in use by another process."),
     ],
@@ -201,7 +201,7 @@ def test_refused_resume(tmp_path, capsys, monkeypatch, words, named):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     folder = pathlib.Path("run")
-    held = run_folder.create(folder, configs.TrainConfig())
+    held = run_folder.create(folder, configs.TrainConfig(model="DigitsNet"))
     with pytest.raises(SystemExit) as caught:
         cli.main(words.split())
     held.release()
@@ -212,7 +212,7 @@ def test_refused_resume(tmp_path, capsys, monkeypatch, words, named):
 
 
 def test_steps_that_are_not_finite_are_skipped(plan, tmp_path):
-    run = setup.begin(plan, 0, tmp_path / "run")
+    run = runs.begin(plan, 0, tmp_path / "run")
     before = shared_runs.copy(run.state)
     data = loop.on_device(run.dataset)
     numbers = jnp.arange(64)[jnp.newaxis]
@@ -251,15 +251,15 @@ def test_full_disk_and_read_only_folder(tmp_path, plan):
     _on_small_disk(disk, "5m")
     try:
         settings = dataclasses.replace(plan.config, save_every_steps=5, keep_states=9)
-        run = setup.begin(plan._replace(config=settings), 0, disk / "run")
+        run = runs.begin(plan._replace(config=settings), 0, disk / "run")
         with pytest.raises(OSError, match=r"cannot be (saved|written)"):
             _train_until(run, 0)
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         with pytest.raises(ValueError, match="run cannot be written: Read-only file"):
-            setup.go_on(plan, 0, run.folder)
+            runs.go_on(plan, 0, run.folder)
         remount = ["mount", "-o", "remount,rw,size=50m", str(disk)]
         subprocess.run(remount, check=True)
-        again = setup.go_on(plan, 0, run.folder)
+        again = runs.go_on(plan, 0, run.folder)
         assert again.steps_done % 5 == 0 < again.steps_done < _STEPS
         assert again.notes == ()
         assert _train_until(again, 0)
@@ -356,5 +356,5 @@ def test_the_command_with_a_recipe_goes_on_as_well(tmp_path):
     assert (begun.seed, begun.optimizer, begun.run_dir) == (4, "bop", str(folder))
     run_folder.create(folder, begun).release()
     assert command._parse(words) == (begun, set_up, command.train)
-    setup._check_recorded(folder, begun)
+    runs.check_recorded(folder, begun)
     assert command._parse(words[:3])[0] == begun  # by its own options

@@ -13,7 +13,7 @@ from sgdat_jax import cli, inference
 from sgdat_jax.data import photos, pictures
 from sgdat_jax.experiments import compare, configs, setup, sweep
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import run_folder
+from sgdat_jax.training import run_folder, runs
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def test_the_chosen_network_is_said_and_recorded(pets, monkeypatch):
     run.lock.release()
     assert run.config.model == run.task.network.model == "DigitsNet"
     assert run.dataset.notes[-1] == "DigitsNet was chosen for 8x8 images (--model)"
-    recorded = run_folder.read_config(run.folder)
+    recorded = run_folder.read_config(run.folder, configs.TrainConfig)
     assert recorded == run.config
     assert recorded.image_size == 8
     # What was chosen once stays, also when it is not given again.
-    monkeypatch.setattr(setup, "go_on", lambda plan, seed, folder: plan.config)
+    monkeypatch.setattr(runs, "go_on", lambda plan, seed, folder: plan.config)
     assert setup.resume(config).model == "DigitsNet"
     again = dataclasses.replace(config, image_size=None)
     assert setup.resume(again).image_size == 8

@@ -5,6 +5,7 @@ import pytest
 
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import runs
 
 
 @pytest.mark.parametrize(
@@ -15,8 +16,8 @@ def test_images_are_streamed_above_so_many_gigabytes(gigabytes, streamed):
     dataset = sources.digits()
     assert dataset.train_images.nbytes == 91_968
     settings = configs.TrainConfig(stream_above=gigabytes)
-    plan = setup.Plan(settings, dataset, None, None, 1)
-    assert setup.is_streamed(plan) == streamed
+    plan = runs.Plan(settings, dataset, None, None, 1)
+    assert runs.is_streamed(plan) == streamed
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1437, 1), (719, 1), (718, 2)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sgdat_jax.models import blocks, fitting, specs
+from sgdat_jax.models import blocks, sizes, specs
 
 _SIZES = [(8, 8), (9, 11), (60, 35), (99, 101)]
 
@@ -53,14 +53,14 @@ def test_rectangles_that_fit_are_pooled_as_before():
     ],
 )
 def test_the_network_that_fits(shape, name):
-    assert fitting.choose(shape) == name
-    assert fitting.warning(specs.Spec(name, 10, shape)) is None
+    assert sizes.choose(shape) == name
+    assert sizes.warning(specs.Spec(name, 10, shape)) is None
 
 
 def test_networks_that_do_not_fit_are_warned_of():
-    note = fitting.warning(specs.Spec("DigitsNet", 10, (28, 28, 1)))
+    note = sizes.warning(specs.Spec("DigitsNet", 10, (28, 28, 1)))
     assert "dense4 has 1.6 M weights. BinaryNet is for images up to 64x64." in note
-    note = fitting.warning(specs.Spec("BinaryNet", 10, (96, 96, 3), width=0.5))
+    note = sizes.warning(specs.Spec("BinaryNet", 10, (96, 96, 3), width=0.5))
     assert "dense7 has 18.9 M weights. BiRealResNet18 does not grow" in note
     for name in ("SgdatResNet18", "BiRealResNet18"):
-        assert fitting.warning(specs.Spec(name, 10, (224, 224, 3))) is None
+        assert sizes.warning(specs.Spec(name, 10, (224, 224, 3))) is None

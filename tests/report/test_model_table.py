@@ -5,13 +5,12 @@ from rich import console
 
 from sgdat_jax import report, summary
 from sgdat_jax.data import sources
-from sgdat_jax.experiments import configs
+from sgdat_jax.experiments import configs, setup
 from sgdat_jax.report import model_table
-from sgdat_jax.training import states
 
 
 def test_summary_table_fits_80_columns():
-    rows = states.summarize(configs.TrainConfig(), sources.digits())
+    rows = setup.summarize(configs.TrainConfig(), sources.digits())
     terminal = console.Console(width=80, file=io.StringIO(), color_system=None)
     terminal.print(report.summary_table(rows))
     text = terminal.file.getvalue()

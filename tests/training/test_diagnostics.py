@@ -7,7 +7,8 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import diagnostics, run_folder, states, steps
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import diagnostics, run_folder, steps
 
 
 @pytest.fixture(scope="module")
@@ -90,5 +91,5 @@ def test_powers_of_two():
 def test_off_leaves_the_program_as_it_was(lines):
     settings = dataclasses.replace(shared_runs.finished().config, diagnostics=False)
     run = shared_runs.finished()
-    task, _ = states.create(settings, run.dataset, run.steps_per_epoch)
+    task, _ = setup.create(settings, run.dataset, run.steps_per_epoch)
     assert not task.diagnostics

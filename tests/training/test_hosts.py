@@ -242,9 +242,9 @@ def test_processes_with_other_settings_all_end(tmp_path):
     assert_all_end(
         job,
         tmp_path / "run",
-        "sgdat-jax: error: The processes of a job must be alike: learning_rate differs "
-        "(None in process 0, 0.3 in process 1); seed differs (0 in process 0, 5 in "
-        "process 1).\n",
+        "sgdat-jax: error: The processes of a job must be alike: seed differs (0 "
+        "in process 0, 5 in process 1); learning_rate differs (None in process 0, 0.3 "
+        "in process 1).\n",
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax.experiments import configs, registry, setup
-from sgdat_jax.training import checkpoint, loop, results, run_folder, states
+from sgdat_jax.training import checkpoint, loop, results, run_folder, runs
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_same_seed_gives_the_same_bits_in_another_process(run):
 
 
 def test_another_seed_gives_other_weights_orders_and_shifts(run):
-    init = states.create(run.config, run.dataset, run.steps_per_epoch)[1]
+    init = setup.create(run.config, run.dataset, run.steps_per_epoch)[1]
     start, same = init(1), init(0)
     again = shared_runs.fresh_state(run)
     shared_runs.assert_bit_equal(same, again)
@@ -131,7 +131,7 @@ def test_config_that_does_not_fit_leaves_nothing(tmp_path, settings, message):
 
 
 def test_default_folder_is_named_after_the_run():
-    settings = configs.TrainConfig(seed=12)
+    settings = configs.TrainConfig(model="DigitsNet", seed=12)
     folder = pathlib.Path(setup._default_folder(settings))
     assert folder.parent == pathlib.Path("runs")
     assert folder.name.startswith("digits-DigitsNet-sgdat-seed12-2")
@@ -139,7 +139,7 @@ def test_default_folder_is_named_after_the_run():
 
 def test_restart_of_flip_counts_at_every_epoch(run):
     settings = dataclasses.replace(run.config, reset_flips_every_epoch=True)
-    task, init = states.create(settings, run.dataset, steps_per_epoch=2)
+    task, init = setup.create(settings, run.dataset, steps_per_epoch=2)
     start = init(settings.seed)
     gradients = jax.tree.map(jnp.ones_like, start.params)
     opt_state, params, totals = start.opt_state, start.params, []
@@ -157,11 +157,11 @@ def test_restart_of_flip_counts_at_every_epoch(run):
 def test_streaming_changes_no_bit(run):
     settings = dataclasses.replace(run.config, stream_above=0.0)
     streamed = run._replace(config=settings)
-    assert setup.is_streamed(streamed) and not setup.is_streamed(run)
+    assert runs.is_streamed(streamed) and not runs.is_streamed(run)
     ends = []
     for kind, data in ((run, loop.on_device(run.dataset)), (streamed, None)):
         state_ = shared_runs.fresh_state(run, diagnostics=True)
-        begin = kind._replace(state=state_, progress=setup.Progress())
+        begin = kind._replace(state=state_, progress=runs.Progress())
         *_, end = loop._train_epoch(begin, data, loop.Watcher())
         ends.append(end)
     shared_runs.assert_bit_equal(ends[0].state, ends[1].state)

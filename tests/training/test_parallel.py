@@ -13,8 +13,8 @@ import pytest
 import shared_runs
 import small_runs
 from sgdat_jax.data import augment
-from sgdat_jax.experiments import configs, registry
-from sgdat_jax.training import checkpoint, loop, parallel, run_folder, states, steps
+from sgdat_jax.experiments import configs, registry, setup
+from sgdat_jax.training import checkpoint, loop, parallel, run_folder, steps
 
 _SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
 COPIED = parallel.lay_out(jax.devices())
@@ -145,7 +145,7 @@ def test_a_checkpoint_goes_from_a_sharded_run_to_any_other(tmp_path):
 def test_a_batch_that_does_not_divide_is_refused(batch_size):
     settings = configs.TrainConfig(batch_size=batch_size)
     with pytest.raises(ValueError) as error:
-        states.create(settings, small_runs.digits(), 1, COPIED)
+        setup.create(settings, small_runs.digits(), 1, COPIED)
     assert str(error.value) == (
         f"batch_size must be a multiple of the 8 devices, got {batch_size}."
     )

@@ -8,8 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sgdat_jax.experiments import configs, methods, recipes
-from sgdat_jax.training import states
+from sgdat_jax.experiments import configs, methods, recipes, setup
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 _STEPS_PER_EPOCH = 25
@@ -41,7 +40,7 @@ def _train(settings, published, steps=200):
     """Returns the weights after each step of a recipe's optimizer."""
     start = np.where(published["w0"] >= 0, 1, -1).astype(np.float32)
     params = {"binary_params": {"kernel": jnp.asarray(start)}}
-    tx = states.create_optimizer(
+    tx = setup.create_optimizer(
         settings, params, _STEPS_PER_EPOCH, settings.hyperparameters()
     )
 

@@ -15,7 +15,7 @@ def test_round_trips(tmp_path):
     folder = tmp_path / "a" / "b"
     run_folder.create(folder, _CONFIG)
     assert {file.name for file in folder.iterdir()} == {"config.json", "lock"}
-    assert run_folder.read_config(folder) == _CONFIG
+    assert run_folder.read_config(folder, configs.TrainConfig) == _CONFIG
     lines = [{"epoch": 1, "loss": 1 / 3, "per": {"x": 0.0}}, {"epoch": 2, "loss": 2.0}]
     for line in lines:
         run_folder.append_epoch(folder, line, {"epoch": line["epoch"], "seconds": 0.5})
@@ -41,7 +41,7 @@ def test_path_that_orbax_takes_for_a_pattern(tmp_path, name):
 
 def test_empty_folder_is_taken(tmp_path):
     run_folder.create(tmp_path, _CONFIG)
-    assert run_folder.read_config(tmp_path) == _CONFIG
+    assert run_folder.read_config(tmp_path, configs.TrainConfig) == _CONFIG
 
 
 @pytest.mark.parametrize("held", ["config.json", "notes.txt"])
@@ -64,7 +64,7 @@ def test_path_that_cannot_be_written(tmp_path, path):
 
 
 _READERS = {
-    "config.json": run_folder.read_config,
+    "config.json": lambda path: run_folder.read_config(path, configs.TrainConfig),
     "metrics.jsonl": run_folder.read_metrics,
     "result.json": run_folder.read_result,
 }
@@ -108,7 +108,7 @@ def test_config_that_is_none(tmp_path, content, named):
     with pytest.raises(
         ValueError, match=r"config\.json is (not a run's config|of format)"
     ) as caught:
-        run_folder.read_config(tmp_path)
+        run_folder.read_config(tmp_path, configs.TrainConfig)
     assert str(tmp_path) in str(caught.value)
     assert named in str(caught.value)
 
@@ -156,4 +156,4 @@ def test_folder_that_was_left_at_once_is_taken(tmp_path):
     (tmp_path / "config.partial").write_text('{"format"')
     run_folder.create(tmp_path, _CONFIG).release()
     assert not (tmp_path / "config.partial").exists()
-    assert run_folder.read_config(tmp_path) == _CONFIG
+    assert run_folder.read_config(tmp_path, configs.TrainConfig) == _CONFIG

@@ -12,7 +12,7 @@ import sgdat_jax as sj
 from sgdat_jax import report
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, run_folder, states, steps
+from sgdat_jax.training import loop, run_folder, steps
 
 _SMALL = {"width": 0.125, "epochs": 1, "batch_size": 479}
 
@@ -31,7 +31,7 @@ def test_model_is_built_as_told(digits):
         compute_dtype="bfloat16",
         unbiased_variance=True,
     )
-    assert dataclasses.asdict(states.spec_of(settings, digits).shapes().choices) == {
+    assert dataclasses.asdict(setup.spec_of(settings, digits).shapes().choices) == {
         "width": 0.5,
         "binary_layers": ("conv3", "dense4"),
         "full_precision": ("conv2",),
@@ -65,12 +65,12 @@ def test_normalization_by_constants(digits):
     )
     for name, mean in (("imagenet", 0.485), ("tiny_imagenet", 0.4802)):
         settings = configs.TrainConfig(normalization=name)
-        task, _ = states.create(settings, colored, 1)
+        task, _ = setup.create(settings, colored, 1)
         assert (len(task.mean), len(task.std), task.mean[0]) == (3, 3, mean)
 
 
 def test_normalization_is_that_of_the_training_images(digits):
-    task, _ = states.create(configs.TrainConfig(), digits, 1)
+    task, _ = setup.create(configs.TrainConfig(), digits, 1)
     images = digits.train_images / 255
     # Exact sums of integers against NumPy's pairwise sums of their quotients.
     assert task.mean == (pytest.approx(images.mean(), rel=1e-12),)
@@ -87,8 +87,8 @@ def test_clipping_is_of_all_gradients_together(digits):
         learning_rate=1.0,
         clip_norm=3.0,
     )
-    task, _ = states.create(settings, digits, 3)
-    shapes = nnx.state(states.spec_of(settings, digits).shapes(), nnx.Param)
+    task, _ = setup.create(settings, digits, 3)
+    shapes = nnx.state(setup.spec_of(settings, digits).shapes(), nnx.Param)
     ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
     update = jax.jit(lambda ones: task.tx.update(ones, task.tx.init(ones), ones))
     updates, opt_state = update(ones)
@@ -117,7 +117,7 @@ _REAL = {**_SMALL, "full_precision": ("*",), "diagnostics": True}
 
 def test_step_of_a_network_without_binary_layers_has_no_flips(digits):
     settings = configs.TrainConfig(**_REAL, restart_real_every_epoch=True)
-    task, init = states.create(settings, digits, 3)
+    task, init = setup.create(settings, digits, 3)
     batch = steps.Batch(jnp.zeros((2, 8, 8, 1), jnp.uint8), jnp.zeros(2, jnp.int32))
     before = jax.eval_shape(init, 0)
     after, (_, weights) = jax.eval_shape(

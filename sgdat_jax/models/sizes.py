@@ -20,8 +20,8 @@ def choose(input_shape: Sequence[int]) -> str:
       input_shape: height, width and channels.
 
     Example:
-      >>> from sgdat_jax.models import fitting
-      >>> [fitting.choose((size, size, 3)) for size in (16, 17, 64, 65)]
+      >>> from sgdat_jax.models import sizes
+      >>> [sizes.choose((size, size, 3)) for size in (16, 17, 64, 65)]
       ['DigitsNet', 'BinaryNet', 'BinaryNet', 'BiRealResNet18']
     """
     side = max(input_shape[:2])
@@ -35,9 +35,9 @@ def warning(spec: specs.Spec) -> str | None:
       ValueError: if the network cannot be built.
 
     Example:
-      >>> from sgdat_jax.models import fitting, specs
-      >>> fitting.warning(specs.Spec("BinaryNet", 2, (32, 32, 3)))
-      >>> print(fitting.warning(specs.Spec("DigitsNet", 2, (96, 96, 3))))
+      >>> from sgdat_jax.models import sizes, specs
+      >>> sizes.warning(specs.Spec("BinaryNet", 2, (32, 32, 3)))
+      >>> print(sizes.warning(specs.Spec("DigitsNet", 2, (96, 96, 3))))
       DigitsNet is for images up to 16x16; at 96x96 its dense layer dense4 has 18.9 M \
 weights. BiRealResNet18 does not grow with the image.
     """
@@ -49,15 +49,15 @@ weights. BiRealResNet18 does not grow with the image.
         "/".join(map(str, path)): getattr(module, "kernel", None)
         for path, module in nnx.iter_modules(spec.shapes())
     }
-    sizes = {
+    weights = {
         name: math.prod(kernel.shape)
         for name, kernel in kernels.items()
         if kernel is not None and len(kernel.shape) == 2
     }
-    largest = max(sizes, key=lambda name: sizes[name])
+    largest = max(weights, key=lambda name: weights[name])
     return (
         f"{spec.model} is for images up to {most}x{most}; at {height}x{width} its "
-        f"dense layer {largest} has {sizes[largest] / 1e6:.1f} M weights. "
+        f"dense layer {largest} has {weights[largest] / 1e6:.1f} M weights. "
         f"{choose(spec.input_shape)} {_reason(choose(spec.input_shape))}."
     )
 
