@@ -102,6 +102,10 @@ class Classifier(function.Function):
             if not hasattr(image, "dtype"):
                 image = np.asarray(image, np.uint8)
             return pictures.fit(image, self.input_shape, self.resize)
+        except ImportError as error:
+            raise ValueError(
+                f"{place} needs {error.name}: pip install 'sgdat-jax[train]'"
+            ) from None
         except (OSError, OverflowError, TypeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ValueError(f"{place} cannot be used: {reason}") from error

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sgdat_jax.data import hugging_face, picture_sets, pictures, sources
 
 
 def test_without_the_package(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ValueError, match="needs Hugging Face's datasets: pip install"):
         sources.load(f"hf:{tmp_path}")
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -105,6 +106,14 @@ def test_other_sizes_become_the_networks(classify):
 def test_refused_images(classify, images, message):
     with pytest.raises(ValueError, match=message):
         classify.predict(images)
+
+
+def test_without_pillow(classify, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    images = sources.digits().test_images[:1]
+    assert classify.predict(images).names == ("7",)
+    with pytest.raises(ValueError, match="image 0 needs PIL: pip install"):
+        classify.predict(np.zeros((1, 9, 9, 1), np.uint8))
 
 
 def test_details_of_photos_are_kept(tmp_path):
