@@ -221,14 +221,20 @@ def _check_classes(
     test: pathlib.Path | None,
     held: _Found | None,
 ) -> tuple[str, ...]:
-    if not any(found.classes.values()) and not found.broken:
-        where = "beside them" if found.others and not found.classes else "in it"
+    if not any(found.classes.values()) and found.broken:
+        path, reason = min(found.broken.items())
+        raise ValueError(
+            f"{folder} must hold pictures that can be used, got {path} ({reason}) and "
+            "the like."
+        )
+    if not any(found.classes.values()):
         raise ValueError(
             f"{folder} is not a folder of arrays (train_images.npy) or of photos "
-            f"({_LAYOUT}): there are no folders of classes with pictures {where}."
+            f"({_LAYOUT}): it has no folders of classes with pictures in them."
         )
+    with_broken = {path.partition("/")[0] for path in found.broken}
     for name, pictures_of_class in found.classes.items():
-        if not pictures_of_class:
+        if not pictures_of_class and name not in with_broken:
             raise ValueError(f"{train / name} must hold a picture of its class.")
     if len(found.classes) < 2:
         raise ValueError(

@@ -276,8 +276,23 @@ def test_a_class_of_broken_pictures_alone(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: None, "there are no folders of classes with pictures"),
-        (lambda root: _picture(root / "a.png", 0), "there are no folders of classes"),
+        (lambda root: None, "it has no folders of classes with pictures in them"),
+        (lambda root: _picture(root / "a.png", 0), "it has no folders of classes"),
+        (
+            lambda root: [
+                (root / "cat").mkdir(),
+                (root / "cat" / "a.heic").write_bytes(b"x"),
+            ],
+            r"got cat/a.heic \(its format must be one of",
+        ),
+        (
+            lambda root: [
+                _folder(root),
+                (root / "elk").mkdir(),
+                (root / "elk" / "a.heic").write_bytes(b"x"),
+            ],
+            r"1 of 11 pictures .* elk/a.heic \(its format must be one of",
+        ),
         (lambda root: _folder(root, ("cat",)), "two or more classes, got cat"),
         (
             lambda root: [_folder(root), (root / "elk").mkdir()],
