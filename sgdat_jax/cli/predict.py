@@ -91,12 +91,16 @@ def set_up(config: PredictConfig) -> Work:
                 f"{len(broken):,} of {len(images) + len(broken):,} pictures cannot be "
                 f"used: {named}; --skip-broken leaves them out."
             )
-        notes.append(f"{len(broken):,} broken pictures are left out: {named}")
+        total = len(images) + len(broken)
+        notes.append(f"left out {len(broken):,} of {total:,} pictures: {named}")
     height, width, _ = classify.input_shape
     resized = sum(image.size != (height, width) for image in images)
     if resized:
         how = f"{classify.resize}: {pictures.RESIZES[classify.resize]}"
-        notes.append(f"{resized:,} pictures became {height}x{width} ({how})")
+        notes.append(
+            f"resized {resized:,} of {len(images):,} pictures to {height}x{width} "
+            f"({how})"
+        )
     rows = predict(classify, images, config.top)
     return Work(rows, notes, config)
 

@@ -290,7 +290,7 @@ def _notes(
             f"{pictures.RESIZES[way.resize]})"
         )
     if broken:
-        notes.append(f"{len(broken):,} broken pictures are left out: {_named(broken)}")
+        notes.append(f"left out as broken, {len(broken):,}: {_named(broken)}")
     return notes
 
 

@@ -46,8 +46,8 @@ def test_table(pictures, capsys, monkeypatch):
         best = sorted(probabilities, reverse=True)[:3]
         assert row[2::2] == [f"{value:.1%}" for value in best]
     assert output.err == (
-        "sgdat-jax: 3 pictures became 8x8 (crop: scaled to cover the image, of which "
-        "the centre is kept)\n"
+        "sgdat-jax: resized 3 of 3 pictures to 8x8 (crop: scaled to cover the image, of "
+        "which the centre is kept)\n"
     )
 
 
@@ -94,7 +94,7 @@ def test_broken_pictures(pictures, capsys):
     assert "x.gif (it has 2 frames, not one); --skip-broken" in error
     output = _printed(["digits", folder, "--skip-broken", "--json"], capsys)
     assert [value["image"] for value in json.loads(output.out)] == paths
-    assert "1 broken pictures are left out" in output.err
+    assert "left out 1 of 4 pictures: " in output.err
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,7 @@ def test_broken_pictures_are_left_out(tmp_path):
         found = {pixels for *_, pixels in _rows(data)}
         assert found == {pixels.tobytes() for pixels in made.values()}
         (note,) = (n for n in data.notes if "broken" in n)
-        assert note.startswith("7 broken pictures are left out: cat/a.gif (it has 2")
+        assert note.startswith("left out as broken, 7: cat/a.gif (it has 2 frames")
 
 
 def test_broken_pictures_alone(tmp_path):
