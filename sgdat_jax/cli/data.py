@@ -42,6 +42,9 @@ class InfoConfig:
     data_dir: str | None = None
     """Folder of prepared sets; None: that of tensorflow-datasets."""
 
+    plugin: tuple[str, ...] = ()
+    """Modules that add the set, as in train."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig:
@@ -52,6 +55,9 @@ class ShowConfig:
 
     data_dir: str | None = None
     """Folder of prepared sets; None: that of tensorflow-datasets."""
+
+    plugin: tuple[str, ...] = ()
+    """Modules that add the set, as in train."""
 
     out: str = "images.png"
     """PNG file to write."""

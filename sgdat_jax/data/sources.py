@@ -1,5 +1,6 @@
 """Where images come from."""
 
+import functools
 import pathlib
 
 import numpy as np
@@ -9,8 +10,6 @@ from sgdat_jax.data import arrays, dataset, prepared, tiny_imagenet
 
 Dataset = dataset.Dataset
 
-_NAMES = dict.fromkeys(("digits", "cifar10", "cifar100", "mnist", tiny_imagenet.NAME))
-
 
 def load(name: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
     """Returns a data set by its name.
@@ -18,7 +17,8 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
     Args:
       name: ``digits``; ``cifar10``, ``cifar100``, ``mnist``, ``tiny_imagenet`` or
         ``tfds:<name>[:<config>]``, prepared by tensorflow-datasets; or the path of a
-        folder of arrays, with a slash in it, as for `arrays.load`.
+        folder of arrays, with a slash in it, as for `arrays.load`; or a key of
+        `DATASETS`.
       data_dir: folder of sets that tensorflow-datasets prepared; None: its own. For
         ``tiny_imagenet`` it may be the published zip or folder itself.
 
@@ -32,13 +32,12 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
       (8, 8, 1)
     """
     check_name(name)
-    if name == "digits":
-        return digits()
     if "/" in name:
         return arrays.load(name)
-    if name == tiny_imagenet.NAME and data_dir and tiny_imagenet.is_raw(data_dir):
-        return tiny_imagenet.load(data_dir)
-    return prepared.load(name, data_dir)
+    if name.startswith(prepared.PREFIX):
+        return prepared.load(name, data_dir)
+    data: Dataset = DATASETS[name](data_dir)
+    return dataset.checked(data, lambda field: f"{name}: {field}")
 
 
 def check_name(name: str) -> None:
@@ -46,7 +45,7 @@ def check_name(name: str) -> None:
     if "/" in name or name.startswith(prepared.PREFIX):
         return
     try:
-        names.look_up("dataset", _NAMES, name)
+        names.check("dataset", DATASETS, name)
     except ValueError as error:
         raise ValueError(
             f"{str(error)[:-2]}, {prepared.PREFIX}NAME[:CONFIG], or a folder with a "
@@ -87,3 +86,23 @@ def digits() -> Dataset:
         test_labels=labels[test],
         class_names=tuple(map(str, bunch.target_names)),
     )
+
+
+def _tiny_imagenet(data_dir: str | pathlib.Path | None) -> Dataset:
+    if data_dir and tiny_imagenet.is_raw(data_dir):
+        return tiny_imagenet.load(data_dir)
+    return prepared.load(tiny_imagenet.NAME, data_dir)
+
+
+# Functions that load a data set, of the folder of data that the user names, or None.
+DATASETS = names.Table(
+    "datasets",
+    {
+        "digits": lambda data_dir: digits(),
+        **{
+            name: functools.partial(prepared.load, name)
+            for name in ("cifar10", "cifar100", "mnist")
+        },
+        tiny_imagenet.NAME: _tiny_imagenet,
+    },
+)

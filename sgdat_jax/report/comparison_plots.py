@@ -194,7 +194,7 @@ PLOTS: dict[str, tuple[Callable[[_Groups], figure.Figure], str]] = {
     "accuracy": (plot_accuracy, "test_accuracy"),
     "flip_ratio": (plot_flip_ratios, "flip_ratio"),
     "flip_ratio_per_layer": (plot_flip_ratios_per_layer, "flip_ratio_per_layer"),
-    "flip_histogram": (plot_flip_histograms, "flip_ratio"),
+    "flip_histogram": (plot_flip_histograms, "flip_histogram"),
     "silence_and_oscillation": (plot_oscillation, "epoch_flip_histogram"),
     "thresholds": (plot_thresholds, "threshold_histogram"),
     "margins": (plot_margins, "margin_histogram"),
@@ -207,7 +207,8 @@ def _with_record(groups: _Groups, key: str) -> list[runs_lib.Group]:
     return [
         group
         for group in groups
-        if group.runs and all(_recorded(run.lines[-1], key) for run in group.runs)
+        if group.runs
+        and all(_recorded(run.result | run.lines[-1], key) for run in group.runs)
     ]
 
 
