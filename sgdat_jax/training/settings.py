@@ -205,4 +205,6 @@ def _fits(kind: Any, value: object) -> bool:
         )
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return False  # beyond what arrays of integers hold
     return isinstance(value, (int, float) if kind is float else kind)
