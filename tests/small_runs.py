@@ -9,8 +9,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 from sgdat_jax.data import sources
-from sgdat_jax.experiments import configs, registry, setup
-from sgdat_jax.models import blocks
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.models import blocks, specs
 from sgdat_jax.training import loop, parallel, steps
 
 BATCH = 64
@@ -41,7 +41,7 @@ class TinyNet(nnx.Module):
         return self.norm3(blocks.activate(self.dense3, x))
 
 
-registry.MODELS.setdefault("TinyNet", TinyNet)
+specs.NETWORKS.setdefault("TinyNet", TinyNet)
 
 
 def train_steps():

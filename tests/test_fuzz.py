@@ -7,7 +7,7 @@ import random
 import pytest
 
 from sgdat_jax import cli
-from sgdat_jax.cli import command
+from sgdat_jax.cli import options, work
 from sgdat_jax.experiments import configs
 from sgdat_jax.training import run_folder
 
@@ -62,17 +62,19 @@ _VALUES = (
 
 
 def _options(kind):
+    of_jobs = {field.name for field in dataclasses.fields(options.Job)}
     return [
         prefix + field.name.replace("_", "-")
         for field in dataclasses.fields(kind)
+        if field.name not in of_jobs
         for prefix in ("--", "--no-")
     ]
 
 
 def _words(chance):
-    name = chance.choice([*command._COMMANDS, "tain"])
+    name = chance.choice([*options.COMMANDS, "tain"])
     words = [name]
-    kind = command._COMMANDS.get(name, [configs.TrainConfig])[0]
+    kind = options.COMMANDS.get(name, [configs.TrainConfig])[0]
     known = [*_options(kind), "--recipe", "--resume"]
     for _ in range(chance.randrange(4)):
         if chance.random() < 0.8:
@@ -90,14 +92,11 @@ def _contents(folder):
 
 def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
     """Sets commands up, which finds all errors of the user, and does no work."""
-    monkeypatch.setattr(
-        command,
-        "_COMMANDS",
-        {
-            name: (options, set_up, lambda work, terminal: None)
-            for name, (options, set_up, _) in command._COMMANDS.items()
-        },
-    )
+    nothing = {
+        name: one._replace(do=lambda prepared, terminal: None)
+        for name, one in work.WORK.items()
+    }
+    monkeypatch.setattr(work, "WORK", nothing)
     chance = random.Random(seed)
     ends = {0: 0, 2: 0}
     for case in range(cases):

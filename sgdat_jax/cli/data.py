@@ -54,6 +54,9 @@ class InfoConfig:
     skip_broken: bool = False
     """Whether broken photos are left out, as in training."""
 
+    plugin: tuple[str, ...] = ()
+    """Modules that add the set, as in train."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShowConfig(InfoConfig):

@@ -40,6 +40,9 @@ class PredictConfig:
     csv: bool = False
     """Whether to print comma-separated values instead of a table."""
 
+    plugin: tuple[str, ...] = ()
+    """Modules that the network needs, as in train."""
+
     skip_broken: bool = False
     """Whether pictures that are broken, animated or of other formats are named and left
     out, instead of refused."""

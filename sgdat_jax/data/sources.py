@@ -1,5 +1,6 @@
 """Where images come from."""
 
+import functools
 import os
 import pathlib
 
@@ -18,8 +19,6 @@ from sgdat_jax.data import (
 
 Dataset = dataset.Dataset
 
-_NAMES = dict.fromkeys(("digits", "cifar10", "cifar100", "mnist", tiny_imagenet.NAME))
-
 
 def load(
     name: str,
@@ -32,7 +31,8 @@ def load(
       name: ``digits``; ``cifar10``, ``cifar100``, ``mnist``, ``tiny_imagenet`` or
         ``tfds:<name>[:<config>]``, prepared by tensorflow-datasets; the path of a
         folder of arrays or of photos, with a slash in it, as for `arrays.load` and
-        `photos.load`; or ``hf:<path>``, as for `hugging_face.load`.
+        `photos.load`; ``hf:<path>``, as for `hugging_face.load`; or a key of
+        `DATASETS`.
       data_dir: folder of sets that tensorflow-datasets prepared; None: its own. For
         ``tiny_imagenet`` it may be the published zip or folder itself. For pictures:
         folder of decoded ones; None: the user's cache.
@@ -57,13 +57,12 @@ def load(
         raise ValueError(
             f"{option} is for photos, which {name} does not hold, got {value}."
         )
-    if name == "digits":
-        return digits()
     if "/" in name:
         return arrays.load(name)
-    if name == tiny_imagenet.NAME and data_dir and tiny_imagenet.is_raw(data_dir):
-        return tiny_imagenet.load(data_dir)
-    return prepared.load(name, data_dir)
+    if name.startswith(prepared.PREFIX):
+        return prepared.load(name, data_dir)
+    data: Dataset = DATASETS[name](data_dir)
+    return dataset.checked(data, lambda field: f"{name}: {field}")
 
 
 def _is_of_photos(folder: str) -> bool:
@@ -78,7 +77,7 @@ def check_name(name: str) -> None:
     if "/" in name or name.startswith((prepared.PREFIX, hugging_face.PREFIX)):
         return
     try:
-        names.look_up("dataset", _NAMES, name)
+        names.check("dataset", DATASETS, name)
     except ValueError as error:
         hint = ""
         if os.path.isdir(name):
@@ -122,3 +121,23 @@ def digits() -> Dataset:
         test_labels=labels[test],
         class_names=tuple(map(str, bunch.target_names)),
     )
+
+
+def _tiny_imagenet(data_dir: str | pathlib.Path | None) -> Dataset:
+    if data_dir and tiny_imagenet.is_raw(data_dir):
+        return tiny_imagenet.load(data_dir)
+    return prepared.load(tiny_imagenet.NAME, data_dir)
+
+
+# Functions that load a data set, of the folder of data that the user names, or None.
+DATASETS = names.Table(
+    "datasets",
+    {
+        "digits": lambda data_dir: digits(),
+        **{
+            name: functools.partial(prepared.load, name)
+            for name in ("cifar10", "cifar100", "mnist")
+        },
+        tiny_imagenet.NAME: _tiny_imagenet,
+    },
+)

@@ -5,7 +5,10 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sgdat_jax import files
+import jax
+from flax import nnx
+
+from sgdat_jax import files, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import interruption, loop, run_folder, runs
@@ -47,7 +50,8 @@ def set_up(config: configs.CompareConfig) -> Comparison:
     ]
     todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
     network = setup.spec_of(config, dataset).shapes()
-    if not network.choices.binary_layers:
+    params = nnx.state(network, nnx.Param)
+    if not jax.tree.leaves(optimizers.select_binary(params, params)):
         raise ValueError(
             "A comparison is of binary optimizers, but full_precision leaves no layer "
             f"binary, got {config.full_precision}."

@@ -6,16 +6,38 @@ import pathlib
 import re
 from typing import Any
 
+from sgdat_jax import names
 from sgdat_jax.data import pictures, sources
-from sgdat_jax.experiments import methods, registry
+from sgdat_jax.experiments import hyperparameters, methods, plugins, registry
+from sgdat_jax.models import specs
 from sgdat_jax.training import settings
 
 _HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
 
 
 @dataclasses.dataclass(frozen=True)
-class BaseConfig(settings.Passes):
-    """What all commands that train have in common: the task, and who learns the rest.
+class Plugged(settings.Options):
+    """What names may stand for.
+
+    Raises:
+      ValueError: if a module has not been imported by `plugins.load`.
+    """
+
+    plugin: tuple[str, ...] = settings.option((), settings.HOUSEKEEPING)
+    """Modules, or files ending in .py, that add optimizers, networks, signs, data sets,
+    schedules or methods to the tables of sgdat_jax.experiments."""
+
+    def __post_init__(self) -> None:
+        """Checks that all names can be known."""
+        super().__post_init__()
+        missing = plugins.missing(self.plugin)
+        if missing:
+            raise ValueError(f"it needs --plugin {' '.join(missing)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(Plugged):
+    """What is learned, and who learns the real-valued parameters.
 
     Raises:
       TypeError: if a value is of another type than its field.
@@ -125,22 +147,18 @@ class BaseConfig(settings.Passes):
         sources.check_name(self.dataset)
         self.pictures()
         if self.model is not None:
-            registry.look_up("model", registry.MODELS, self.model)
+            names.check("model", specs.NETWORKS, self.model)
         for kind, table, name in (
-            ("sign", registry.SIGNS, self.input_sign),
-            ("compute dtype", registry.DTYPES, self.compute_dtype),
+            ("sign", specs.SIGNS, self.input_sign),
+            ("compute dtype", specs.DTYPES, self.compute_dtype),
             ("normalization", registry.NORMALIZATIONS, self.normalization),
             ("schedule", registry.SCHEDULES, self.real_schedule),
             ("schedule", registry.SCHEDULES, self.binary_schedule),
         ):
-            registry.look_up(kind, table, name)
-        if self.unbiased_variance and self.batch_size < 2:
-            raise ValueError(
-                "batch_size must be at least 2 with unbiased_variance, got "
-                f"{self.batch_size}."
-            )
-        settings.check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
+            names.check(kind, table, name)
         settings.check_in("real_learning_rate", self.real_learning_rate, math.inf)
+        for name in ("real_learning_rate", "clip_norm"):
+            hyperparameters.check_float32(name, getattr(self, name))
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
         registry.real_optimizer(
@@ -161,26 +179,32 @@ class BaseConfig(settings.Passes):
 
 
 @dataclasses.dataclass(frozen=True)
-class RunConfig(BaseConfig, settings.Upkeep):
+class BaseConfig(settings.Passes, Task):
+    """What all commands that train have in common.
+
+    Raises:
+      ValueError: if a number does not fit another.
+    """
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        super().__post_init__()
+        if self.unbiased_variance and self.batch_size < 2:
+            raise ValueError(
+                "batch_size must be at least 2 with unbiased_variance, got "
+                f"{self.batch_size}."
+            )
+        settings.check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig(settings.Upkeep, BaseConfig):
     """What the commands have in common that leave a folder for each run."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig(RunConfig, settings.Settings):
-    """Trains a binary network and leaves a folder with its results.
-
-    Binary weights are trained by the binary optimizer, all others by Adam. Without any
-    option a small network learns scikit-learn's handwritten digits. With --recipe NAME,
-    such as cifar10-binarynet-sgdat, options have the defaults of one of the paper's
-    experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and a row of
-    its table as in compare. With --resume RUN_DIR an interrupted run goes on from its
-    last saved state, with its own options; a greater --epochs makes it longer. If the
-    folder is new or empty, a run with the options given begins there.
-
-    With --distributed the same command on each host is one job. On TPU pods, Slurm and
-    others the hosts find each other; elsewhere --coordinator HOST:PORT, --process-id N
-    and --num-processes N tell them. The run folder must be one that all of them see.
-    """
+class Method(Plugged):
+    """Who learns the binary weights."""
 
     optimizer: str = "sgdat"
     """Optimizer of the binary weights: sgdat, sgdt, sgd, adam and lion (these three on
@@ -210,20 +234,47 @@ class TrainConfig(RunConfig, settings.Settings):
     eta: float | None = None
     """Growth of the squared threshold of boat; None: 0.1."""
 
+    set: tuple[str, ...] = ()
+    """Other hyperparameters of the optimizer, as NAME=VALUE: any keyword argument of
+    its function in Python, such as nesterov=true or weight_decay=1e-4."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without loading anything."""
+        super().__post_init__()
+        names.check("optimizer", registry.OPTIMIZERS, self.optimizer)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Returns the binary optimizer's hyperparameters; None: its own default."""
+        given = {name: getattr(self, name) for name in _HYPERPARAMETERS}
+        return given | hyperparameters.parse(self.set, taken=_HYPERPARAMETERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(settings.Settings, RunConfig, Method):
+    """Trains a binary network and leaves a folder with its results.
+
+    Binary weights are trained by the binary optimizer, all others by Adam. Without any
+    option a small network learns scikit-learn's handwritten digits. With --recipe NAME,
+    such as cifar10-binarynet-sgdat, options have the defaults of one of the paper's
+    experiments: cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and a row of
+    its table as in compare. With --resume RUN_DIR an interrupted run goes on from its
+    last saved state, with its own options; a greater --epochs makes it longer. If the
+    folder is new or empty, a run with the options given begins there.
+
+    With --distributed the same command on each host is one job. On TPU pods, Slurm and
+    others the hosts find each other; elsewhere --coordinator HOST:PORT, --process-id N
+    and --num-processes N tell them. The run folder must be one that all of them see.
+    """
+
     tensorboard: bool = settings.option(False, settings.HOUSEKEEPING)
     """Whether the run folder also gets an event file for TensorBoard."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         super().__post_init__()
-        registry.look_up("optimizer", registry.OPTIMIZERS, self.optimizer)
         registry.binary_optimizer(
             self.optimizer, self.hyperparameters(), schedule=self.binary_schedule
         )
-
-    def hyperparameters(self) -> dict[str, float | None]:
-        """Returns the binary optimizer's hyperparameters that have an option here."""
-        return {name: getattr(self, name) for name in _HYPERPARAMETERS}
 
     @property
     def restarts_flips(self) -> bool:
@@ -267,7 +318,6 @@ class CompareConfig(RunConfig):
             raise ValueError("optimizers must have at least one name, got none.")
         rows: dict[TrainConfig, str] = {}
         for name in self.optimizers:
-            registry.look_up("optimizer", methods.METHODS, name)
             run = dataclasses.replace(self.run(name, self.seed), run_dir=None)
             if rows.setdefault(run, name) != name:
                 raise ValueError(
@@ -283,7 +333,7 @@ class CompareConfig(RunConfig):
     def run(self, method: str, seed: int) -> TrainConfig:
         """Returns the config of one run."""
         folder = self.folder / method / f"seed{seed}"
-        shared = _shared(self, RunConfig) | dict(methods.METHODS[method].settings)
+        shared = _shared(self, RunConfig) | dict(methods.method(method).settings)
         return TrainConfig(**shared, seed=seed, run_dir=str(folder))
 
 
@@ -318,6 +368,10 @@ class SweepConfig(BaseConfig):
     eta: tuple[float, ...] | None = None
     """Likewise."""
 
+    set: tuple[str, ...] = ()
+    """Other hyperparameters as in train, each with one value or with several divided by
+    commas: decay=0.1,0.3."""
+
     seeds: int = 3
     """Models of each combination, with seeds that follow each other."""
 
@@ -339,13 +393,18 @@ class SweepConfig(BaseConfig):
         settings.check_seeds(self.seed, self.seeds)
         if self.models_at_once is not None:
             settings.check_at_least("models_at_once", self.models_at_once, 1)
-        grid = self.grid()
-        for name, values in grid.items():
+        for name, values in self._given().items():
             for value in values:
                 registry.binary_optimizer(self.optimizer, {name: value})
             if not values or len(set(values)) < len(values):
                 raise ValueError(
                     f"{name} must have at least one value, and each once, got {values}."
+                )
+        grid = self.grid()
+        for name, values in self._given().items():
+            if len(values) > 1 and not _are_numbers(values):
+                raise ValueError(
+                    f"{name} must have one value, or numbers alone, got {values}."
                 )
         several = [name for name, values in grid.items() if len(values) > 1]
         if not 1 <= len(several) <= 2:
@@ -356,12 +415,16 @@ class SweepConfig(BaseConfig):
 
     def grid(self) -> dict[str, tuple[float, ...]]:
         """Returns the values of each hyperparameter that has any."""
-        given = {name: getattr(self, name) for name in _HYPERPARAMETERS}
-        grid = {name: tuple(v) for name, v in given.items() if v is not None}
+        grid = {k: v for k, v in self._given().items() if _are_numbers(v)}
         return grid or {
             name: tuple(float(f"{default * factor:g}") for factor in (0.1, 1.0, 10.0))
             for name, default in registry.defaults(self.optimizer).items()
         }
+
+    def _given(self) -> dict[str, tuple[Any, ...]]:
+        given = {name: getattr(self, name) for name in _HYPERPARAMETERS}
+        given = {name: tuple(v) for name, v in given.items() if v is not None}
+        return given | hyperparameters.parse_grid(self.set, taken=_HYPERPARAMETERS)
 
     @property
     def folder(self) -> pathlib.Path:
@@ -372,7 +435,17 @@ class SweepConfig(BaseConfig):
     def run(self) -> TrainConfig:
         """Returns the config that all models share."""
         shared = _shared(self, BaseConfig)
-        return TrainConfig(optimizer=self.optimizer, devices=1, **shared)
+        fixed = tuple(
+            word
+            for word in self.set
+            if not _are_numbers(hyperparameters.parse_grid([word]).popitem()[1])
+        )
+        return TrainConfig(optimizer=self.optimizer, devices=1, set=fixed, **shared)
+
+
+def _are_numbers(values: tuple[Any, ...]) -> bool:
+    """Returns whether values are numbers, with which many models run in one program."""
+    return all(isinstance(v, float | int) and not isinstance(v, bool) for v in values)
 
 
 def _shared(config: BaseConfig, kind: type[BaseConfig]) -> dict[str, Any]:

@@ -58,7 +58,19 @@ RECIPES: dict[str, dict[str, Any]] = TASKS | {
 
 
 def config(kind: type[_Config], name: str) -> _Config:
-    """Returns the config of a recipe.
+    """Returns the config of a recipe, as `settings` has it.
+
+    Example:
+      >>> from sgdat_jax.experiments import configs, recipes
+      >>> settings = recipes.config(configs.TrainConfig, "cifar10-binarynet-sgdm")
+      >>> settings.model, settings.epochs, settings.optimizer, settings.momentum
+      ('BinaryNet', 200, 'sgd', 0.9)
+    """
+    return kind(**settings(kind, name))
+
+
+def settings(kind: type[configs.BaseConfig], name: str) -> Mapping[str, Any]:
+    """Returns the settings of a recipe.
 
     Args:
       kind: ``TrainConfig`` for any recipe; ``CompareConfig`` and ``SweepConfig``, which
@@ -67,12 +79,6 @@ def config(kind: type[_Config], name: str) -> _Config:
 
     Raises:
       ValueError: if there is no such recipe.
-
-    Example:
-      >>> from sgdat_jax.experiments import configs, recipes
-      >>> settings = recipes.config(configs.TrainConfig, "cifar10-binarynet-sgdm")
-      >>> settings.model, settings.epochs, settings.optimizer, settings.momentum
-      ('BinaryNet', 200, 'sgd', 0.9)
     """
     of_runs = issubclass(kind, configs.TrainConfig)
     table, form = (RECIPES, "[-METHOD]") if of_runs else (TASKS, "")
@@ -81,4 +87,4 @@ def config(kind: type[_Config], name: str) -> _Config:
             f"unknown recipe {name!r}; the nearest is {names.nearest(table, name)!r} "
             f"(recipes are DATASET-NETWORK{form})."
         )
-    return kind(**table[name])
+    return table[name]

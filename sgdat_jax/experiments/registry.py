@@ -1,13 +1,13 @@
 """The names that a run is described with: models, optimizers and schedules."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
 
 from sgdat_jax import names, optimizers
-from sgdat_jax.models import specs
+from sgdat_jax.experiments import hyperparameters as hyperparameters_lib
 from sgdat_jax.optimizers import checks, restart
 
 
@@ -112,21 +112,24 @@ def _momentum(momentum: float | None = None) -> optax.GradientTransformation:
 
 look_up = names.look_up
 
-MODELS, SIGNS, DTYPES = specs.NETWORKS, specs.SIGNS, specs.DTYPES
-OPTIMIZERS = {
-    "sgdat": optimizers.sgdat,
-    "sgdt": _sgdt,
-    "sgd": _latent_sgd,
-    "adam": _latent_adam,
-    "lion": _latent_lion,
-    "adam_adaptive": _adaptive_adam,
-    "lion_adaptive": _adaptive_lion,
-    "bop": optimizers.bop,
-    "bop2nd_order": optimizers.bop2nd_order,
-    "boat": optimizers.boat,
-    "prob_bop": optimizers.prob_bop,
-    "diode": optimizers.diode,
-}
+# Factories of binary optimizers; their keyword arguments are the hyperparameters.
+OPTIMIZERS = names.Table(
+    "optimizers",
+    {
+        "sgdat": optimizers.sgdat,
+        "sgdt": _sgdt,
+        "sgd": _latent_sgd,
+        "adam": _latent_adam,
+        "lion": _latent_lion,
+        "adam_adaptive": _adaptive_adam,
+        "lion_adaptive": _adaptive_lion,
+        "bop": optimizers.bop,
+        "bop2nd_order": optimizers.bop2nd_order,
+        "boat": optimizers.boat,
+        "prob_bop": optimizers.prob_bop,
+        "diode": optimizers.diode,
+    },
+)
 # What `optax.adam` and `optax.sgd` chain with their learning rate.
 REAL_OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": _momentum}
 # Mean and standard deviation of the channels of images in [0, 1].
@@ -135,10 +138,14 @@ NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "tiny_imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
 }
-SCHEDULES = {
-    "constant": lambda value, steps: optax.constant_schedule(value),
-    "cosine": optax.cosine_decay_schedule,
-}
+# Functions of what a rate starts from and of the steps of the whole run.
+SCHEDULES = names.Table(
+    "schedules",
+    {
+        "constant": lambda value, steps: optax.constant_schedule(value),
+        "cosine": optax.cosine_decay_schedule,
+    },
+)
 
 
 def schedule(
@@ -195,22 +202,29 @@ def binary_optimizer(
     factory = look_up("optimizer", OPTIMIZERS, name)
     accepted = inspect.signature(factory).parameters
     given = {key: value for key, value in hyperparameters.items() if value is not None}
-    for key, value in given.items():
-        if key not in accepted:
-            raise ValueError(f"{name} has no `{key}`, got {key}={value!r}.")
+    hyperparameters_lib.check(name, factory, given)
     if "steps_per_epoch" in accepted:
         given["steps_per_epoch"] = steps_per_epoch
     if restart and "restart_every" in accepted:
         given["restart_every"] = steps_per_epoch
     if schedule == "constant":
-        return factory(**given)
+        return _made(factory, given)
     rate = next((key for key in ("learning_rate", "gamma") if key in accepted), None)
     if rate is None:
         raise ValueError(f"{name} has no rate for `binary_schedule`, got {schedule!r}.")
-    factory(**given)  # refuses a rate that a schedule would hide
+    _made(factory, given)  # refuses a rate that a schedule would hide
     value = given.get(rate, accepted[rate].default)
     given[rate] = look_up("schedule", SCHEDULES, schedule)(value, steps)
-    return factory(**given)
+    return _made(factory, given)
+
+
+def _made(
+    factory: Callable[..., Any], given: Mapping[str, Any]
+) -> optax.GradientTransformationExtraArgs:
+    try:
+        return optax.with_extra_args_support(factory(**given))
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def can_restart(name: str, momentum: float | None) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sgdat_jax import cpu, files
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, run_folder, runs, settings, states, steps
+from sgdat_jax.training import formats, loop, run_folder, runs, settings, states, steps
 
 CONFIG = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -135,7 +135,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     """
     if not (folder / TRIALS).exists():
         return []
-    return files.read_lines(folder / TRIALS)
+    lines = files.read_lines(folder / TRIALS)
+    return formats.check_all(folder / TRIALS, lines, formats.Trial)
 
 
 def _check_same(config: configs.SweepConfig) -> None:

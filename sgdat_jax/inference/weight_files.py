@@ -162,10 +162,17 @@ def read_model(file: pathlib.Path) -> Any:
         shapes = spec.shapes()
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{file} is of no network that can be built: {error}"
+            f"{file} is of no network that can be built: {error}{_needs(file)}"
         ) from None
     graph, *states = nnx.split(shapes, nnx.Param, ...)
     return nnx.merge(graph, *read(file, *states))
+
+
+def _needs(file: pathlib.Path) -> str:
+    """Returns which modules a run had that may have added its network, as a hint."""
+    config = read_about(file).config
+    modules = config.get("plugin") if isinstance(config, dict) else None
+    return f" Its run had --plugin {' '.join(map(str, modules))}." if modules else ""
 
 
 def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:

@@ -49,11 +49,9 @@ class Group(NamedTuple):
         return np.array([run.result[key] for run in self.runs], np.float64)
 
 
-_LINE_KEYS = ("epoch", "test_accuracy", "seconds")
-_RESULT_KEYS = ("epochs", "test_accuracy", "best_test_accuracy", "device")
 # A network without binary weights has none of these.
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
-_FLIP_RESULT_KEYS = ("flips_per_weight", "flip_histogram")
+_FLIP_RESULT_KEYS = ("flips_per_weight",)
 # Runs that differ in nothing else are of one row.
 _NO_SETTINGS = settings.options_of(
     configs.TrainConfig, settings.HOUSEKEEPING, settings.PLACEMENT
@@ -139,8 +137,8 @@ def _read_run(folder: pathlib.Path) -> Run:
     model = result.get("model")
     is_binary = not isinstance(model, dict) or model.get("binary_layers") != []
     for name, entries, keys in (
-        (run_folder.RESULT, [result], _RESULT_KEYS + is_binary * _FLIP_RESULT_KEYS),
-        (run_folder.METRICS, lines, _LINE_KEYS + is_binary * _FLIP_LINE_KEYS),
+        (run_folder.RESULT, [result], is_binary * _FLIP_RESULT_KEYS),
+        (run_folder.METRICS, lines, ("seconds", *is_binary * _FLIP_LINE_KEYS)),
     ):
         missing = next((k for k in keys for entry in entries if k not in entry), None)
         if missing:
@@ -155,7 +153,7 @@ def _read_run(folder: pathlib.Path) -> Run:
 
 def _settings(config: configs.TrainConfig) -> tuple[Any, ...]:
     fields = [f.name for f in dataclasses.fields(config) if f.name not in _NO_SETTINGS]
-    return tuple(getattr(config, name) for name in fields)
+    return (config.label, *(getattr(config, name) for name in fields))
 
 
 def _labels(found: Sequence[configs.TrainConfig]) -> list[str]:

@@ -162,6 +162,11 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in _step_folders(folder) if _is_whole(path))
 
 
+def progress_file(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Returns where the progress of a checkpoint is."""
+    return folder / str(step) / _PROGRESS
+
+
 def newest_whole(folder: pathlib.Path) -> tuple[int, dict[int, str]]:
     """Looks for the newest checkpoint that is not damaged, and changes nothing.
 

@@ -41,9 +41,6 @@ class Fitted(NamedTuple):
 class FitConfig(settings.Settings):
     """What the folder of a run by `fit` tells of it."""
 
-    label: str = ""
-    """What tables call the run's method."""
-
     model: str = ""
     """Name of the network's class."""
 

@@ -112,8 +112,10 @@ def _diagnostics_line(run: runs.Run) -> dict[str, Any]:
 
 def _flips(run: runs.Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns how often binary weights flipped, in all and by their number."""
-    counts = _flip_counts(run.state.opt_state)
     flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
+    if not run.task.counts_flips:
+        return {"flips_per_weight": flips}
+    counts = _flip_counts(run.state.opt_state)
     histogram = parallel.gather(run.task.layout, _flip_histogram(counts))
     return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sgdat_jax import files
-from sgdat_jax.training import settings
+from sgdat_jax.training import formats, settings
 
 if TYPE_CHECKING:
     import filelock
@@ -266,13 +266,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: if there are none or a line is damaged.
     """
     file = path / METRICS
-    lines = files.read_lines(file)
+    lines = formats.check_all(file, files.read_lines(file), formats.EpochLine)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
     if not (path / TIMES).exists():
         return lines  # of format 0
-    times = {line.get("epoch"): line for line in files.read_lines(path / TIMES)}
-    return [line | times.get(line.get("epoch"), {}) for line in lines]
+    found = files.read_lines(path / TIMES)
+    formats.check_all(path / TIMES, found, formats.Times)
+    times = {line["epoch"]: line for line in found}
+    return [line | times.get(line["epoch"], {}) for line in lines]
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -281,7 +283,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: if the run has not finished or its result is damaged.
     """
-    return read_json(path, RESULT)
+    return formats.check(path / RESULT, read_json(path, RESULT), formats.Result)
 
 
 def has_diverged(path: pathlib.Path) -> bool:
@@ -304,7 +306,7 @@ def read_diverged(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: if it has not, or what it left is damaged.
     """
-    return read_json(path, DIVERGED)
+    return formats.check(path / DIVERGED, read_json(path, DIVERGED), formats.Diverged)
 
 
 def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:

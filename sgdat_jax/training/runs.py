@@ -11,6 +11,7 @@ import numpy as np
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import (
     checkpoint,
+    formats,
     hosts,
     parallel,
     records,
@@ -281,8 +282,24 @@ def unstarted(plan: Plan, seed: int, folder: pathlib.Path | None) -> Run:
     )
 
 
+def _check_progress(run: Run, found: checkpoint.Checkpoint) -> None:
+    """Raises ValueError unless what was saved of a run's progress fits the run."""
+    assert run.folder is not None
+    step = int(found.state.step)
+    file = checkpoint.progress_file(run.folder / run_folder.CHECKPOINTS, step)
+    progress = formats.check(file, found.progress, formats.Progress)
+    epochs = len(progress["lines"])
+    done = epochs * run.steps_per_epoch + progress["steps"]
+    if epochs > run.config.epochs or done != step:
+        raise ValueError(
+            f"{file} is damaged: {epochs} epochs and {progress['steps']} steps are not "
+            f"{step} steps of {run.config.epochs} epochs."
+        )
+
+
 def at(run: Run, found: checkpoint.Checkpoint) -> Run:
     """Returns a run where it was when a checkpoint was saved."""
+    _check_progress(run, found)
     lists = {name: tuple(found.progress[name]) for name in ("lines", "times")}
     progress = Progress(**found.progress | lists)
     if found.progress["record"] is not None:

@@ -139,7 +139,7 @@ class Upkeep(Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(Passes, Upkeep):
+class Settings(Upkeep, Passes):
     """All that one training run needs to know besides its objects.
 
     Raises:
@@ -153,6 +153,9 @@ class Settings(Passes, Upkeep):
     run_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of the results, new or empty; None: a new one under runs/, named after
     data set, model, optimizer, seed and time."""
+
+    label: str = option("", HOUSEKEEPING)
+    """What tables call the run's method; empty: its optimizer and hyperparameters."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
@@ -202,4 +205,6 @@ def _fits(kind: Any, value: object) -> bool:
         )
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return False  # beyond what arrays of integers hold
     return isinstance(value, (int, float) if kind is float else kind)

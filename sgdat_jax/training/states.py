@@ -44,6 +44,8 @@ class Task(NamedTuple):
     network: specs.Spec | None = None  # what builds it; None: unknown
     layout: parallel.Layout | None = None  # None: on one device
 
+    counts_flips: bool = False  # whether the optimizer does
+
     @property
     def is_binary(self) -> bool:
         """Whether the network has any binary weights."""
@@ -100,7 +102,16 @@ def create(
         choices=getattr(model, "choices", None),
         network=network,
         layout=layout,
+        counts_flips=_counts_flips(tx, params),
     )
+
+
+def _counts_flips(tx: optax.GradientTransformation, params: nnx.State) -> bool:
+    try:
+        jax.eval_shape(lambda params: optimizers.flip_counts(tx.init(params)), params)
+    except ValueError:
+        return False
+    return True
 
 
 def first(task: Task, seed: int | jax.Array, variables: nnx.State) -> TrainState:
@@ -114,7 +125,7 @@ def first(task: Task, seed: int | jax.Array, variables: nnx.State) -> TrainState
     params, stats = nnx.split_state(variables, nnx.Param, ...)
     opt_state = task.tx.init(params)
     counts = None
-    if task.diagnostics and task.is_binary:
+    if task.diagnostics and task.counts_flips:
         counts = optimizers.flip_counts(opt_state)
     state = TrainState(
         step=jnp.zeros([], jnp.int32),

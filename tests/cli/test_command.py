@@ -10,7 +10,7 @@ import pytest
 import sgdat_jax
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.cli import command
+from sgdat_jax.cli import command, options, work
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import run_folder
 
@@ -123,7 +123,7 @@ def test_evaluate_prints_what_training_printed(capfd):
 
 
 def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command.report, "save_plots", lambda *_: None)
+    monkeypatch.setattr(work.report, "save_plots", lambda *_: None)
     folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     best = {"best_test_accuracy": 0.9876, "best_epoch": 1}
     run_folder.write_result(folder, run_folder.read_result(folder) | best)
@@ -310,9 +310,9 @@ def test_help(name, capfd):
     assert output.err == ""
     text = " ".join(output.out.replace("│", " ").split())
     if not name:
-        assert all(name in text for name in command._COMMANDS)
+        assert all(name in text for name in options.COMMANDS)
         return
-    for field in dataclasses.fields(command._COMMANDS[name][0]):
+    for field in dataclasses.fields(options.COMMANDS[name][0]):
         _, found, after = text.partition(f"--{field.name.replace('_', '-')} ")
         explained = found or f"--{field.name.replace('_', '-')}, " in text
         assert explained or field.name in ("run_dir", "run_dirs"), field.name

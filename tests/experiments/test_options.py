@@ -13,7 +13,8 @@ from flax import nnx
 import sgdat_jax as sj
 import small_runs
 from sgdat_jax.data import augment
-from sgdat_jax.experiments import configs, registry, setup
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.models import specs
 from sgdat_jax.training import loop, run_folder, runs, steps
 
 _STEPS_PER_EPOCH = 4
@@ -147,7 +148,7 @@ class PoisonedNet(small_runs.TinyNet):
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    monkeypatch.setitem(registry.MODELS, "PoisonedNet", PoisonedNet)
+    monkeypatch.setitem(specs.NETWORKS, "PoisonedNet", PoisonedNet)
     return "PoisonedNet"
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.cli import command
+from sgdat_jax.cli import command, work
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import interruption, loop, run_folder, runs
 
@@ -130,7 +130,7 @@ def test_no_state_left_begins_anew(interrupted, plan):
         ({"seed": 1}, "holds a run with seed=0, not 1; choose another run_dir"),
         (
             {"threshold": 1e-6, "batch_size": 32},
-            "with batch_size=64, not 32; threshold=None, not 1e-06",
+            "with threshold=None, not 1e-06; batch_size=64, not 32",
         ),
         ({"epochs": 1}, "epochs must be at least the 2 of the run"),
     ],
@@ -153,7 +153,7 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
 
     count = itertools.count(1)
     monkeypatch.setattr(loop.Watcher, "stepped", stepped)
-    monkeypatch.setattr(command.progress.ProgressBar, "stepped", stepped)
+    monkeypatch.setattr(work.progress.ProgressBar, "stepped", stepped)
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 75
@@ -183,7 +183,7 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        ("compare --resume a", "Only train takes --resume, got it for compare."),
+        ("compare --resume a", "compare takes no --resume, got a."),
         ("train --resume a --resume b", "--resume must have one value"),
         ("train --resume", "--resume must have one value"),
         ("train --resume file", "file is not the folder of a run"),
@@ -352,9 +352,9 @@ def test_the_command_with_a_recipe_goes_on_as_well(tmp_path):
     folder = tmp_path / "run"
     name = "cifar10-binarynet-bop"
     words = ["train", "--resume", str(folder), "--recipe", name, "--seed", "4"]
-    begun, set_up, _ = command._parse(words)
+    name, begun = command._parse(words)
     assert (begun.seed, begun.optimizer, begun.run_dir) == (4, "bop", str(folder))
     run_folder.create(folder, begun).release()
-    assert command._parse(words) == (begun, set_up, command.train)
+    assert command._parse(words) == (name, begun)
     runs.check_recorded(folder, begun)
-    assert command._parse(words[:3])[0] == begun  # by its own options
+    assert command._parse(words[:3])[1] == begun  # by its own options
