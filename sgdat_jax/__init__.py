@@ -45,6 +45,7 @@ from sgdat_jax.signs import approx_sign as approx_sign
 from sgdat_jax.signs import dorefa as dorefa
 from sgdat_jax.signs import ede_sign as ede_sign
 from sgdat_jax.signs import ede_t as ede_t
+from sgdat_jax.signs import leaky_tanh as leaky_tanh
 from sgdat_jax.signs import magnitude_aware_sign as magnitude_aware_sign
 from sgdat_jax.signs import reste_o as reste_o
 from sgdat_jax.signs import reste_sign as reste_sign
