@@ -9,6 +9,7 @@ from sgdat_jax import models as models
 from sgdat_jax.cpu import compiler_options as compiler_options
 from sgdat_jax.cpu import keep_freed_memory as keep_freed_memory
 from sgdat_jax.layers import BinaryConv as BinaryConv
+from sgdat_jax.layers import BinaryConvTranspose as BinaryConvTranspose
 from sgdat_jax.layers import BinaryLayer as BinaryLayer
 from sgdat_jax.layers import BinaryLinear as BinaryLinear
 from sgdat_jax.layers import BinaryParam as BinaryParam

@@ -111,7 +111,7 @@ def test_int8_products_are_of_int8_and_summed_in_int32():
     program = str(jax.make_jaxpr(lambda x: folded(x))(networks.images_for("DigitsNet")))
     for product, number in (("conv_general_dilated", 2), ("dot_general", 1)):
         assert len(re.findall(rf":i32[^ ]* = {product}\[", program)) == number
-    kernels = jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+    kernels = jax.tree.leaves(nnx.state(folded, inference.FoldedKernel))
     assert [kernel.dtype.name for kernel in kernels] == ["int8"] * 3
 
 
@@ -120,7 +120,7 @@ def test_bits_take_a_32nd_of_the_memory():
     sizes = [
         kernel.size * kernel.dtype.itemsize
         for folded in (inference.fold(model), inference.fold(model, "float32"))
-        for kernel in jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+        for kernel in jax.tree.leaves(nnx.state(folded, inference.FoldedKernel))
     ]
     # Its narrow layers have 8 and 16 inputs, while a word holds 32.
     assert sizes[:3] == [9 * 4 * 8, 9 * 4 * 16, 2 * 4 * 24]
@@ -135,15 +135,6 @@ def test_summary_counts_the_weights_of_packed_kernels():
         for one in (inference.fold(model), model)
     )
     assert packed == plain
-
-
-def test_groups_are_not_packed():
-    options = {"feature_group_count": 2, "rngs": nnx.Rngs(0)}
-    model = nnx.Sequential(sj.BinaryConv(4, 2, (3, 3), **options))
-    folded = inference.fold(model, "bits")
-    assert folded.layers[0].kernel.dtype == jnp.float32
-    images = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
-    np.testing.assert_array_equal(folded(images), model(images))
 
 
 def test_fold_leaves_the_network_as_it_was():
