@@ -8,7 +8,6 @@ normalized sum is a comparison with one integer per channel. `fold` makes that f
 Nothing here learns, and nothing but the core's dependencies is needed.
 """
 
-from sgdat_jax.inference.folded import FoldedKernel as FoldedKernel
 from sgdat_jax.inference.folded import FoldedLayer as FoldedLayer
 from sgdat_jax.inference.folding import Threshold as Threshold
 from sgdat_jax.inference.folding import fold as fold

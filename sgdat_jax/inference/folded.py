@@ -15,25 +15,6 @@ from sgdat_jax import bits, layers
 from sgdat_jax.layers import operations
 
 
-class FoldedKernel(nnx.Variable):
-    """The type of a kernel that `fold` has made: signs in some dtype, or packed bits.
-
-    It is no `nnx.Param`, so nothing trains it.
-
-    Example:
-      >>> from flax import nnx
-      >>> import sgdat_jax as sj
-      >>> from sgdat_jax import inference
-      >>> folded = inference.fold(sj.BinaryLinear(64, 4, rngs=nnx.Rngs(0)))
-      >>> jax.tree.map(lambda words: words.shape, nnx.state(folded))
-      State({
-        'kernel': FoldedKernel(
-          value=(2, 4)
-        )
-      })
-    """
-
-
 class FoldedLayer(nnx.Module):
     """What `fold` puts in the place of a binary layer whose operands are all signs.
 
@@ -85,7 +66,7 @@ class FoldedLayer(nnx.Module):
         else:
             # Along one axis a grouped kernel may have but one entry to a word.
             kernel = bits.pack(kernel.ravel())
-        self.kernel = FoldedKernel(kernel)
+        self.kernel = layers.FoldedKernel(kernel)
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Returns the float32 sums for inputs ``(*batch, *spatial, in_features)``."""

@@ -13,6 +13,7 @@ from sgdat_jax import dtypes, layers, names, signs
 from sgdat_jax.inference.folded import FoldedLayer
 
 
+@signs.of_bits(1)
 def _sign_as(x: jax.Array, dtype: str) -> jax.Array:
     return jnp.where(x >= 0, 1, -1).astype(dtype)
 

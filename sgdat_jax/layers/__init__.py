@@ -33,5 +33,6 @@ from sgdat_jax.layers.conv import BinaryConvTranspose as BinaryConvTranspose
 from sgdat_jax.layers.linear import BinaryLinear as BinaryLinear
 from sgdat_jax.layers.params import LINEN_COLLECTION as LINEN_COLLECTION
 from sgdat_jax.layers.params import BinaryParam as BinaryParam
+from sgdat_jax.layers.params import FoldedKernel as FoldedKernel
 from sgdat_jax.layers.params import Quantizer as Quantizer
 from sgdat_jax.layers.params import kernel_sign as kernel_sign

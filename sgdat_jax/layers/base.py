@@ -88,7 +88,7 @@ class BinaryLayer(nnx.Module):
             `lecun_normal`, or `lecun_normal` itself without a `kernel_quantizer`.
         bias_init: Initializer of the bias.
         kernel_metadata, bias_metadata: What the two parameters know beside their
-            values, such as ``{"sharding_names": (None, "model")}``.
+            values, such as ``{"out_sharding": (None, "model")}``.
         rngs: Source of random keys.
 
     Raises:

@@ -35,4 +35,5 @@ from sgdat_jax.signs.levels import ste_heaviside as ste_heaviside
 from sgdat_jax.signs.levels import ste_ternary as ste_ternary
 from sgdat_jax.signs.marks import gives_signs as gives_signs
 from sgdat_jax.signs.marks import is_sign as is_sign
+from sgdat_jax.signs.marks import of_bits as of_bits
 from sgdat_jax.signs.marks import precision as precision

@@ -111,7 +111,7 @@ def test_int8_products_are_of_int8_and_summed_in_int32():
     program = str(jax.make_jaxpr(lambda x: folded(x))(networks.images_for("DigitsNet")))
     for product, number in (("conv_general_dilated", 2), ("dot_general", 1)):
         assert len(re.findall(rf":i32[^ ]* = {product}\[", program)) == number
-    kernels = jax.tree.leaves(nnx.state(folded, inference.FoldedKernel))
+    kernels = jax.tree.leaves(nnx.state(folded, sj.layers.FoldedKernel))
     assert [kernel.dtype.name for kernel in kernels] == ["int8"] * 3
 
 
@@ -120,7 +120,7 @@ def test_bits_take_a_32nd_of_the_memory():
     sizes = [
         kernel.size * kernel.dtype.itemsize
         for folded in (inference.fold(model), inference.fold(model, "float32"))
-        for kernel in jax.tree.leaves(nnx.state(folded, inference.FoldedKernel))
+        for kernel in jax.tree.leaves(nnx.state(folded, sj.layers.FoldedKernel))
     ]
     # Its narrow layers have 8 and 16 inputs, while a word holds 32.
     assert sizes[:3] == [9 * 4 * 8, 9 * 4 * 16, 2 * 4 * 24]
