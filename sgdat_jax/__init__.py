@@ -24,6 +24,7 @@ from sgdat_jax.optimizers import SgdatState as SgdatState
 from sgdat_jax.optimizers import boat as boat
 from sgdat_jax.optimizers import bop as bop
 from sgdat_jax.optimizers import bop2nd_order as bop2nd_order
+from sgdat_jax.optimizers import check_binary as check_binary
 from sgdat_jax.optimizers import diode as diode
 from sgdat_jax.optimizers import flip_counts as flip_counts
 from sgdat_jax.optimizers import flip_histogram as flip_histogram
