@@ -7,6 +7,7 @@ the modules are called and however they were written.
 """
 
 import collections
+import contextvars
 import functools
 import inspect
 import math
@@ -62,17 +63,24 @@ def trace(
     graph, state = nnx.split(model)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
     copy = nnx.merge(graph, shapes)
-    outputs: dict[int, tuple[int, ...] | None] = {}
-    modules = [_follow(copy, path) for path in names]
-    for index, module in enumerate(modules):
-        _name_operations(module, index, outputs)
+    for index, module in enumerate([_follow(copy, path) for path in names]):
+        setattr(module, _INDEX, index)
+        is_pytree = not jax.tree_util.all_leaves([module])
+        original: Any = type(module)
+        module.__class__ = _naming_its_operations(original, is_pytree)
     graph, shapes = nnx.split(copy)
 
     def forward(state: Any, x: Any) -> Any:
         return nnx.merge(graph, state)(x)
 
+    outputs: dict[int, tuple[int, ...] | None] = {}
+    token = _outputs.set(outputs)
+    try:
+        program = jax.make_jaxpr(forward)(shapes, example).jaxpr
+    finally:
+        _outputs.reset(token)
     tally = Tally()
-    tally.add(jax.make_jaxpr(forward)(shapes, example).jaxpr, owner=0, times=1)
+    tally.add(program, owner=0, times=1)
     ran = outputs.keys() | tally.macs.keys()
     return [
         Work(
@@ -110,21 +118,26 @@ def _follow(module: Any, names: tuple[Any, ...]) -> Any:
     return module
 
 
-def _name_operations(module: nnx.Module, index: int, outputs: dict[int, Any]) -> None:
-    """Puts a module's operations in a scope of its own, and keeps its outputs' shape.
+_INDEX = "_index_in_summary"
+_OF_ALL = set(dir(nnx.Module)) - {"__call__"}
+# Of each module that is called in the present trace, the shape of its last output.
+_outputs: contextvars.ContextVar[dict[int, Any]] = contextvars.ContextVar("outputs")
 
-    By a class between the module and its own, which lasts where Flax takes the module
-    apart and makes it anew, as in a scan.
+
+@functools.cache  # for JAX and Flax register each class, and never forget one
+def _naming_its_operations(original: Any, is_pytree: bool) -> Any:
+    """Returns a subclass of modules whose operations stand in scopes of their own.
+
+    As it is a class that says so, it lasts where Flax takes a module apart and makes it
+    anew, as in a scan. Instances have their index as an attribute.
     """
-    original = type(module)
     methods = {
-        name: _in_scope(name, inspect.getattr_static(original, name), index, outputs)
+        name: _in_scope(name, inspect.getattr_static(original, name))
         for name in set(dir(original)) - _OF_ALL
         if name == "__call__" or not name.startswith("_")
         if _is_method(inspect.getattr_static(original, name))
     }
-    is_pytree = not jax.tree_util.all_leaves([module])
-    module.__class__ = types.new_class(
+    return types.new_class(
         original.__name__,
         (original,),
         {"pytree": is_pytree},
@@ -132,22 +145,16 @@ def _name_operations(module: nnx.Module, index: int, outputs: dict[int, Any]) ->
     )
 
 
-_OF_ALL = set(dir(nnx.Module)) - {"__call__"}
-
-
 def _is_method(attribute: Any) -> bool:
     """Whether an attribute of a class is a function of its instances, maybe wrapped."""
-    is_bound_otherwise = isinstance(attribute, staticmethod | classmethod | type)
-    return (
-        callable(attribute) and hasattr(attribute, "__get__") and not is_bound_otherwise
-    )
+    is_bound = callable(attribute) and hasattr(attribute, "__get__")
+    return is_bound and not isinstance(attribute, staticmethod | classmethod | type)
 
 
-def _in_scope(
-    name: str, method: Any, index: int, outputs: dict[int, Any]
-) -> Callable[..., Any]:
+def _in_scope(name: str, method: Any) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(self: nnx.Module, *args: Any, **kwargs: Any) -> Any:
+        index, outputs = getattr(self, _INDEX), _outputs.get()
         with jax.named_scope(f"{_SCOPE}:{index}"):
             result = method.__get__(self)(*args, **kwargs)
         outputs.setdefault(index, None)

@@ -166,3 +166,15 @@ def test_products_by_counting_bits_are_those_of_floats(dtype):
     assert expected.binary_macs == 8 * 8 * 9 * 64 * 32
     row = one_row(inference.fold(layer, dtype), (8, 8, 64))
     assert row._replace(kind=expected.kind) == expected
+
+
+def test_summaries_leave_no_classes_behind():
+    model = _Attends()
+    sj.summarize(model, (5, 8))
+    before = len(nnx.Module.__subclasses__()), len(nnx.Linear.__subclasses__())
+    general = len(nnx.LinearGeneral.__subclasses__())
+    for _ in range(3):
+        sj.summarize(model, (5, 8))
+    assert len(nnx.LinearGeneral.__subclasses__()) == general
+    after = len(nnx.Module.__subclasses__()), len(nnx.Linear.__subclasses__())
+    assert after == before

@@ -175,6 +175,8 @@ def _fold_layer(
 
 def _sums_exactly(layer: layers.BinaryLayer) -> bool:
     """Returns whether a layer's own sums of signs are not rounded."""
+    if layer.promote_dtype is not dtypes.promote:  # who knows to what
+        return False
     dtype = layer.preferred_element_type or layer.dtype or layer.kernel.dtype
     return dtypes.sums_exactly(dtype)
 
