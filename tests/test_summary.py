@@ -7,11 +7,11 @@ from flax import nnx
 
 import sgdat_jax as sj
 from sgdat_jax import inference, summary
+from summaries import one_row, rngs, rows_of
 
 
 def test_rows_of_digits_net():
-    model = sj.models.DigitsNet(rngs=nnx.Rngs(0))
-    rows = sj.summarize(model, (8, 8, 1))
+    rows = rows_of(lambda: sj.models.DigitsNet(rngs=rngs()), (8, 8, 1))
 
     # name, kind, output, binary weights, real weights, binary MACs, real MACs
     c1, c2, c3, d4, d5 = 9 * 1 * 64, 9 * 64 * 64, 9 * 64 * 128, 2 * 2 * 128 * 256, 2560
@@ -52,7 +52,7 @@ def test_memory_packs_eight_binary_weights_to_a_byte(binary, real, expected):
 
 
 def test_nothing_is_computed_or_changed():
-    model = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+    model = nnx.BatchNorm(3, rngs=rngs())
     before = jax.tree.map(np.array, nnx.state(model))
     sj.summarize(model, (8, 8, 3))
     after = nnx.state(model)
@@ -82,7 +82,7 @@ class _Nested(nnx.Module):
 
 
 def test_nested_modules_in_order_of_definition():
-    rows = sj.summarize(_Nested(nnx.Rngs(0)), (4,))
+    rows = rows_of(lambda: _Nested(rngs()), (4,))
     assert [(row.name, row.binary_macs, row.real_macs) for row in rows] == [
         ("blocks/0/second", 0, 16),
         ("blocks/0/first", 16, 0),
@@ -101,7 +101,7 @@ class _Shared(nnx.Module):
 
 
 def test_layer_called_thrice_has_its_weights_once_and_its_work_thrice():
-    (row,) = sj.summarize(_Shared(nnx.Rngs(0)), (5,))
+    (row,) = rows_of(lambda: _Shared(rngs()), (5,))
     assert (row.binary_weights, row.binary_macs) == (25, 75)
 
 
@@ -116,46 +116,29 @@ def test_macs_are_binary_if_both_operands_are(quantizers):
 
         class Layer(nnx.Module):
             def __init__(self):
-                self.dense = nnx.Linear(6, 7, use_bias=False, rngs=nnx.Rngs(0))
+                self.dense = nnx.Linear(6, 7, use_bias=False, rngs=rngs())
 
             def __call__(self, x):
                 return self.dense(sj.ste_sign(x))
 
-        (row,) = sj.summarize(Layer(), (6,))
+        (row,) = rows_of(Layer, (6,))
     else:
-        (row,) = sj.summarize(
-            sj.BinaryLinear(6, 7, rngs=nnx.Rngs(0), **arguments), (6,)
-        )
+        row = one_row(lambda: sj.BinaryLinear(6, 7, rngs=rngs(), **arguments), (6,))
     expected = (42, 0) if quantizers == "both" else (0, 42)
     assert (row.binary_macs, row.real_macs) == expected
     assert row.binary_weights == (0 if quantizers == "input only" else 42)
 
 
 def test_grouped_strided_convolution():
-    conv = sj.BinaryConv(
-        4,
-        8,
-        (3, 5),
-        strides=(2, 1),
-        padding="VALID",
-        feature_group_count=2,
-        use_bias=True,
-        rngs=nnx.Rngs(0),
+    options = {"strides": (2, 1), "padding": "VALID", "feature_group_count": 2}
+    row = one_row(
+        lambda: sj.BinaryConv(4, 8, (3, 5), use_bias=True, rngs=rngs(), **options),
+        (9, 9, 4),
     )
-    (row,) = sj.summarize(conv, (9, 9, 4))
     # Each of 4 x 5 positions and 8 channels sees 3 x 5 pixels of 4 / 2 channels.
     assert row.output_shape == (4, 5, 8)
     assert (row.binary_weights, row.real_weights) == (3 * 5 * 2 * 8, 8)
     assert (row.binary_macs, row.real_macs) == (4 * 5 * 8 * 3 * 5 * 2, 0)
-
-
-def one_row(layer, shape, dtype="float32"):
-    (row,) = sj.summarize(layer, shape, dtype)
-    return row
-
-
-def rngs():
-    return nnx.Rngs(0)
 
 
 class _Held(nnx.Module):
@@ -222,23 +205,23 @@ def test_modules_in_containers_are_counted_and_folded(container):
 )
 def test_averages_that_nothing_absorbs_are_in_the_memory(use_scale, use_bias, numbers):
     # At inference each channel has one factor and one summand, however it came to it.
-    norm = nnx.BatchNorm(9, use_scale=use_scale, use_bias=use_bias, rngs=rngs())
-    row = one_row(norm, (4, 9))
+    options = {"use_scale": use_scale, "use_bias": use_bias}
+    row = one_row(lambda: nnx.BatchNorm(9, rngs=rngs(), **options), (4, 9))
     assert row.real_weights == 9 * (use_scale + use_bias)
     assert row.real_weights + row.statistics == 9 * numbers
     assert row.memory_bytes == 4 * 9 * numbers
 
 
 def test_normalizations_without_averages():
-    row = one_row(nnx.GroupNorm(8, num_groups=2, rngs=rngs()), (4, 8))
+    row = one_row(lambda: nnx.GroupNorm(8, num_groups=2, rngs=rngs()), (4, 8))
     assert (row.real_weights, row.statistics, row.real_macs) == (16, 0, 0)
-    assert one_row(nnx.LayerNorm(8, rngs=rngs()), (8,)).real_weights == 16
+    assert one_row(lambda: nnx.LayerNorm(8, rngs=rngs()), (8,)).real_weights == 16
 
 
 def test_thresholds_are_in_the_memory():
-    model = inference.fold(nnx.jit(sj.models.DigitsNet)(rngs=rngs()))
-    row = next(row for row in sj.summarize(model, (8, 8, 1)) if row.kind == "Threshold")
-    assert (row.name, row.real_weights, row.statistics) == ("norm2", 0, 2 * 64)
+    ones = np.ones(64, np.float32)
+    row = one_row(lambda: inference.Threshold(ones, ones), (64,))
+    assert (row.kind, row.real_weights, row.statistics) == ("Threshold", 0, 2 * 64)
 
 
 TERNARY = functools.partial(sj.ste_ternary, threshold=0.1)
@@ -261,10 +244,8 @@ WEIGHTS = functools.partial(sj.dorefa, bits=3, mode="weights")
     ],
 )
 def test_bits_are_those_of_the_quantizers(inputs, kernel, weights, macs):
-    layer = sj.BinaryLinear(
-        8, 6, input_quantizer=inputs, kernel_quantizer=kernel, rngs=rngs()
-    )
-    row = one_row(layer, (8,))
+    options = {"input_quantizer": inputs, "kernel_quantizer": kernel}
+    row = one_row(lambda: sj.BinaryLinear(8, 6, rngs=rngs(), **options), (8,))
     kinds = ("binary", "narrow", "real")
     assert {k: getattr(row, f"{k}_weights") for k in kinds} == {
         k: 48 * (k == weights) for k in kinds
@@ -287,7 +268,7 @@ def test_shared_layers_and_weights_are_there_once():
         def __call__(self, x):
             return self.other(self.again(self.first(x)))
 
-    rows = sj.summarize(Tied(), (4,))
+    rows = rows_of(Tied, (4,))
     assert [(r.name, r.real_weights, r.real_macs) for r in rows] == [
         ("first", 20, 32),
         ("other", 4, 16),
@@ -295,6 +276,6 @@ def test_shared_layers_and_weights_are_there_once():
 
 
 def test_total_of_nothing():
-    assert sj.summarize(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), (3,)) == []
+    assert rows_of(lambda: nnx.Dropout(0.5, rngs=rngs()), (3,)) == []
     with pytest.raises(ValueError, match="`summaries` must hold at least one layer"):
         summary.total([])

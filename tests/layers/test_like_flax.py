@@ -18,6 +18,7 @@ import sgdat_jax as sj
 from sgdat_jax import inference, layers, testing
 from sgdat_jax.layers import BinaryConv, BinaryConvTranspose, BinaryLinear
 
+SIGNS = {"kernel_init": layer_cases.sign_init, "rngs": nnx.Rngs(0)}
 PLAIN = {"input_quantizer": None, "kernel_quantizer": None}
 SIBLINGS = {
     BinaryLinear: nnx.Linear,
@@ -148,22 +149,32 @@ OF_TRANSPOSED = {
 }
 
 
-@pytest.mark.parametrize("compare", [assert_equal_layers, assert_equal_signs])
+# Compared between signs and a sibling of +-1; the others without quantizers.
+OF_SIGNS = (
+    "dot_general",
+    "mask of integers",
+    "dilated, strided",
+    "strides",
+    "circular",
+)
+
+
 @pytest.mark.parametrize("case", OF_LINEAR)
-def test_linear_equals_its_sibling(case, compare):
+def test_linear_equals_its_sibling(case):
+    compare = assert_equal_signs if case in OF_SIGNS else assert_equal_layers
     compare(BinaryLinear, (5, 6), OF_LINEAR[case], layer_cases.normal(7, 5))
 
 
-@pytest.mark.parametrize("compare", [assert_equal_layers, assert_equal_signs])
 @pytest.mark.parametrize("case", OF_CONV)
-def test_conv_equals_its_sibling(case, compare):
+def test_conv_equals_its_sibling(case):
+    compare = assert_equal_signs if case in OF_SIGNS else assert_equal_layers
     x = layer_cases.normal(2, 6, 5, 3)
     compare(BinaryConv, (3, 4, (3, 3)), OF_CONV[case], x)
 
 
-@pytest.mark.parametrize("compare", [assert_equal_layers, assert_equal_signs])
 @pytest.mark.parametrize("case", OF_TRANSPOSED)
-def test_transposed_conv_equals_its_sibling(case, compare):
+def test_transposed_conv_equals_its_sibling(case):
+    compare = assert_equal_signs if case in OF_SIGNS else assert_equal_layers
     options = {"kernel_size": (3, 3)} | OF_TRANSPOSED[case]
     sizes = 3, 4, options.pop("kernel_size")
     compare(BinaryConvTranspose, sizes, options, layer_cases.normal(2, 5, 4, 3))
@@ -178,17 +189,15 @@ def test_transposed_conv_of_other_batches_and_one_axis(shape):
 def test_depthwise_and_separable_convolutions_equal_their_siblings():
     x = layer_cases.normal(2, 6, 5, 8)
     options = {"feature_group_count": 8}
-    assert_equal_layers(BinaryConv, (8, 16, (3, 3)), options, x)
     assert_equal_signs(BinaryConv, (8, 16, (3, 3)), options, x)
     # The sums of the depthwise one go into the pointwise one as they are.
-    depthwise = BinaryConv(8, 16, (3, 3), rngs=nnx.Rngs(0), **options)
-    pointwise = BinaryConv(16, 4, (1, 1), input_quantizer=None, rngs=nnx.Rngs(1))
+    plain = SIGNS | {"use_bias": False}
+    depthwise = BinaryConv(8, 16, (3, 3), **SIGNS, **options)
+    pointwise = BinaryConv(16, 4, (1, 1), input_quantizer=None, **SIGNS)
     siblings = (
-        nnx.Conv(8, 16, (3, 3), use_bias=False, rngs=nnx.Rngs(0), **options),
-        nnx.Conv(16, 4, (1, 1), use_bias=False, rngs=nnx.Rngs(1)),
+        nnx.Conv(8, 16, (3, 3), **plain, **options),
+        nnx.Conv(16, 4, (1, 1), **plain),
     )
-    for sibling, layer in zip(siblings, (depthwise, pointwise), strict=True):
-        sibling.kernel[...] = layer.kernel[...]
     y = nnx.Sequential(depthwise, pointwise)(x)
     expected = nnx.Sequential(*siblings)(np.where(x >= 0, 1.0, -1.0))
     np.testing.assert_array_equal(y, expected)
@@ -219,8 +228,9 @@ def test_out_sharding_is_that_of_the_outputs(make):
     size = () if make is BinaryLinear else ((3, 3),)
     space = (None,) * 2 * len(size)
     # Bits would be counted were it not for the sharding asked for.
-    x = layer_cases.normal(32, *(6,) * len(space), 256)
-    layer = make(256, 8, *size, rngs=nnx.Rngs(0))
+    features = 256 if make is BinaryLinear else 32
+    x = layer_cases.normal(32, *(4,) * len(space), features)
+    layer = make(features, 8, *size, **SIGNS)
     expected = jax.jit(layer)(x)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=MESH_AXES)
     out = jax.P("data", *space, "model")
@@ -230,7 +240,7 @@ def test_out_sharding_is_that_of_the_outputs(make):
         layer.kernel.set_value(jax.device_put(layer.kernel[...], kernel))
         y = jax.jit(lambda x: layer(x, out_sharding=out))(x)
         assert jax.typeof(y).sharding.spec == out
-        folded = inference.fold(make(256, 8, *size, rngs=nnx.Rngs(0)))
+        folded = inference.fold(make(features, 8, *size, **SIGNS))
         of_folded = jax.jit(lambda x: folded(x, out_sharding=out))(x)
         assert jax.typeof(of_folded).sharding.spec == out
     np.testing.assert_array_equal(y, expected)
@@ -240,7 +250,7 @@ def test_out_sharding_is_that_of_the_outputs(make):
 
 
 def test_masked_weights_are_no_weights():
-    layer = BinaryConv(3, 4, (3, 3), mask=MASK, rngs=nnx.Rngs(0))
+    layer = BinaryConv(3, 4, (3, 3), mask=MASK, **SIGNS)
     x = layer_cases.normal(2, 6, 5, 3)
     y, (grads, _) = layer_cases.value_and_grads(layer, x)
     layer.kernel[...] = jnp.where(MASK > 0, layer.kernel[...], -layer.kernel[...])
@@ -252,7 +262,7 @@ def test_masked_weights_are_no_weights():
 
 
 def test_optimizers_leave_masked_weights_alone():
-    layer = BinaryConv(3, 4, (3, 3), mask=MASK, rngs=nnx.Rngs(0))
+    layer = BinaryConv(3, 4, (3, 3), mask=MASK, **SIGNS)
     before = np.asarray(layer.kernel[...])
     tx = sj.partition_binary(layer, binary=sj.sgdat(0.1, 0.0), real=optax.sgd(1.0))
     optimizer = nnx.Optimizer(layer, tx, wrt=nnx.Param)
@@ -265,7 +275,7 @@ def test_optimizers_leave_masked_weights_alone():
 @pytest.mark.parametrize("dtype", ["bits", "int8", "bfloat16", "float32"])
 @pytest.mark.parametrize("make", [BinaryConv, BinaryConvTranspose])
 def test_masked_layers_fold_with_their_zeros(make, dtype):
-    layer = make(3, 4, (3, 3), mask=MASK, rngs=nnx.Rngs(0))
+    layer = make(3, 4, (3, 3), mask=MASK, **SIGNS)
     folded = inference.fold(layer, dtype)
     assert isinstance(folded, inference.FoldedLayer) and not folded.is_packed
     # Zeros are no bits, so that the kernel is never packed.
@@ -276,7 +286,7 @@ def test_masked_layers_fold_with_their_zeros(make, dtype):
 
 
 def test_a_mask_of_other_numbers_is_not_folded():
-    layer = BinaryConv(3, 4, (3, 3), mask=MASK / 2, rngs=nnx.Rngs(0))
+    layer = BinaryConv(3, 4, (3, 3), mask=MASK / 2, **SIGNS)
     assert isinstance(inference.fold(layer), BinaryConv)
 
 
@@ -350,44 +360,28 @@ def test_errors_name_the_argument_and_show_its_value(make, message):
 
 
 PACKED = {
-    "groups": lambda: BinaryConv(
-        64, 128, (3, 3), feature_group_count=2, rngs=nnx.Rngs(0)
-    ),
-    "depthwise": lambda: BinaryConv(
-        64, 64, (3, 3), feature_group_count=64, rngs=nnx.Rngs(0)
-    ),
-    "dilated inputs": lambda: BinaryConv(
-        64, 8, (3, 3), input_dilation=2, padding=1, rngs=nnx.Rngs(0)
-    ),
-    "own convolution": lambda: BinaryConv(
-        64, 8, (3, 3), conv_general_dilated=negated, rngs=nnx.Rngs(0)
-    ),
-    "transposed": lambda: BinaryConvTranspose(
-        64, 8, (3, 3), strides=2, rngs=nnx.Rngs(0)
-    ),
-    "kernel transposed": lambda: BinaryConvTranspose(
-        64, 8, (3, 3), transpose_kernel=True, rngs=nnx.Rngs(0)
-    ),
-    "counted": lambda: BinaryConv(64, 8, (3, 3), rngs=nnx.Rngs(0)),
+    "counted": BinaryConv(64, 8, (3, 3), **SIGNS),
+    "groups": BinaryConv(64, 32, (3, 3), feature_group_count=2, **SIGNS),
+    "depthwise": BinaryConv(64, 64, (3, 3), feature_group_count=64, **SIGNS),
+    "dilated inputs": BinaryConv(64, 8, (3, 3), input_dilation=2, padding=1, **SIGNS),
+    "own convolution": BinaryConv(64, 8, 3, conv_general_dilated=negated, **SIGNS),
+    "transposed": BinaryConvTranspose(64, 8, 3, strides=2, **SIGNS),
+    "kernel transposed": BinaryConvTranspose(64, 8, 3, transpose_kernel=True, **SIGNS),
 }
 
 
 @pytest.mark.parametrize("case", PACKED)
 def test_every_layer_of_signs_is_packed(case):
-    layer = PACKED[case]()
-    layer.kernel[...] = layer_cases.sign_init(None, layer.kernel.shape, "float32")
+    layer = PACKED[case]
     folded = inference.fold(layer)
     assert folded.is_packed
     assert folded.kernel.dtype == jnp.uint32
     assert folded.kernel.size == layer.kernel.size // 32
-    x = layer_cases.normal(2, 5, 5, 64)
+    x = layer_cases.normal(2, *(5,) * len(layer.kernel_size), 64)
     expected = nnx.jit(lambda layer, x: layer(x))(layer, x)
     np.testing.assert_array_equal(inference.to_function(folded)(x), expected)
 
 
-@pytest.mark.parametrize("transpose_kernel", [False, True])
-def test_transposed_layers_answer_as_layers_must(transpose_kernel):
-    layer = BinaryConvTranspose(
-        8, 6, (2, 2), strides=2, transpose_kernel=transpose_kernel, rngs=nnx.Rngs(0)
-    )
-    testing.check_binary_layer(layer, (5, 4, 8))
+def test_transposed_layers_answer_as_layers_must():
+    layer = BinaryConvTranspose(8, 6, 2, strides=2, transpose_kernel=True, **SIGNS)
+    testing.check_binary_layer(layer, (5, 8))

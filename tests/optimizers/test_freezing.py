@@ -18,7 +18,7 @@ class Net(nnx.Module):
     def __init__(self):
         rngs = nnx.Rngs(0)
         self.backbone = sj.BinaryLinear(8, 8, use_bias=True, rngs=rngs)
-        self.head = sj.BinaryLinear(8, 4, use_bias=True, rngs=rngs)
+        self.head = sj.BinaryLinear(8, 8, use_bias=True, rngs=rngs)
 
 
 def is_head(tree):
@@ -81,8 +81,9 @@ def train(binary, params):
     return trained
 
 
-@pytest.mark.parametrize("form", forms())
-@pytest.mark.parametrize("case", SOME)
+@pytest.mark.parametrize(
+    ("case", "form"), [*((case, "state") for case in SOME), ("masked", "dictionary")]
+)
 def test_some_weights_keep_their_bits_and_the_others_train(case, form):
     params = forms()[form]
     unfrozen = sj.latent(optax.sgd(0.1)) if case == "latent" else sgdat()
@@ -97,8 +98,10 @@ def test_some_weights_keep_their_bits_and_the_others_train(case, form):
         chex.assert_trees_all_equal(one, other, strict=True)
 
 
-@pytest.mark.parametrize("form", forms())
-@pytest.mark.parametrize("case", NONE)
+@pytest.mark.parametrize(
+    ("case", "form"),
+    [*((case, "state") for case in NONE), ("set_to_zero", "dictionary")],
+)
 def test_all_weights_keep_their_bits(case, form):
     params = forms()[form]
     start = forms()["dictionary"]

@@ -13,9 +13,9 @@ import sgdat_jax as sj
 class Net(nnx.Module):
     def __init__(self):
         rngs = nnx.Rngs(0)
-        self.first = nnx.Linear(4, 8, rngs=rngs)
+        self.first = nnx.Linear(8, 8, rngs=rngs)
         self.hidden = sj.BinaryLinear(8, 8, use_bias=True, rngs=rngs)
-        self.last = sj.BinaryLinear(8, 2, rngs=rngs)
+        self.last = sj.BinaryLinear(8, 8, rngs=rngs)
 
 
 def sgdat():
@@ -49,9 +49,9 @@ def gradients(params, seed):
 
 
 def train(tx, params, steps=4):
-    state = tx.init(params)
+    state, update = tx.init(params), jax.jit(tx.update)
     for step in range(steps):
-        updates, state = tx.update(gradients(params, step), state, params)
+        updates, state = update(gradients(params, step), state, params)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -120,7 +120,7 @@ def test_every_form_of_the_parameters():
         sj.check_binary(params, of)
         sj.check_binary(jax.tree.map(np.asarray, params), of)
     pure["last"]["kernel"] = pure["last"]["kernel"].at[0].set(jnp.nan)
-    with pytest.raises(ValueError, match=r"got 2 of 16 weights at last/kernel .* nan"):
+    with pytest.raises(ValueError, match=r"got 8 of 64 weights at last/kernel .* nan"):
         sj.check_binary(pure, model)
     linen["binary_params"]["b"] *= 0
     with pytest.raises(ValueError, match=r"at binary_params/b .* from 0 to 0"):
