@@ -185,8 +185,10 @@ def _sums_exactly(layer: layers.BinaryLayer) -> bool:
 def _kernel_signs(layer: layers.BinaryLayer) -> tuple[jax.Array, jax.Array]:
     """Returns a kernel as int8, and whether it is of -1 and +1, and 0 by the mask."""
     kernel = layer.signed_kernel()
-    is_kept = True if layer.mask is None else layer.mask != 0
-    return kernel.astype(jnp.int8), (jnp.abs(kernel) == is_kept).all()
+    magnitude = jnp.ones_like(kernel)
+    if layer.mask is not None:
+        magnitude *= layer.mask.astype(bool).astype(kernel.dtype)
+    return kernel.astype(jnp.int8), (jnp.abs(kernel) == magnitude).all()
 
 
 def _threshold(norm: nnx.BatchNorm, bound: int) -> Threshold:

@@ -63,7 +63,8 @@ class BinaryLayer(nnx.Module):
         transpose_kernel: Whether the kernel's last two axes are out, in.
         mask: Array of the kernel's shape that its signs are multiplied with, or None.
             Where it is 0 there is no weight: its gradient is 0, so binary optimizers
-            leave it alone.
+            leave it alone. As in Flax it is an array of the layer's state and no
+            parameter.
         input_quantizer: Function of the inputs, or None, as is common in the first
             layer. By default a sign that passes the gradient where ``abs(x) <= 1``.
         kernel_quantizer: Function of the kernel, or None. By default a sign with the
@@ -251,5 +252,5 @@ class BinaryLayer(nnx.Module):
         others = tuple(axis for axis in range(magnitude.ndim) if axis != out)
         if self.mask is None:
             return jnp.mean(magnitude, axis=others)
-        kept = (self.mask != 0).astype(magnitude.dtype)
+        kept = self.mask.astype(bool).astype(magnitude.dtype)
         return jnp.sum(magnitude * kept, others) / jnp.maximum(kept.sum(others), 1)

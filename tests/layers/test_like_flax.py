@@ -276,7 +276,8 @@ def test_optimizers_leave_masked_weights_alone():
 @pytest.mark.parametrize("make", [BinaryConv, BinaryConvTranspose])
 def test_masked_layers_fold_with_their_zeros(make, dtype):
     layer = make(3, 4, (3, 3), mask=MASK, **SIGNS)
-    folded = inference.fold(layer, dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        folded = inference.fold(layer, dtype)
     assert isinstance(folded, inference.FoldedLayer) and not folded.is_packed
     # Zeros are no bits, so that the kernel is never packed.
     expected = "float32" if dtype == "bits" else dtype
