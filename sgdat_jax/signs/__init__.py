@@ -20,6 +20,8 @@ flushes float32 and bfloat16 subnormals to zero, so there their sign is +1.
 """
 
 from sgdat_jax.signs.activations import leaky_tanh as leaky_tanh
+from sgdat_jax.signs.annealing import annealed as annealed
+from sgdat_jax.signs.annealing import annealing as annealing
 from sgdat_jax.signs.binary import approx_sign as approx_sign
 from sgdat_jax.signs.binary import ede_sign as ede_sign
 from sgdat_jax.signs.binary import ede_t as ede_t
