@@ -16,6 +16,7 @@ from sgdat_jax.layers import BinaryParam as BinaryParam
 from sgdat_jax.layers import kernel_sign as kernel_sign
 from sgdat_jax.optimizers import BoatState as BoatState
 from sgdat_jax.optimizers import BopState as BopState
+from sgdat_jax.optimizers import CompactState as CompactState
 from sgdat_jax.optimizers import DiodeState as DiodeState
 from sgdat_jax.optimizers import FlipRatio as FlipRatio
 from sgdat_jax.optimizers import LatentState as LatentState

@@ -9,6 +9,7 @@ from sgdat_jax.optimizers.boat import boat as boat
 from sgdat_jax.optimizers.bop import BopState as BopState
 from sgdat_jax.optimizers.bop import bop as bop
 from sgdat_jax.optimizers.bop import bop2nd_order as bop2nd_order
+from sgdat_jax.optimizers.compact import CompactState as CompactState
 from sgdat_jax.optimizers.diode import DiodeState as DiodeState
 from sgdat_jax.optimizers.diode import diode as diode
 from sgdat_jax.optimizers.flips import FLIP_BINS as FLIP_BINS

@@ -341,23 +341,19 @@ def trained_weights(opt_state: optax.OptState) -> chex.ArrayTree | None:
 
 
 def _binary_states(opt_state: optax.OptState) -> list[Any]:
-    # A compact state says what it stands for by ``unpacked``.
-    marks = ("signed_count", "binary_params", "unpacked")
-
     def is_binary(node: Any) -> bool:
-        return isinstance(node, tuple) and any(hasattr(node, mark) for mark in marks)
+        return isinstance(node, tuple) and (
+            hasattr(node, "signed_count") or hasattr(node, "binary_params")
+        )
 
-    found = filter(is_binary, jax.tree.leaves(opt_state, is_leaf=is_binary))
-    return [getattr(state, "unpacked", state) for state in found]
+    return list(filter(is_binary, jax.tree.leaves(opt_state, is_leaf=is_binary)))
 
 
 def _collect(opt_state: optax.OptState, attribute: str) -> chex.ArrayTree:
     """Takes one tree out of each state that has the attribute and joins the trees."""
-    trees = [
-        getattr(state, attribute)
-        for state in _binary_states(opt_state)
-        if hasattr(state, attribute)
-    ]
+    # A compact state says by ``unpacked`` which state it stands for.
+    states = [getattr(s, "unpacked", s) for s in _binary_states(opt_state)]
+    trees = [getattr(s, attribute) for s in states if hasattr(s, attribute)]
     if not trees:
         raise ValueError(
             f"`opt_state` holds no binary optimizer's `{attribute}`: got a state of "

@@ -28,6 +28,11 @@ class CompactState(NamedTuple):
     rest: Any  # the exact state, with None for the trees that the words hold
 
     @property
+    def binary_params(self) -> optax.Updates:
+        """A tree shaped like the weights that the optimizer trains."""
+        return self.words
+
+    @property
     def unpacked(self) -> Any:
         """The exact state that this one stands for, its signed counts as counters."""
         counters = jax.tree.map(lambda w: words.unpack(w)[1], self.words)
@@ -43,13 +48,28 @@ def lay_out(
     """Returns a binary optimizer with the state of a layout.
 
     Args:
-      tx: its state is a ``NamedTuple`` with ``signed_count`` and with ``latent`` or
-        ``mu``, the real number of each weight.
+      tx: an optimizer of this library or, by `flip_rule`, of one's own. Its state is a
+        ``NamedTuple`` with ``signed_count`` and with ``latent`` or ``mu``, the real
+        number of each weight; its rule reads and changes signed counts by the functions
+        of binary.py alone.
       layout: ``"exact"`` for the optimizer as it is, or ``"compact"``.
       refused: the optimizer's arguments that only an exact state has room for.
 
+    Returns:
+      ``tx`` itself, or one whose state is a `CompactState`.
+
     Raises:
       ValueError: if the layout is unknown, or compact and one of these is not None.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> from sgdat_jax.optimizers import compact
+      >>> tx = compact.lay_out(sj.prob_bop(steps_per_epoch=100), "compact")
+      >>> state = tx.init(jnp.ones(1000))
+      >>> sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # the step count has 4
+      4004
     """
     checks.check_choice("layout", layout, ("exact", "compact"))
     if layout == "exact":
