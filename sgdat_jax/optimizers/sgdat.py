@@ -105,11 +105,12 @@ def sgdat(
       count_dtype: signed integer dtype of the flip counter. None means int16, which
         counts to 32,766 and then stays there; int8 counts to 126.
       layout: ``"exact"``, or ``"compact"`` for a state of 4 bytes per weight instead of
-        6, one array instead of two, and a faster step. Latent weights are then rounded
-        to 16 significant bits after each step, and flip counts, with the thresholds,
-        stop growing at 127. Take it where memory or the optimizer's time counts, and
-        the exact one to repeat published steps to the bit. Momentum keeps 4 bytes of
-        its own. ``latent_dtype`` and ``count_dtype`` must be None.
+        6, in one array. Take it where memory or the optimizer's time counts, and the
+        exact one to repeat published steps to the bit. It costs precision: latent
+        weights are rounded to 16 significant bits after each step, so that a step below
+        2**-17 of its latent weight is lost, and flip counts, with the thresholds, stop
+        growing at 127. Momentum keeps 4 bytes of its own. ``latent_dtype`` and
+        ``count_dtype`` must be None.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``.
