@@ -33,6 +33,7 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "compact_state"
 _RANDOM_WEIGHTS = 100_000
 _BATCH = 64
 _CHUNK = 500  # steps in one program
+LAYOUTS = ("exact", "compact")
 
 
 def narrowed(
@@ -248,25 +249,26 @@ def of_digits(names: Sequence[str], steps: int) -> list[dict[str, Any]]:
 
 
 def accuracies(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Trains with each layout and seed by the training program."""
-    rows = []
-    for layout in ("exact", "compact"):
+    """Trains with each seed and layout by the training program."""
+    data, plans, rows = None, {}, []
+    for layout in LAYOUTS:
         name = f"sgdat_{layout}"
         registry.OPTIMIZERS[name] = functools.partial(sj.sgdat, layout=layout)
-        with tempfile.TemporaryDirectory() as folder:
-            settings = config.TrainConfig(
-                dataset=options.dataset,
-                optimizer=name,
-                epochs=options.epochs,
-                width=options.width,
-                run_dir=folder,
-            )
-            plan = setup.plan(settings, setup.load(settings))
-            for seed in range(options.seeds):
-                run = setup.begin(plan, seed, pathlib.Path(folder, str(seed)))
+        settings = config.TrainConfig(
+            dataset=options.dataset,
+            optimizer=name,
+            epochs=options.epochs,
+            width=options.width,
+        )
+        data = setup.load(settings) if data is None else data
+        plans[layout] = setup.plan(settings, data)
+    for seed in range(options.seeds):
+        for layout, plan in plans.items():
+            with tempfile.TemporaryDirectory() as folder:
+                run = setup.begin(plan, seed, pathlib.Path(folder, "run"))
                 row = {"layout": layout, "seed": seed} | _train(run)
-                print(row, flush=True)
-                rows.append(row)
+            print(row, flush=True)
+            rows.append(row)
     return rows
 
 
@@ -286,7 +288,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns mean and standard deviation of each layout, and of the differences."""
     by_layout = {
         layout: np.array([r["test_accuracy"] for r in rows if r["layout"] == layout])
-        for layout in ("exact", "compact")
+        for layout in LAYOUTS
     }
     by_layout["difference"] = by_layout["compact"] - by_layout["exact"]
     return {
