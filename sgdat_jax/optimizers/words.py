@@ -48,9 +48,9 @@ def weight(counter: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
 
 
 def against(counter: jax.Array, latent: jax.Array) -> jax.Array:
-    """Returns the latents, float32, with another sign where the weight is +1."""
-    bits = jax.lax.bitcast_convert_type(latent, jnp.uint32) ^ counter << 31
-    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+    """Returns the latents as float32, with another sign where the weight is +1."""
+    bits = jax.lax.bitcast_convert_type(latent.astype(jnp.float32), jnp.uint32)
+    return jax.lax.bitcast_convert_type(bits ^ counter << 31, jnp.float32)
 
 
 def flip_count(counter: jax.Array) -> jax.Array:
