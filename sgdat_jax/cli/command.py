@@ -7,8 +7,8 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn, Union
+from collections.abc import Callable, Sequence
+from typing import IO, Annotated, Any, NoReturn, Union, cast
 
 import jax
 import tyro
@@ -44,26 +44,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
-            _join_others(words)
-            with hosts.one_for_all(SystemExit, hosts.Disagreement):
-                with hosts.failing_together():
-                    name, config = _parse(words)
-                # Not needed to print a help text or to find a typing error.
-                from sgdat_jax.cli import work
-
-                set_up, do = work.WORK[name]
-                prepared = set_up(config)
+            with interruption.noticed():
+                _join_others(words)
+                with hosts.one_for_all(SystemExit, hosts.Disagreement):
+                    do, prepared = _set_up(words)
         except (ValueError, OSError) as error:
             _fail(str(error), 2)
-        terminal = rich_console.Console(highlight=False, quiet=not hosts.is_writer())
+        output = _Output(sys.stdout)
+        terminal = rich_console.Console(
+            file=cast(IO[str], output), highlight=False, quiet=not hosts.is_writer()
+        )
         with hosts.one_for_all(FloatingPointError, interruption.Interrupted):
             do(prepared, terminal)
+        output.check()
     except (FloatingPointError, OSError) as error:
         _fail(str(error), 1)
     except interruption.Interrupted as interrupted:
         _fail(str(interrupted), 75)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+
+
+def _set_up(words: Sequence[str]) -> tuple[Callable[..., None], Any]:
+    """Returns what a command does, and what it does it with."""
+    with hosts.failing_together():
+        name, config = _parse(words)
+    # Not needed to print a help text or to find a typing error.
+    from sgdat_jax.cli import work
+
+    set_up, do = work.WORK[name]
+    return do, set_up(config)
+
+
+class _Output:
+    """A stream that swallows what it cannot write, as results are worth more.
+
+    Args:
+      stream: the terminal, or where its text goes.
+    """
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+        self._error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Writes if it can."""
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what is waiting if it can."""
+        self._try(self._stream.flush)
+
+    def check(self) -> None:
+        """Raises OSError if something could not be written."""
+        self.flush()
+        if self._error is not None:
+            # What is still waiting would fail again when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise OSError(f"the output could not be written: {self._error.strerror}")
+
+    def _try(self, write: Callable[[], object]) -> None:
+        if self._error is None:
+            try:
+                write()
+            except OSError as error:
+                self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _keep_compiled_programs() -> None:

@@ -89,8 +89,10 @@ class Task(Plugged):
     """What binary convolutions pad their inputs with: 0 as published, 1 or -1."""
 
     input_sign: str = "ste_sign"
-    """Gradient of the sign of activations: ste_sign as published, approx_sign or
-    swish_sign."""
+    """How activations are quantized: by their sign, with the gradient of ste_sign as
+    published, approx_sign, swish_sign, ede_sign or reste_sign (these two annealed
+    during training) or magnitude_aware_sign; or by ste_heaviside, ste_ternary or
+    dorefa."""
 
     compute_dtype: str = "float32"
     """Type of the network's products: float32 or bfloat16. Parameters, sums and batch

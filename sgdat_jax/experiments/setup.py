@@ -130,7 +130,9 @@ def create(
     )
     constants = registry.NORMALIZATIONS[config.normalization]
     normalization = constants or dataset_lib.channel_statistics(dataset.train_images)
-    task = states.create(model, tx, config, normalization, layout, network)
+    task = states.create(
+        model, tx, config, normalization, steps_per_epoch, layout, network
+    )
 
     # One program: layer by layer, each small operation would be compiled by itself.
     @jax.jit

@@ -11,6 +11,7 @@ Nothing here learns, and nothing but the core's dependencies is needed.
 from sgdat_jax.inference.classifier import Classifier as Classifier
 from sgdat_jax.inference.classifier import Prediction as Prediction
 from sgdat_jax.inference.classifier import load as load
+from sgdat_jax.inference.folded import FoldedLayer as FoldedLayer
 from sgdat_jax.inference.folding import Threshold as Threshold
 from sgdat_jax.inference.folding import fold as fold
 from sgdat_jax.inference.function import Function as Function

@@ -22,13 +22,19 @@ NETWORKS = names.Table(
         "BiRealResNet18": resnet.BiRealResNet18,
     },
 )
-# Quantizers of activations. Without those whose parameter must be annealed.
+# Quantizers of activations; those with a schedule in their paper follow it in training.
 SIGNS = names.Table(
     "signs",
     {
         "ste_sign": signs.ste_sign,
         "approx_sign": signs.approx_sign,
         "swish_sign": signs.swish_sign,
+        "ede_sign": signs.annealed(signs.ede_sign, "t", signs.ede_t),
+        "reste_sign": signs.annealed(signs.reste_sign, "o", signs.reste_o),
+        "magnitude_aware_sign": signs.magnitude_aware_sign,
+        "ste_heaviside": signs.ste_heaviside,
+        "ste_ternary": signs.ste_ternary,
+        "dorefa": signs.dorefa,
     },
 )
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from sgdat_jax import optimizers
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import (
     agreement,
@@ -25,6 +27,23 @@ from sgdat_jax.training import (
     settings,
     states,
 )
+
+
+class _BinaryCheck(loop.Watcher):
+    """Warns once if binary weights are no longer -1 and +1."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    def epoch_trained(self, state: states.TrainState) -> None:
+        binary = optimizers.select_binary(state.params, state.params)
+        if self._warned or not jax.tree.leaves(binary):
+            return
+        try:
+            optimizers.check_binary(state.params)
+        except ValueError as error:
+            self._warned = True
+            warnings.warn(str(error), stacklevel=2)
 
 
 class Fitted(NamedTuple):
@@ -126,8 +145,9 @@ def fit(
     if run.folder is not None and hosts.as_writer(run_folder.is_finished(run.folder)):
         result = _finished_result(run, run.folder)
     else:
+        told = loop.Watchers([*watchers, _BinaryCheck()])
         with _until_interrupt() as check:
-            run, result = loop.train(run, loop.Watchers(watchers), check, keeper)
+            run, result = loop.train(run, told, check, keeper)
     best = keeper.best(run)
     return Fitted(
         model=_with_weights(model, run.state.params, run.state.stats),
@@ -181,11 +201,13 @@ def _plan(
     normalization = normalization or dataset_lib.channel_statistics(
         dataset.train_images
     )
-    task = states.create(model, tx, config, normalization, runs.lay_out(config))
+    steps_per_epoch = runs.steps_per_epoch(config, dataset)
+    task = states.create(
+        model, tx, config, normalization, steps_per_epoch, runs.lay_out(config)
+    )
     # On the host, so that each device gets what is its own.
     variables = jax.device_get(nnx.state(model))
     first = jax.jit(functools.partial(states.first, task))
-    steps_per_epoch = runs.steps_per_epoch(config, dataset)
     return runs.Plan(
         config, dataset, task, lambda seed: first(seed, variables), steps_per_epoch
     )

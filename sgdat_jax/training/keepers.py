@@ -104,6 +104,8 @@ class _Folder:
     def end_epoch(
         self, run: runs.Run, line: Mapping[str, Any], times: Mapping[str, Any]
     ) -> None:
+        if hosts.is_writer():
+            run_folder.check_there(self._folder)
         names = []
         if _is_best(run, line):
             names.append(run_folder.BEST)

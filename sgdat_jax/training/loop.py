@@ -39,6 +39,12 @@ class Watcher:
         Without binary weights there is no flip ratio.
         """
 
+    def epoch_trained(self, state: states.TrainState) -> None:
+        """Hears of the state after the steps of an epoch, before it is evaluated.
+
+        The next step takes the state's memory: what is kept must be copied.
+        """
+
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Hears of an epoch, by its line of the metrics file."""
 
@@ -57,6 +63,11 @@ class Watchers(Watcher):
         """Tells all."""
         for watcher in self._watchers:
             watcher.stepped(metrics, flip_ratio)
+
+    def epoch_trained(self, state: states.TrainState) -> None:
+        """Tells all."""
+        for watcher in self._watchers:
+            watcher.epoch_trained(state)
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Tells all."""
@@ -243,6 +254,7 @@ def _advance(
         for run in calls:
             seconds = time.perf_counter() - start
             yield run._replace(progress=run.progress._replace(seconds=seconds))
+        watcher.epoch_trained(run.state)
         line, times = results.epoch_lines(run)
         alone = jax.process_count() == 1
         line |= evaluate(run, tests, check if alone else interruption.never)

@@ -158,6 +158,12 @@ def write_config(
     files.write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
 
 
+def check_there(path: pathlib.Path) -> None:
+    """Raises OSError if somebody has removed the folder of a run that trains."""
+    if not files.is_file(path / CONFIG):
+        raise OSError(f"{path} has lost its {CONFIG}: was the folder removed?")
+
+
 def append_epoch(
     path: pathlib.Path, metrics: Mapping[str, Any], times: Mapping[str, Any]
 ) -> None:
@@ -184,7 +190,12 @@ def reopen(path: pathlib.Path, config: settings.Settings) -> None:
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
-    """Writes the result of a finished run."""
+    """Writes the result of a finished run.
+
+    Raises:
+      OSError: as in `check_there`, or if it cannot be written.
+    """
+    check_there(path)
     files.write_json(path / RESULT, result)
 
 

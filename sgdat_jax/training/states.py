@@ -38,6 +38,7 @@ class Task(NamedTuple):
     augmentation: augment.Augmentation
     label_smoothing: float
     diagnostics: bool
+    steps: int  # of the whole run
     model: str  # name of the network's class
     binary_layers: tuple[str, ...]  # paths of layers with binary weights
     choices: Any = None  # what the network says of itself: a hashable dataclass
@@ -60,6 +61,7 @@ def create(
     tx: optax.GradientTransformation,
     settings: settings_lib.Settings,
     normalization: tuple[Sequence[float], Sequence[float]],
+    steps_per_epoch: int,
     layout: parallel.Layout | None = None,
     network: specs.Spec | None = None,
 ) -> Task:
@@ -70,6 +72,7 @@ def create(
       tx: optimizer of its parameters.
       settings: how it is trained; the seed does not matter.
       normalization: mean and standard deviation of each channel of images in [0, 1].
+      steps_per_epoch: training steps in an epoch.
       layout: the devices of the run; None: one device.
       network: what builds the network, for files of weights; None: unknown.
 
@@ -95,6 +98,7 @@ def create(
         ),
         label_smoothing=settings.label_smoothing,
         diagnostics=settings.diagnostics,
+        steps=settings.epochs * steps_per_epoch,
         model=type(model).__name__,
         binary_layers=tuple(
             optimizers.layers_of(optimizers.select_binary(params, params))

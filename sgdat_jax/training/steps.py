@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from sgdat_jax import optimizers
+from sgdat_jax import optimizers, signs
 from sgdat_jax.data import augment
 from sgdat_jax.training import parallel, states
 
@@ -58,7 +58,7 @@ def train_step(
 
     def loss_fn(params: nnx.State) -> tuple[jax.Array, tuple[nnx.State, Metrics]]:
         model = nnx.merge(task.train_graph, params, state.stats, copy=True)
-        with jax.named_scope("model"):
+        with jax.named_scope("model"), signs.annealing(state.step / task.steps):
             logits = model(images)
             losses = _losses(logits, batch.labels, task.label_smoothing)
         stats = nnx.state(model, nnx.Not(nnx.Param))

@@ -96,6 +96,12 @@ def test_it_is_what_the_command_does(tmp_path):
     shared_runs.assert_bit_equal(nnx.state(fitted.model, nnx.Param), ended.state.params)
 
 
+def test_weights_that_are_no_longer_binary_are_told():
+    model = OwnNet(nnx.Rngs(0))
+    with pytest.warns(UserWarning, match="must be -1 and .1 where they are binary"):
+        training.fit(model, optax.adam(1e-2), small_runs.digits(), epochs=1)
+
+
 class _Interrupting(training.Watcher):
     def __init__(self, step):
         self.left = step

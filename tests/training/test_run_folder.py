@@ -152,6 +152,7 @@ def test_only_what_leaves_no_trace_may_change(tmp_path, field):
 
 def test_damaged_line_of_metrics(tmp_path):
     times = {"epoch": 1, "seconds": 1.0, "images_per_second": 2.0}
+    run_folder.create(tmp_path, _CONFIG)
     run_folder.append_epoch(tmp_path, _LINE, times)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": ')

@@ -12,138 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgdat_jax import signs
-
-DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
-
-# bfloat16 and float16 results are float32 results rounded once, so half a unit in the
-# last place (2^-9, 2^-12), doubled. In float32, exp(-u) is off by up to u 2^-24
-# relatively, and u reaches 87 before it underflows: 87 * 2^-24 = 5e-6, doubled.
-RTOL = {jnp.float32: 1e-5, jnp.bfloat16: 2**-8, jnp.float16: 2**-11}
-# Below the smallest normal number a result may be flushed to zero or lose digits.
-ATOL = {dtype: float(jnp.finfo(dtype).smallest_normal) for dtype in DTYPES}
-
-# The bounds as float32 holds them: the comparisons are made in float32.
-TENTH = float(np.float32(0.1))
-TWENTIETH = float(np.float32(0.05))
-
-EDGES = [0.0, 0.05, 0.1, 0.25, 0.5, 1.0, 1.0078125, 1.5, 2.0, 30.0, 1e3, 1e30, np.inf]
-NEAR_ONE = [1.0 - 2**-8, 1.0 + 2**-7, 1.5 + 2**-7]
-
-
-def ref_sign(x):
-    return np.where(x >= 0, 1.0, -1.0)
-
-
-def ref_window(x, clip=1.0):
-    return np.where(np.abs(x) <= clip, 1.0, 0.0)
-
-
-def ref_approx(x):
-    return np.where(np.abs(x) <= 1, 2 - 2 * np.abs(np.clip(x, -1, 1)), 0.0)
-
-
-def ref_swish(x, beta=5.0):
-    # Clipped where float64's cosh would overflow; the derivative is 0 from there on.
-    bx = np.clip(beta * x, -700, 700)
-    return beta * (2 - bx * np.tanh(bx / 2)) / (1 + np.cosh(bx))
-
-
-def ref_ede(x, t=1.0):
-    # cosh^-2 is 1 - tanh^2 without its cancellation.
-    return max(1 / t, 1) * t / np.cosh(np.clip(t * x, -350, 350)) ** 2
-
-
-def ref_reste(x, o=1.0):
-    a = np.abs(x)
-    power = np.clip(a, TENTH, 1.5) ** ((1 - o) / o) / o
-    return np.where(a > 1.5, 0, np.where(a > TENTH, power, TENTH ** (1 / o) / TENTH))
-
-
-def ref_heaviside(x):
-    return np.where(x > 0, 1.0, 0.0)
-
-
-def ref_ternary(x, d=TWENTIETH):
-    return np.where(x >= d, 1.0, np.where(x <= -d, -1.0, 0.0))
-
-
-def ref_dorefa(x, bits=2):
-    return np.round(np.clip(x, 0, 1) * (2**bits - 1)) / (2**bits - 1)
-
-
-def ref_unit(x):
-    return np.where((x >= 0) & (x <= 1), 1.0, 0.0)
-
-
-# id: (estimator, positional parameters, reference value, reference derivative)
-CASES = {
-    "ste": (signs.ste_sign, (), ref_sign, ref_window),
-    "ste-1.5": (signs.ste_sign, (1.5,), ref_sign, lambda x: ref_window(x, 1.5)),
-    "ste-none": (signs.ste_sign, (None,), ref_sign, np.ones_like),
-    "approx": (signs.approx_sign, (), ref_sign, ref_approx),
-    "swish": (signs.swish_sign, (), ref_sign, ref_swish),
-    "swish-1": (signs.swish_sign, (1.0,), ref_sign, lambda x: ref_swish(x, 1.0)),
-    "ede": (signs.ede_sign, (), ref_sign, ref_ede),
-    "ede-2^-10": (signs.ede_sign, (2**-10,), ref_sign, lambda x: ref_ede(x, 2**-10)),
-    "ede-10": (signs.ede_sign, (10.0,), ref_sign, lambda x: ref_ede(x, 10.0)),
-    "reste": (signs.reste_sign, (), ref_sign, ref_reste),
-    "reste-3": (signs.reste_sign, (3.0,), ref_sign, lambda x: ref_reste(x, 3.0)),
-    "heaviside": (signs.ste_heaviside, (), ref_heaviside, ref_window),
-    "ternary": (signs.ste_ternary, (), ref_ternary, ref_window),
-    "ternary-1": (signs.ste_ternary, (1.0, None), lambda x: ref_ternary(x, 1.0),
-                  np.ones_like),
-    "dorefa": (signs.dorefa, (), ref_dorefa, ref_unit),
-    "dorefa-4": (signs.dorefa, (4,), lambda x: ref_dorefa(x, 4), ref_unit),
-}  # fmt: skip
-ESTIMATORS = [
-    signs.ste_sign,
-    signs.approx_sign,
-    signs.swish_sign,
-    signs.ede_sign,
-    signs.reste_sign,
-    signs.magnitude_aware_sign,
-    signs.ste_heaviside,
-    signs.ste_ternary,
-    signs.dorefa,
-]
-ODD = [e for e in ESTIMATORS if e not in (signs.ste_heaviside, signs.dorefa)]
-# Estimators of one entry at a time, so that one entry's value tells nothing of others.
-POINTWISE = [e for e in ESTIMATORS if e is not signs.magnitude_aware_sign]
-ANNEALED = [
-    (signs.ste_sign, "clip_value"),
-    (signs.swish_sign, "beta"),
-    (signs.ede_sign, "t"),
-    (signs.reste_sign, "o"),
-    (signs.magnitude_aware_sign, "clip_value"),
-    (signs.ste_heaviside, "clip_value"),
-    (signs.ste_ternary, "clip_value"),
-    (signs.ste_ternary, "threshold"),
-]
-
-
-def name(value):
-    return getattr(value, "__name__", None)
-
-
-def points(dtype):
-    """Return special values of both signs, and a grid, in `dtype`."""
-    edges = np.array(EDGES + NEAR_ONE)
-    x = np.concatenate([edges, -edges, np.linspace(-3, 3, 62)])
-    with np.errstate(over="ignore"):  # 1e30 is inf in float16
-        return jnp.asarray(x.astype(dtype))
-
-
-@functools.cache  # so that tests share what is compiled
-def value_and_slope(estimator, *params, **kwargs):
-    """Return a jitted function of x that gives the value and the derivative."""
-
-    @jax.jit
-    def run(x):
-        value, vjp = jax.vjp(lambda x: estimator(x, *params, **kwargs), x)
-        return value, vjp(jnp.ones_like(value))[0]
-
-    return run
-
+from sign_cases import (
+    ANNEALED,
+    ATOL,
+    CASES,
+    DTYPES,
+    ESTIMATORS,
+    ODD,
+    POINTWISE,
+    RTOL,
+    name,
+    points,
+    ref_ede,
+    value_and_slope,
+)
 
 # Most tests use this shape, so that each function is compiled once for them all.
 LENGTH = 8
@@ -187,60 +69,6 @@ def test_value_and_gradient_equal_numpy(case, dtype):
     chex.assert_tree_all_finite((value, slope))
     np.testing.assert_allclose(value, ref_value(exact), rtol=RTOL[dtype], atol=0)
     np.testing.assert_allclose(slope, ref_slope(exact), RTOL[dtype], ATOL[dtype])
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
-@pytest.mark.parametrize("shape", [(6, 4), (3, 3, 2, 4)])
-def test_magnitude_aware_sign_equals_numpy(shape, dtype):
-    x = np.random.default_rng(0).normal(size=shape)
-    x.flat[:4] = [0.0, -0.0, 1.0, -1.0]
-    x = jnp.asarray(x.astype(dtype))
-    exact = np.asarray(x, np.float64)
-    scale = np.abs(exact).reshape(-1, shape[-1]).mean(0)
-
-    value, slope = RUNS[signs.magnitude_aware_sign](x)
-
-    assert value.dtype == slope.dtype == dtype
-    value, slope = np.asarray(value, np.float64), np.asarray(slope, np.float64)
-    np.testing.assert_allclose(value, scale * ref_sign(exact), RTOL[dtype])
-    np.testing.assert_allclose(slope, scale * ref_window(exact), RTOL[dtype])
-
-
-def test_magnitude_aware_sign_means_in_float32():
-    # The sum of 4096 values of 100 overflows float16, their mean does not.
-    x = jnp.full((4096, 1), -100.0, jnp.float16)
-    value, slope = value_and_slope(signs.magnitude_aware_sign, None)(x)
-    assert (value == -100).all() and (slope == 100).all()
-
-
-def test_magnitude_aware_sign_with_infinite_entry():
-    x = jnp.array([[jnp.inf, 0.5], [-0.5, -1.5]])
-    value, slope = RUNS[signs.magnitude_aware_sign](x)
-    np.testing.assert_array_equal(value, [[np.inf, 1.0], [-np.inf, -1.0]])
-    np.testing.assert_array_equal(slope, [[0.0, 1.0], [np.inf, 0.0]])
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=name)
-def test_ternary_threshold_of_the_mean(dtype):
-    x = np.random.default_rng(1).normal(size=(5, 7)).astype(dtype)
-    exact = np.asarray(x, np.float64)
-    value, slope = value_and_slope(signs.ste_ternary, threshold=None)(jnp.asarray(x))
-    expected = ref_ternary(exact, 0.7 * np.abs(exact).mean())
-    assert set(expected.flat) == {-1.0, 0.0, 1.0}
-    np.testing.assert_array_equal(np.asarray(value, np.float64), expected)
-    np.testing.assert_array_equal(np.asarray(slope, np.float64), ref_window(exact))
-
-
-def test_ternary_threshold_is_seven_tenths_of_the_mean():
-    x = jnp.array([0.72, 0.68, -0.72, -0.68, 1.2, -2.0])  # whose mean magnitude is 1
-    value, _ = value_and_slope(signs.ste_ternary, threshold=None)(x)
-    np.testing.assert_array_equal(value, [1, 0, -1, 0, 1, -1])
-
-
-@pytest.mark.parametrize("threshold", [0.0, None])
-def test_ternary_of_zeros_is_zero(threshold):
-    value, _ = value_and_slope(signs.ste_ternary, threshold)(jnp.zeros(3))
-    np.testing.assert_array_equal(value, np.zeros(3))
 
 
 @pytest.mark.parametrize("clip", [1.0, 0.3])
@@ -371,12 +199,6 @@ def test_array_parameter_is_a_value_error(estimator, param):
         estimator(jnp.ones(2), **{param: jnp.ones(2)})
 
 
-@pytest.mark.parametrize("bits", [0, -1, 33, 2.0, True, "2"])
-def test_bad_bits_is_a_value_error(bits):
-    with pytest.raises(ValueError, match=rf"`bits` must be an integer .* got '?{bits}"):
-        signs.dorefa(jnp.ones(2), bits)
-
-
 @hypothesis_settings
 @given(vectors())
 def test_any_input_gives_finite_gradients(x):
@@ -485,3 +307,31 @@ def test_bad_slopes_are_refused():
         bell_sign(1.0, height=2.0)
     with pytest.raises(TypeError, match="must be a real floating-point array"):
         bell_sign(jnp.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "bits"),
+    [
+        *((sign, 1) for sign in (signs.sign, signs.ste_sign, signs.swish_sign)),
+        (bell_sign, 1),
+        (signs.magnitude_aware_sign, 1),
+        (signs.ste_heaviside, 1),
+        (signs.ste_ternary, 2),
+        (signs.dorefa, 2),
+        (functools.partial(signs.dorefa, mode="weights"), 2),
+        (functools.partial(signs.dorefa, bits=3, mode="weights"), 3),
+        (jnp.tanh, None),
+        (None, None),
+    ],
+    ids=str,
+)
+def test_precision_is_that_of_the_values(quantizer, bits):
+    assert signs.precision(quantizer) == bits
+
+
+def test_precision_of_a_quantizer_of_ones_own():
+    def thirds(x):
+        return jnp.round(3 * x) / 3
+
+    thirds.precision = 5
+    assert signs.precision(functools.partial(thirds)) == 5
