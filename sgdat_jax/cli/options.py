@@ -94,6 +94,9 @@ class Evaluate:
     """Folder of the run, for its last state; or a file of weights, such as the best.npz
     in it."""
 
+    allow_changed_data: bool = False
+    """Whether other images or labels than it was trained with will do."""
+
     plugin: tuple[str, ...] = ()
     """Modules that the run needs, as in train."""
 

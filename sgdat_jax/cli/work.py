@@ -232,9 +232,9 @@ def _finished_run(config: options.Evaluate) -> runs.Run:
                 f"best.npz, got {path}. What pictures show is for sgdat-jax predict: "
                 f"sgdat-jax predict best.npz {path}"
             )
-        return setup.restore_weights(path)
+        return setup.restore_weights(path, allow_changed_data=config.allow_changed_data)
     run_folder.read_result(path)
-    return setup.restore(path)
+    return setup.restore(path, allow_changed_data=config.allow_changed_data)
 
 
 class Work(NamedTuple):

@@ -98,7 +98,8 @@ def plan(config: configs.TrainConfig, dataset: sources.Dataset) -> runs.Plan:
     config = settle(config, dataset)
     steps_per_epoch = runs.steps_per_epoch(config, dataset)
     task, init = create(config, dataset, steps_per_epoch, runs.lay_out(config))
-    return runs.Plan(config, dataset, task, init, steps_per_epoch)
+    data = dataset_lib.fingerprint(dataset)
+    return runs.Plan(config, dataset, task, init, steps_per_epoch, data)
 
 
 def create(
@@ -209,29 +210,36 @@ def resume(config: configs.TrainConfig) -> runs.Run:
     return runs.go_on(_planned(config)[1], config.seed, folder)
 
 
-def restore(folder: pathlib.Path) -> runs.Run:
+def restore(folder: pathlib.Path, *, allow_changed_data: bool = False) -> runs.Run:
     """Returns a finished run with its last state.
 
     Raises:
-      ValueError: if the folder holds no run, or a damaged one.
+      ValueError: if the folder holds no run, or a damaged one, or if the images or
+        labels have changed and that is not allowed.
     """
     config = run_folder.read_config(folder, configs.TrainConfig)
+    config = dataclasses.replace(config, allow_changed_data=allow_changed_data)
     run = _to_evaluate(config, folder)
+    runs.check_data(run, folder)
     found = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
     return runs.at(run, found)
 
 
-def restore_weights(file: pathlib.Path) -> runs.Run:
+def restore_weights(
+    file: pathlib.Path, *, allow_changed_data: bool = False
+) -> runs.Run:
     """Returns a run with the weights of a file, and no state of its optimizers.
 
     Raises:
-      ValueError: if the file is not a whole file of weights.
+      ValueError: if the file is not a whole file of weights, or if the images or labels
+        have changed and that is not allowed.
     """
     about = weight_files.read_about(file)
     config = run_folder.config_of(
         file, configs.TrainConfig, about.config, run_folder.FORMAT
     )
     run = _to_evaluate(config, file.parent)
+    run_folder.check_data(file, about.data, run.data, allow=allow_changed_data)
     params, stats = weight_files.read(file, run.state.params, run.state.stats)
     state = run.state._replace(params=params, stats=stats, opt_state=())
     return run._replace(state=state)

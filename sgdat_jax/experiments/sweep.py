@@ -70,11 +70,13 @@ def set_up(config: configs.SweepConfig) -> Sweep:
         run_folder.check_links(folder, (TRIALS,))
         lock = run_folder.lock(folder)
         _check_same(config)
+        recorded = run_folder.read_data(folder, CONFIG)
+        run_folder.check_data(folder / CONFIG, recorded, plan.data, allow=False)
         known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]
         if files.has_torn_line(folder / TRIALS):
             notes = (f"the last line of {folder / TRIALS}, which has no end.",)
     else:
-        lock = run_folder.create(folder, config, CONFIG)
+        lock = run_folder.create(folder, config, CONFIG, plan.data)
     all_trials = trials(config)
     todo = [trial for trial in all_trials if tuple(trial) not in known]
     return Sweep(config, plan, todo, len(all_trials), lock, notes)

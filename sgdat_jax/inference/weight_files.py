@@ -57,6 +57,7 @@ class About(NamedTuple):
     config: Any  # of the run, as in JSON; not looked at
     class_names: tuple[str, ...] = ()  # none if the file does not say
     resize: str | None = None  # how photos of other sizes became images, if they did
+    data: Any = None  # fingerprint of what it was trained on
 
 
 def write(
@@ -129,7 +130,8 @@ def read_about(file: pathlib.Path) -> About:
             names.look_up("resize", pictures.RESIZES, resize)
     except _DAMAGE as error:
         raise _not_whole(file, error) from None
-    return About(spec, mean, std, about.get("config"), class_names, resize)
+    config, data = about.get("config"), about.get("data")
+    return About(spec, mean, std, config, class_names, resize, data)
 
 
 def _spec(about: Mapping[str, Any]) -> specs.Spec:

@@ -209,7 +209,12 @@ def _plan(
     variables = jax.device_get(nnx.state(model))
     first = jax.jit(functools.partial(states.first, task))
     return runs.Plan(
-        config, dataset, task, lambda seed: first(seed, variables), steps_per_epoch
+        config,
+        dataset,
+        task,
+        lambda seed: first(seed, variables),
+        steps_per_epoch,
+        dataset_lib.fingerprint(dataset),
     )
 
 

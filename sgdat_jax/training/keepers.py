@@ -126,6 +126,7 @@ class _Folder:
             "class_names": run.dataset.class_names,
             "resize": run.dataset.resize,
             "config": dataclasses.asdict(run.config),
+            "data": run.data,
             "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
         }
         weights = _weights(run)

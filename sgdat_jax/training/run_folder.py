@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _Settings = TypeVar("_Settings", bound=settings.Options)
 
 CONFIG = "config.json"
+_DATA = "data"  # entries of the file of the config
+_BEFORE = "data_before"
 METRICS = "metrics.jsonl"
 TIMES = "times.jsonl"
 RESULT = "result.json"
@@ -40,9 +42,18 @@ _OLD_PARTIALS = frozenset(
 
 
 def create(
-    path: pathlib.Path, config: settings.Options, name: str = CONFIG
+    path: pathlib.Path,
+    config: settings.Options,
+    name: str = CONFIG,
+    data: Mapping[str, str] | None = None,
 ) -> "filelock.BaseFileLock":
     """Makes a run folder with its config, in a file of the given name.
+
+    Args:
+      path: of the folder.
+      config: of the run.
+      name: of the file.
+      data: fingerprint of the data set.
 
     Returns:
       The folder's lock, acquired.
@@ -58,7 +69,7 @@ def create(
     made = files.make([path])
     try:
         held_lock = lock(path)
-        write_config(path, config, name)
+        write_config(path, config, name, data)
     except OSError as error:
         with contextlib.suppress(OSError):
             (path / LOCK).unlink()
@@ -152,10 +163,26 @@ def _refuse_links(paths: Iterable[pathlib.Path]) -> None:
 
 
 def write_config(
-    path: pathlib.Path, config: settings.Options, name: str = CONFIG
+    path: pathlib.Path,
+    config: settings.Options,
+    name: str = CONFIG,
+    data: Mapping[str, str] | None = None,
+    before: Sequence[Mapping[str, str]] = (),
 ) -> None:
-    """Writes the config of a run, with the format of its folder."""
-    files.write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
+    """Writes the config of a run, with the format of its folder.
+
+    Args:
+      path: of the folder.
+      config: of the run.
+      name: of the file.
+      data: fingerprint of the data set.
+      before: those of the data sets with which the run began, if they were others.
+    """
+    extra: dict[str, Any] = {} if data is None else {_DATA: data}
+    if before:
+        extra[_BEFORE] = before
+    content = {"format": FORMAT, **dataclasses.asdict(config), **extra}
+    files.write_json(path / name, content)
 
 
 def check_there(path: pathlib.Path) -> None:
@@ -182,11 +209,47 @@ def write_epochs(
     files.write_lines(path / METRICS, metrics)
 
 
-def reopen(path: pathlib.Path, config: settings.Settings) -> None:
-    """Makes a run folder one of a run that has not finished, with the given config."""
+def reopen(
+    path: pathlib.Path, config: settings.Settings, data: Mapping[str, str]
+) -> None:
+    """Makes a run folder one of a run that has not finished, with config and data."""
+    recorded = read_json(path, CONFIG)
+    before = recorded.get(_BEFORE, [])
+    if recorded.get(_DATA, data) != data:
+        before = [*before, recorded[_DATA]]
     for name in (RESULT, DIVERGED):
         (path / name).unlink(missing_ok=True)
-    write_config(path, config)
+    write_config(path, config, data=data, before=before)
+
+
+def check_data(
+    file: pathlib.Path, recorded: Any, data: Mapping[str, str], *, allow: bool
+) -> None:
+    """Raises ValueError if a run was trained on other images, unless that is allowed.
+
+    Args:
+      file: that says what it was trained on.
+      recorded: what it says, a fingerprint; of former versions None.
+      data: fingerprint of the data set at hand.
+      allow: whether the data may be others.
+    """
+    if recorded is None or recorded == data or allow:
+        return
+    known = recorded if isinstance(recorded, dict) else {}
+    differ = [name for name, digest in data.items() if known.get(name) != digest]
+    raise ValueError(
+        f"{file} is of a run on other data: {', '.join(differ)} have changed since; "
+        "--allow-changed-data takes them all the same."
+    )
+
+
+def read_data(path: pathlib.Path, name: str = CONFIG) -> Any:
+    """Reads the fingerprint of the data that a run began with, None if it is unknown.
+
+    Raises:
+      ValueError: if there is no run in the folder, or its config is damaged.
+    """
+    return read_json(path, name).get(_DATA)
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
@@ -215,6 +278,8 @@ def read_config(path: pathlib.Path, kind: type[_Settings]) -> _Settings:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
+    for name in (_DATA, _BEFORE):
+        values.pop(name, None)
     return config_of(path / CONFIG, kind, values, values.pop("format", 0))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -43,6 +44,7 @@ class Run(NamedTuple):
     task: states.Task
     state: states.TrainState
     steps_per_epoch: int
+    data: Mapping[str, str]  # fingerprint of the data set
     progress: Progress = Progress()
     lock: Any = None  # of the folder, while it is written to
     notes: tuple[str, ...] = ()  # what was found amiss when it was restored
@@ -62,6 +64,7 @@ class Plan(NamedTuple):
     task: states.Task
     init: states.Init
     steps_per_epoch: int
+    data: Mapping[str, str]  # fingerprint of the data set
 
 
 def with_devices(config: _Settings) -> _Settings:
@@ -137,7 +140,7 @@ def begin(plan: Plan, seed: int, folder: pathlib.Path | None) -> Run:
     run, lock = unstarted(plan, seed, folder), None
     with hosts.failing_together():
         if run.folder is not None and hosts.is_writer():
-            lock = run_folder.create(run.folder, run.config)
+            lock = run_folder.create(run.folder, run.config, data=run.data)
     return run._replace(state=plan.init(np.uint32(seed)), lock=lock)
 
 
@@ -185,6 +188,9 @@ def _reopen(
     Raises:
       ValueError: if it is a finished run without a whole checkpoint.
     """
+    with hosts.failing_together():
+        if hosts.is_writer():
+            check_data(run, folder)
     saved = folder / run_folder.CHECKPOINTS
     step = checkpoint.newest_whole(saved)[0] if is_finished else 0
     with hosts.failing_together():
@@ -202,8 +208,18 @@ def _reopen(
         run = at(run, found)
     if hosts.is_writer() and not is_over(run):
         run_folder.write_epochs(folder, run.progress.lines, run.progress.times)
-        run_folder.reopen(folder, run.config)
+        run_folder.reopen(folder, run.config, run.data)
     return run
+
+
+def check_data(run: Run, folder: pathlib.Path) -> None:
+    """Raises ValueError if a run's data set is not the one that its folder names."""
+    run_folder.check_data(
+        folder / run_folder.CONFIG,
+        run_folder.read_data(folder),
+        run.data,
+        allow=run.config.allow_changed_data,
+    )
 
 
 def _as_finished(run: Run, folder: pathlib.Path) -> Run:
@@ -279,6 +295,7 @@ def unstarted(plan: Plan, seed: int, folder: pathlib.Path | None) -> Run:
             plan.task.layout, jax.eval_shape(plan.init, np.uint32(seed))
         ),
         steps_per_epoch=plan.steps_per_epoch,
+        data=plan.data,
     )
 
 

@@ -154,6 +154,10 @@ class Settings(Upkeep, Passes):
     """Folder of the results, new or empty; None: a new one under runs/, named after
     data set, model, optimizer, seed and time."""
 
+    allow_changed_data: bool = option(False, HOUSEKEEPING)
+    """Whether a run goes on, or is evaluated, although the images or labels are others
+    than it began with; what changed is recorded."""
+
     label: str = option("", HOUSEKEEPING)
     """What tables call the run's method; empty: its optimizer and hyperparameters."""
 

@@ -16,7 +16,7 @@ def test_images_are_streamed_above_so_many_gigabytes(gigabytes, streamed):
     dataset = sources.digits()
     assert dataset.train_images.nbytes == 91_968
     settings = configs.TrainConfig(stream_above=gigabytes)
-    plan = runs.Plan(settings, dataset, None, None, 1)
+    plan = runs.Plan(settings, dataset, None, None, 1, {})
     assert runs.is_streamed(plan) == streamed
 
 

@@ -133,7 +133,8 @@ def test_config_that_is_none(tmp_path, content, named):
 
 _FREE = {
     *("data_dir", "run_dir", "stream_above", "tensorboard", "devices", "sharded"),
-    *("save_every_minutes", "save_every_steps", "keep_states", "plugin", "label"),
+    *("save_every_minutes", "save_every_steps", "keep_states"),
+    *("plugin", "label", "allow_changed_data"),
 }
 
 
