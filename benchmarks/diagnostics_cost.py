@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from benchmarks import timing, train_step
 from sgdat_jax import optimizers
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, diagnostics, setup
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import diagnostics, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "diagnostics_cost"
 
@@ -33,7 +33,7 @@ def main(arguments=None):
     data = sources.digits() if is_small else train_step.made_images(options.batch)
     turns = [
         train_step.training_steps(
-            config.TrainConfig(
+            configs.TrainConfig(
                 model=options.model,
                 width=options.width,
                 batch_size=options.batch,
@@ -46,7 +46,7 @@ def main(arguments=None):
     samples = timing.take_turns(turns, rounds=options.rounds)
     ratio = timing.paired_ratio(samples.wall, 1, 0)
     per_epoch = epoch_seconds(options, data)
-    step = timing.spread(samples.wall[:, 0]).median / step_lib.steps_per_call()
+    step = timing.spread(samples.wall[:, 0]).median / steps.steps_per_call()
     print(f"{options.model} x{options.width:g}, batch {options.batch}:")
     print(
         f"a step takes {1e3 * step:.1f} ms; with diagnostics {ratio.median:.3f} of it"
@@ -65,7 +65,7 @@ def main(arguments=None):
 
 def epoch_seconds(options, data):
     """Returns what the distributions at the end of an epoch take."""
-    settings = config.TrainConfig(
+    settings = configs.TrainConfig(
         model=options.model, width=options.width, batch_size=options.batch
     )
     state = setup.plan(settings, data).init(0)

@@ -6,6 +6,7 @@ binary weights in the same process; the answer is the median of the paired ratio
 
     python -m benchmarks.optimizer_step --quick
     python -m benchmarks.optimizer_step --trees BinaryNet 100M --dtypes float32
+    python -m benchmarks.optimizer_step --quick --keep-memory  # as the command does
 """
 
 import argparse
@@ -33,10 +34,16 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgdat int8": functools.partial(sj.sgdat, count_dtype=jnp.int8),
     "sgdat momentum": functools.partial(sj.sgdat, momentum=0.9),
     "sgdat reset": functools.partial(sj.sgdat, reset_flips_every=200),
+    "sgdat compact": functools.partial(sj.sgdat, layout="compact"),
+    "sgdat momentum compact": functools.partial(
+        sj.sgdat, momentum=0.9, layout="compact"
+    ),
     "sgdt": sj.sgdt,
+    "sgdt compact": functools.partial(sj.sgdt, layout="compact"),
     "latent(sgd)": lambda: sj.latent(optax.sgd(1e-4)),
     "latent(adam)": lambda: sj.latent(optax.adam(1e-3)),
     "bop": sj.bop,
+    "bop compact": functools.partial(sj.bop, layout="compact"),
     "bop2nd_order": sj.bop2nd_order,
     "boat": sj.boat,
     "prob_bop": functools.partial(sj.prob_bop, steps_per_epoch=200),
@@ -311,6 +318,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--optimizers", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS))
     add("--rounds", type=int, help="that each pair takes turns")
     add("--seconds", type=float, default=20.0, help="after which a pair ends earlier")
+    add("--keep-memory", action="store_true", help="that is freed, as sgdat-jax does")
     add("--name", help="of the files of results; the backend's if none is given")
     add("--out", type=pathlib.Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
@@ -323,6 +331,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measures, prints the table and writes the results and the plot."""
     options = parse()
+    if options.keep_memory:
+        sj.keep_freed_memory()
     rows = []
     for tree in options.trees:
         for dtype in options.dtypes:
@@ -335,7 +345,8 @@ def main() -> None:
             )
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / (options.name or jax.default_backend())
-    result = timing.circumstances() | {"rows": rows}
+    kept = {"keeps_memory": options.keep_memory}
+    result = timing.circumstances() | kept | {"rows": rows}
     files.write_json(path.with_suffix(".json"), result, indent=1)
 
     import rich

@@ -1,6 +1,6 @@
 """Does the library reach the accuracies of the SGDAT paper's table?
 
-Trains any part of it, by the recipes of `sgdat_jax.training.recipes`: methods x data
+Trains any part of it, by the recipes of `sgdat_jax.experiments.recipes`: methods x data
 sets x networks x seeds. Each run leaves one JSON file under ``results/paper_table``,
 and all of them together the table ``README.md`` there, beside the published numbers.
 Start it again to go on: runs that finished or diverged are not repeated, and one that
@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 from sgdat_jax import files, names
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import interruption, loop, methods, recipes, run_folder, setup
+from sgdat_jax.experiments import configs, methods, recipes, setup
+from sgdat_jax.training import interruption, loop, run_folder, runs
 
 _OUT = pathlib.Path(__file__).parent / "results" / "paper_table"
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
@@ -169,14 +169,12 @@ def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     return overrides
 
 
-def _config(
-    experiment: Experiment, options: argparse.Namespace
-) -> config_lib.TrainConfig:
+def _config(experiment: Experiment, options: argparse.Namespace) -> configs.TrainConfig:
     settings = names.look_up("recipe", recipes.RECIPES, experiment.recipe)
     places = {"data_dir": options.data_dir}
     if experiment.dataset in dict(options.data):
         places["dataset"] = dict(options.data)[experiment.dataset]
-    return config_lib.TrainConfig(**settings | places | _overrides(options))
+    return configs.TrainConfig(**settings | places | _overrides(options))
 
 
 def _train_all(options: argparse.Namespace, deadline: float) -> None:
@@ -187,7 +185,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
       ValueError: if a setting is wrong or a data set is not there.
     """
     data: dict[str, dataset_lib.Dataset] = {}
-    plans: dict[str, setup.Plan] = {}  # by recipe: its seeds share a compiled program
+    plans: dict[str, runs.Plan] = {}  # by recipe: its seeds share a compiled program
     for experiment in _experiments(options):
         file = options.out / f"{experiment.name}.json"
         if file.exists():
@@ -207,7 +205,7 @@ def _train_all(options: argparse.Namespace, deadline: float) -> None:
 
 def _record(
     experiment: Experiment,
-    plan: setup.Plan,
+    plan: runs.Plan,
     options: argparse.Namespace,
     clock: Clock,
 ) -> dict[str, Any]:
@@ -233,7 +231,7 @@ def _record(
 
 
 def _train(
-    plan: setup.Plan, seed: int, folder: pathlib.Path, clock: Clock
+    plan: runs.Plan, seed: int, folder: pathlib.Path, clock: Clock
 ) -> dict[str, Any]:
     """Trains one run and returns what it reached.
 
@@ -242,9 +240,11 @@ def _train(
     """
     if run_folder.has_diverged(folder):
         config = dataclasses.replace(plan.config, seed=seed)
-        run_folder.check_same(folder, run_folder.read_config(folder), config)
+        run_folder.check_same(
+            folder, run_folder.read_config(folder, configs.TrainConfig), config
+        )
         raise FloatingPointError(f"diverged before, in {folder}")
-    run = setup.go_on(plan, seed, folder)
+    run = runs.go_on(plan, seed, folder)
     run, result = loop.train(run, clock, clock.check)
     lines = run_folder.read_metrics(folder)
     return {

@@ -22,8 +22,8 @@ import optax
 from benchmarks import timing, train_step
 from sgdat_jax import cpu, files, optimizers
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, loop, parallel, setup
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import loop, parallel, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 DEVICES = tuple(2**power for power in range(3, 13))
@@ -139,18 +139,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def measure(settings: config.TrainConfig, data: sources.Dataset, rounds: int) -> Any:
+def measure(settings: configs.TrainConfig, data: sources.Dataset, rounds: int) -> Any:
     """Returns the shapes of the state, and what is measured of a step on one device."""
     turn = train_step.training_steps(settings, data)
     turns = timing.take_turns([turn], rounds=rounds).wall[:, 0]
     plan = setup.plan(settings, data)
     state = jax.eval_shape(plan.init, 0)
-    images = step_lib.Batch(data.train_images, data.train_labels)
+    images = steps.Batch(data.train_images, data.train_labels)
     indices = jnp.arange(settings.batch_size)[jnp.newaxis]
     take = loop.programs().train_steps
     compiled = take.lower(plan.task, state, images, indices).compile()
     memory = compiled.memory_analysis()
-    seconds = timing.spread(turns).median / step_lib.steps_per_call()
+    seconds = timing.spread(turns).median / steps.steps_per_call()
     return state, Measured(seconds, memory.temp_size_in_bytes if memory else 0)
 
 

@@ -19,7 +19,8 @@ import time
 import jax
 
 from benchmarks import timing
-from sgdat_jax.training import config, loop, setup, sweep
+from sgdat_jax.experiments import configs, setup, sweep
+from sgdat_jax.training import loop
 
 THRESHOLDS = (0.0, 1e-8, 1e-7, 1e-6)
 RESULTS = pathlib.Path(__file__).parent / "results" / "sweep_speed"
@@ -27,7 +28,7 @@ WAYS = ("runs", "one by one", "at once")
 
 
 def settings_of(models, epochs, folder, at_once):
-    return config.SweepConfig(
+    return configs.SweepConfig(
         epochs=epochs,
         threshold=THRESHOLDS,
         seeds=models // len(THRESHOLDS),

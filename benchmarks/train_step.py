@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks import timing
 from sgdat_jax import cpu, summary
 from sgdat_jax.data import dataset, sources
-from sgdat_jax.training import config, loop, setup, state
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import loop, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "train_step"
 MODELS = ("BinaryNet", "SgdatResNet18", "BiRealResNet18")
@@ -48,7 +48,7 @@ def made_images(batch):
 
 
 def settings_of(model, batch, options, **variant):
-    return config.TrainConfig(
+    return configs.TrainConfig(
         model=model,
         width=options.width,
         compute_dtype=options.dtype,
@@ -62,11 +62,9 @@ def settings_of(model, batch, options, **variant):
 def program_arguments(settings, data):
     """Returns what the training program takes for a turn: task, state and images."""
     plan = setup.plan(settings, data)
-    images = step_lib.Batch(
-        jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    )
+    images = steps.Batch(jnp.asarray(data.train_images), jnp.asarray(data.train_labels))
     batch = jnp.arange(settings.batch_size)
-    indices = jnp.tile(batch, (step_lib.steps_per_call(), 1))
+    indices = jnp.tile(batch, (steps.steps_per_call(), 1))
     return plan.task, plan.init(0), images, indices
 
 
@@ -105,7 +103,7 @@ def torch_steps(settings, data, *, compiled):
     numbers = torch.arange(settings.batch_size, device=device)
 
     def turn():
-        for _ in range(step_lib.steps_per_call()):
+        for _ in range(steps.steps_per_call()):
             take(images, labels, numbers)
         if device == "cuda":
             torch.cuda.synchronize()
@@ -131,7 +129,7 @@ def steps_of(model, batch, options):
 def flops_per_image(model, batch, options):
     """Returns the floating-point operations of a step: three times the forward pass."""
     settings = settings_of(model, batch, options)
-    total = summary.total(state.summarize(settings, made_images(batch)))
+    total = summary.total(setup.summarize(settings, made_images(batch)))
     return 3 * 2 * (total.binary_macs + total.real_macs)
 
 
@@ -148,7 +146,7 @@ def measure(model, batch, options, peak):
     """Returns a row per step of one case."""
     steps = steps_of(model, batch, options)
     turns = timing.take_turns(list(steps.values()), rounds=options.rounds).wall
-    seconds = turns / step_lib.steps_per_call()
+    seconds = turns / steps.steps_per_call()
     work = batch * flops_per_image(model, batch, options)
     rows = []
     for place, name in enumerate(steps):
@@ -159,7 +157,7 @@ def measure(model, batch, options, peak):
                 "batch": batch,
                 "step": name,
                 "rounds": len(seconds),
-                "steps_per_round": step_lib.steps_per_call(),
+                "steps_per_round": steps.steps_per_call(),
                 "seconds": took._asdict(),
                 "images_per_second": batch / took.median,
                 "share_of_matmul_rate": work / took.median / peak,

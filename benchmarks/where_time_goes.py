@@ -29,8 +29,7 @@ import jax
 from benchmarks import timing, train_step
 from sgdat_jax import cpu
 from sgdat_jax.data import sources
-from sgdat_jax.training import loop
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.training import loop, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "where_time_goes"
 MODELS = (*train_step.MODELS, "DigitsNet")
@@ -333,18 +332,18 @@ def measure(model, batch, options):
         events = until_read(inside, readers)
         for name, time in share_out(events, start, end).items():
             spent[category.get(name, GAPS)] += time
-    steps = len(turns) * step_lib.steps_per_call()
-    unprofiled = timing.spread(plain / step_lib.steps_per_call())
+    count = len(turns) * steps.steps_per_call()
+    unprofiled = timing.spread(plain / steps.steps_per_call())
     return {
         "model": model,
         "batch": batch,
         "rounds": len(turns),
-        "steps": steps,
-        "seconds": spent.total() / 1e9 / steps,
+        "steps": count,
+        "seconds": spent.total() / 1e9 / count,
         "seconds_unprofiled": unprofiled._asdict(),
         "categories": {
             name: {
-                "seconds": spent[name] / 1e9 / steps,
+                "seconds": spent[name] / 1e9 / count,
                 "share": spent[name] / spent.total(),
             }
             for name in CATEGORIES

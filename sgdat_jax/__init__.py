@@ -9,12 +9,14 @@ from sgdat_jax import models as models
 from sgdat_jax.cpu import compiler_options as compiler_options
 from sgdat_jax.cpu import keep_freed_memory as keep_freed_memory
 from sgdat_jax.layers import BinaryConv as BinaryConv
+from sgdat_jax.layers import BinaryConvTranspose as BinaryConvTranspose
 from sgdat_jax.layers import BinaryLayer as BinaryLayer
 from sgdat_jax.layers import BinaryLinear as BinaryLinear
 from sgdat_jax.layers import BinaryParam as BinaryParam
 from sgdat_jax.layers import kernel_sign as kernel_sign
 from sgdat_jax.optimizers import BoatState as BoatState
 from sgdat_jax.optimizers import BopState as BopState
+from sgdat_jax.optimizers import CompactState as CompactState
 from sgdat_jax.optimizers import DiodeState as DiodeState
 from sgdat_jax.optimizers import FlipRatio as FlipRatio
 from sgdat_jax.optimizers import LatentState as LatentState
@@ -23,6 +25,7 @@ from sgdat_jax.optimizers import SgdatState as SgdatState
 from sgdat_jax.optimizers import boat as boat
 from sgdat_jax.optimizers import bop as bop
 from sgdat_jax.optimizers import bop2nd_order as bop2nd_order
+from sgdat_jax.optimizers import check_binary as check_binary
 from sgdat_jax.optimizers import diode as diode
 from sgdat_jax.optimizers import flip_counts as flip_counts
 from sgdat_jax.optimizers import flip_histogram as flip_histogram
@@ -45,6 +48,7 @@ from sgdat_jax.signs import approx_sign as approx_sign
 from sgdat_jax.signs import dorefa as dorefa
 from sgdat_jax.signs import ede_sign as ede_sign
 from sgdat_jax.signs import ede_t as ede_t
+from sgdat_jax.signs import leaky_tanh as leaky_tanh
 from sgdat_jax.signs import magnitude_aware_sign as magnitude_aware_sign
 from sgdat_jax.signs import reste_o as reste_o
 from sgdat_jax.signs import reste_sign as reste_sign

@@ -9,6 +9,9 @@ def main() -> None:
     """Runs the command line, or says what to install for it."""
     try:
         from sgdat_jax import cli
+    except KeyboardInterrupt:
+        print("sgdat-jax: error: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sgdat_jax"):
             raise

@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import stat
+import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -104,6 +105,39 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
       ValueError: if it is not there, cannot be read or holds no JSON object.
     """
     return _parse(file, _read_text(file))
+
+
+def read_toml(file: pathlib.Path) -> dict[str, Any]:
+    """Reads a file of TOML.
+
+    Raises:
+      ValueError: if it is not there, cannot be read or is not TOML.
+    """
+    text = _read_text(file)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not TOML: {error}.") from None
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Returns values as TOML: numbers, texts, truths, and tuples of them.
+
+    What is None is left out.
+
+    Example:
+      >>> from sgdat_jax import files
+      >>> print(files.to_toml({"rate": 1e-4, "layers": ("a", "b"), "width": None}))
+      rate = 0.0001
+      layers = ["a", "b"]
+      <BLANKLINE>
+    """
+    # JSON writes these kinds as TOML does.
+    return "".join(
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in values.items()
+        if value is not None
+    )
 
 
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -234,6 +268,21 @@ def entries(folder: pathlib.Path) -> list[pathlib.Path]:
         return sorted(folder.iterdir())
     except FileNotFoundError:
         return []
+
+
+def open_regular(file: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a regular file, or a link to one, to read its bytes.
+
+    Raises:
+      OSError: if that fails, or at once if it is a named pipe or a device.
+    """
+    data = open(file, "rb", opener=_open_no_wait)  # noqa: SIM115
+    try:
+        _check_regular(data)
+    except OSError:
+        data.close()
+        raise
+    return data
 
 
 def is_file(path: pathlib.Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a binary network is made of: weights, memory and work, by precision."""
+"""What a network is made of: weights, memory and work, by precision."""
 
 import math
 from collections.abc import Iterator
@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sgdat_jax import layers
+from sgdat_jax import layers, macs, signs
 
-_DENSE = (nnx.Linear, nnx.Conv, layers.BinaryLinear, layers.BinaryConv)
+_FULL = 32  # bits of weights and operands that no quantizer makes narrower
+# Variables that are no numbers of the network.
+_PASSING = (nnx.RngState, nnx.Intermediate, nnx.Perturbation, nnx.Cache)
 
 
 class LayerSummary(NamedTuple):
@@ -21,26 +23,48 @@ class LayerSummary(NamedTuple):
     output_shape: tuple[int, ...]  # without the batch
     binary_weights: int  # of 1 bit each
     real_weights: int  # of 32 bits each
-    # Multiply-accumulates for one example: of a BinaryParam with quantized inputs, the
-    # quantizer being taken for one of one bit; and all others.
+    # Multiply-accumulates for one example: of weights and inputs of 1 bit each, and of
+    # 32 bits at one side or the other.
     binary_macs: int
     real_macs: int
+    narrow_weights: int = 0  # of 2 to 31 bits, by the quantizer of their kernel
+    narrow_bits: int = 0  # of all of these together
+    narrow_macs: int = 0  # of 2 to 31 bits on the wider side
+    # Numbers of 32 bits that are no weights: thresholds, and running averages that no
+    # scale and no bias absorbs.
+    statistics: int = 0
+    not_counted: str = ""  # work that is not among the multiply-accumulates, in words
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights, those of 1 bit packed eight to a byte."""
-        return math.ceil(self.binary_weights / 8) + 4 * self.real_weights
+        """Bytes of all weights and statistics, narrow ones packed."""
+        bits = self.binary_weights + self.narrow_bits
+        return math.ceil(bits / 8) + 4 * (self.real_weights + self.statistics)
 
 
-def summarize(model: nnx.Module, input_shape: tuple[int, ...]) -> list[LayerSummary]:
-    """Returns a summary of each layer with weights that runs, in order of definition.
+def summarize(
+    model: nnx.Module,
+    input_shape: tuple[int, ...],
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> list[LayerSummary]:
+    """Returns a summary of each module that runs, in order of definition.
 
-    Nothing is computed: the network is only traced. Running averages of normalization
-    are not weights.
+    That is each module that has weights or statistics, wherever it stands (in lists,
+    tuples and dictionaries, too), or products of its own, as attention has. Nothing is
+    computed: the network is only traced, and its matrix products and convolutions are
+    counted in the program, with the lengths of scans, of each call of a shared layer.
+    Additions, activations, normalizations and look-ups have no multiply-accumulates.
+    `LayerSummary.not_counted` says in words where a module does more than is counted.
+
+    A product is of 1 bit if the kernel is a `BinaryParam` and both quantizers of its
+    layer have a precision of 1 bit, see `sgdat_jax.signs.precision`. Quantizers that it
+    does not know are of 32 bits.
 
     Args:
       model: a network that maps a batch to a batch.
       input_shape: shape of one example, without the batch.
+      dtype: of the inputs, such as ``"int32"`` for a network that starts with an
+        embedding.
 
     Example:
       >>> from flax import nnx
@@ -51,22 +75,16 @@ def summarize(model: nnx.Module, input_shape: tuple[int, ...]) -> list[LayerSumm
       conv2 36864 2359296
       norm2 0 0
     """
-
-    def forward(model: nnx.Module, x: jax.Array) -> Any:
-        return nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)
-
-    example = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    _, outputs = nnx.eval_shape(forward, model, example)
-    calls = {
-        path[:-1]: variable
-        for path, variable in nnx.to_flat_state(outputs)
-        if path[-1] == "__call__"
-    }
-    return [
-        _summarize_layer("/".join(map(str, path)), layer, [*map(_shape, calls[path])])
-        for path, layer in _layers(model)
-        if path in calls
-    ]
+    modules = list(_modules(model, (), set()))
+    example = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    done = macs.trace(model, [path for path, _ in modules], example)
+    seen: set[int] = set()
+    rows = (
+        _summarize_layer("/".join(path), module, work, seen)
+        for (path, module), work in zip(modules, done, strict=True)
+        if work is not None
+    )
+    return [row for row in rows if row is not None]
 
 
 def total(summaries: list[LayerSummary]) -> LayerSummary:
@@ -77,54 +95,111 @@ def total(summaries: list[LayerSummary]) -> LayerSummary:
     """
     if not summaries:
         raise ValueError("`summaries` must hold at least one layer, got none.")
-    sums = [sum(column) for column in zip(*(s[3:] for s in summaries), strict=True)]
-    return LayerSummary("total", "", summaries[-1].output_shape, *sums)
-
-
-def _shape(output: Any) -> tuple[int, ...]:
-    """Returns the shape of a layer's (first) output, without the batch."""
-    return jax.tree.leaves(output)[0].shape[1:]
+    sums: dict[str, Any] = {
+        field: sum(getattr(summary, field) for summary in summaries)
+        for field in LayerSummary._fields[3:-1]
+    }
+    words = dict.fromkeys(summary.not_counted for summary in summaries)
+    return LayerSummary(
+        name="total",
+        kind="",
+        output_shape=summaries[-1].output_shape,
+        **sums | {"not_counted": ", ".join(filter(None, words))},
+    )
 
 
 def _summarize_layer(
-    name: str, layer: nnx.Module, output_shapes: list[tuple[int, ...]]
-) -> LayerSummary:
-    weights = [v for v in vars(layer).values() if isinstance(v, nnx.Param)]
-    binary = sum(_size(layer, v) for v in weights if isinstance(v, layers.BinaryParam))
-    size = sum(_size(layer, v) for v in weights)
-    macs = 0
-    if isinstance(layer, _DENSE):
-        # Each output position of each call uses every weight of the kernel once.
-        positions = sum(math.prod(shape[:-1]) for shape in output_shapes)
-        macs = positions * _size(layer, layer.kernel)
-    is_binary = binary > 0 and getattr(layer, "input_quantizer", None) is not None
+    name: str, module: Any, work: macs.Work, seen: set[int]
+) -> LayerSummary | None:
+    """Returns the row of a module; None if it has neither numbers nor products."""
+    weights = dict.fromkeys((1, _FULL), 0)
+    statistics = 0
+    for key, variable in macs.children(module):
+        if not isinstance(variable, nnx.Variable) or id(variable) in seen:
+            continue
+        seen.add(id(variable))  # shared ones are there once
+        if isinstance(variable, nnx.Param | layers.FoldedKernel):
+            bits = _bits(module, variable)
+            weights[bits] = weights.get(bits, 0) + _size(module, variable)
+        elif not isinstance(variable, _PASSING) and not _is_absorbed(module, key):
+            statistics += variable.size
+    narrow = {bits: n for bits, n in weights.items() if bits not in (1, _FULL)}
+    notes = [
+        *work.unknown,
+        *(["look-ups"] if work.has_lookups and not work.macs else []),
+    ]
+    if not (any(weights.values()) or statistics):
+        if not work.macs and not work.unknown:
+            return None
+        notes = list(work.unknown)  # indexing is no work without weights to look up
+    of_bits = _operand_bits(module)
     return LayerSummary(
         name=name,
-        kind=type(layer).__name__,
-        output_shape=output_shapes[-1],
-        binary_weights=binary,
-        real_weights=size - binary,
-        binary_macs=macs if is_binary else 0,
-        real_macs=0 if is_binary else macs,
+        kind=type(module).__name__,
+        output_shape=work.output_shape or (),
+        binary_weights=weights[1],
+        real_weights=weights[_FULL],
+        binary_macs=work.macs if of_bits == 1 else 0,
+        real_macs=work.macs if of_bits == _FULL else 0,
+        narrow_weights=sum(narrow.values()),
+        narrow_bits=sum(bits * n for bits, n in narrow.items()),
+        narrow_macs=work.macs if 1 < of_bits < _FULL else 0,
+        statistics=statistics,
+        not_counted=", ".join(notes),
     )
 
 
-def _size(layer: Any, variable: nnx.Param) -> int:
-    """Returns how many weights a variable of a layer holds, packed or not."""
-    if variable.dtype == jnp.uint32:
-        return math.prod(layer.kernel_shape)
+def _bits(module: Any, variable: nnx.Variable) -> int:
+    """Returns how many bits each weight of a variable takes."""
+    if isinstance(variable, layers.FoldedKernel):
+        return 1
+    if not isinstance(variable, layers.BinaryParam):
+        return _FULL
+    quantizer = getattr(module, "kernel_quantizer", None)
+    if quantizer is None:  # its type says that an optimizer keeps it in {-1, +1}
+        return 1
+    return min(signs.precision(quantizer) or _FULL, _FULL)
+
+
+def _operand_bits(module: Any) -> int:
+    """Returns the bits of the wider operand of a module's products."""
+    kernels = [
+        variable
+        for _, variable in macs.children(module)
+        if isinstance(variable, layers.BinaryParam | layers.FoldedKernel)
+    ]
+    quantizer = getattr(module, "input_quantizer", None)
+    if not kernels or quantizer is None:
+        return _FULL
+    of_inputs = min(signs.precision(quantizer) or _FULL, _FULL)
+    return max(of_inputs, *(_bits(module, kernel) for kernel in kernels))
+
+
+def _is_absorbed(module: Any, name: str) -> bool:
+    """Whether an average of a normalization becomes part of a weight for inference.
+
+    There y = scale (x - mean) / deviation + bias is one product and one sum.
+    """
+    partner = {"mean": "bias", "var": "scale"}.get(name)
+    is_norm = isinstance(module, nnx.BatchNorm)
+    return is_norm and partner is not None and getattr(module, partner) is not None
+
+
+def _size(module: Any, variable: nnx.Variable) -> int:
+    """Returns how many weights a variable of a module holds, packed or not."""
+    if isinstance(variable, layers.FoldedKernel):
+        return math.prod(module.kernel_shape)
     return variable.size
 
 
-def _layers(
-    module: nnx.Module, path: tuple[Any, ...] = ()
-) -> Iterator[tuple[tuple[Any, ...], nnx.Module]]:
-    """Yields the modules that hold parameters of their own, as they were defined."""
-    children: list[tuple[Any, Any]] = list(
-        enumerate(module) if isinstance(module, nnx.List) else vars(module).items()
-    )
-    if any(isinstance(child, nnx.Param) for _, child in children):
-        yield path, module
-    for name, child in children:
-        if isinstance(child, nnx.Module | nnx.List):
-            yield from _layers(child, (*path, name))
+def _modules(
+    module: nnx.Module, path: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], nnx.Module]]:
+    """Yields a module and those in it, each once, as they were defined."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    yield path, module
+    for name, child in macs.children(module):
+        if isinstance(child, nnx.Module):
+            yield from _modules(child, (*path, name), seen)

@@ -11,7 +11,8 @@ import tempfile
 import jax
 import numpy as np
 
-from sgdat_jax.training import config, loop, setup, state
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import loop, runs, states
 
 EPOCHS = 2
 BATCH = 64
@@ -24,11 +25,11 @@ def scratch() -> tempfile.TemporaryDirectory:
 
 
 @functools.cache
-def finished() -> setup.Run:
+def finished() -> runs.Run:
     """A run of two epochs with seed 0 in this process."""
     folder = pathlib.Path(scratch().name, "finished")
     run = setup.set_up(
-        config.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
+        configs.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
     )
     return loop.train(run, loop.Watcher())[0]
 
@@ -58,10 +59,10 @@ def python(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
     )
 
 
-def fresh_state(run: setup.Run, **changes: object) -> state.TrainState:
+def fresh_state(run: runs.Run, **changes: object) -> states.TrainState:
     """The initial state of a run of the same kind; nothing shares its buffers."""
     settings = dataclasses.replace(run.config, **changes)  # type: ignore[arg-type]
-    init = state.create(settings, run.dataset, run.steps_per_epoch)[1]
+    init = setup.create(settings, run.dataset, run.steps_per_epoch)[1]
     return init(settings.seed)
 
 

@@ -9,8 +9,9 @@ from flax import nnx
 
 import sgdat_jax as sj
 from sgdat_jax.data import sources
-from sgdat_jax.models import blocks
-from sgdat_jax.training import config, loop, parallel, registry, state, step
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.models import blocks, specs
+from sgdat_jax.training import loop, parallel, steps
 
 BATCH = 64
 STEPS = 100
@@ -40,7 +41,7 @@ class TinyNet(nnx.Module):
         return self.norm3(blocks.activate(self.dense3, x))
 
 
-registry.MODELS.setdefault("TinyNet", TinyNet)
+specs.NETWORKS.setdefault("TinyNet", TinyNet)
 
 
 def train_steps():
@@ -51,13 +52,13 @@ def train_steps():
 @functools.cache
 def task_and_init(layout, **changes):
     """The fixed part of a run, and what makes its start."""
-    settings = config.TrainConfig(batch_size=BATCH, **{"model": "TinyNet"} | changes)
-    return state.create(settings, digits(), STEPS, layout)
+    settings = configs.TrainConfig(batch_size=BATCH, **{"model": "TinyNet"} | changes)
+    return setup.create(settings, digits(), STEPS, layout)
 
 
 def training_images(layout):
     images, labels = digits().train_images, digits().train_labels
-    return parallel.put_whole(layout, step.Batch(images, labels))
+    return parallel.put_whole(layout, steps.Batch(images, labels))
 
 
 def train(layout, order=ORDER, *, split_batch=True, **changes):

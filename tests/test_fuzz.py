@@ -7,7 +7,9 @@ import random
 import pytest
 
 from sgdat_jax import cli
-from sgdat_jax.training import config, run_folder
+from sgdat_jax.cli import options, work
+from sgdat_jax.experiments import configs
+from sgdat_jax.training import run_folder
 
 _VALUES = (
     "",
@@ -60,17 +62,19 @@ _VALUES = (
 
 
 def _options(kind):
+    of_jobs = {field.name for field in dataclasses.fields(options.Job)}
     return [
         prefix + field.name.replace("_", "-")
         for field in dataclasses.fields(kind)
+        if field.name not in of_jobs
         for prefix in ("--", "--no-")
     ]
 
 
 def _words(chance):
-    command = chance.choice([*cli._COMMANDS, "tain"])
-    words = [command]
-    kind = cli._COMMANDS.get(command, [config.TrainConfig])[0]
+    name = chance.choice([*options.COMMANDS, "tain"])
+    words = [name]
+    kind = options.COMMANDS.get(name, [configs.TrainConfig])[0]
     known = [*_options(kind), "--recipe", "--resume"]
     for _ in range(chance.randrange(4)):
         if chance.random() < 0.8:
@@ -88,14 +92,11 @@ def _contents(folder):
 
 def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
     """Sets commands up, which finds all errors of the user, and does no work."""
-    monkeypatch.setattr(
-        cli,
-        "_COMMANDS",
-        {
-            name: (options, set_up, lambda work, terminal: None)
-            for name, (options, set_up, _) in cli._COMMANDS.items()
-        },
-    )
+    nothing = {
+        name: one._replace(do=lambda prepared, terminal: None)
+        for name, one in work.WORK.items()
+    }
+    monkeypatch.setattr(work, "WORK", nothing)
     chance = random.Random(seed)
     ends = {0: 0, 2: 0}
     for case in range(cases):
@@ -140,19 +141,19 @@ def test_configs_by_chance(tmp_path):
     chance = random.Random(0)
     values = [None, True, 0, -1, 3, 1e-7, 0.5, "", "sgdat", [], [1], ["x"], {}, 1e400]
     valid = 0
-    names = [field.name for field in dataclasses.fields(config.TrainConfig)]
+    names = [field.name for field in dataclasses.fields(configs.TrainConfig)]
     for _ in range(500):
         changed = {
             chance.choice([*names, "format", "colour"]): chance.choice(values)
             for _ in range(chance.randrange(1, 3))
         }
-        found = dataclasses.asdict(config.TrainConfig()) | changed
+        found = dataclasses.asdict(configs.TrainConfig()) | changed
         text = json.dumps(found)
         if chance.random() < 0.2:
             text = text[: chance.randrange(len(text))]
         (tmp_path / run_folder.CONFIG).write_text(text)
         try:
-            run_folder.read_config(tmp_path)
+            run_folder.read_config(tmp_path, configs.TrainConfig)
             valid += 1
         except ValueError as error:
             assert str(tmp_path) in str(error)

@@ -31,7 +31,7 @@ def _run(command: list[str], folder: pathlib.Path) -> subprocess.CompletedProces
 def test_readme_has_blocks_of_every_kind():
     assert len(_blocks("sh")) == 2
     assert len(_blocks("bash")) >= 1
-    assert len(_blocks("python")) >= 3
+    assert len(_blocks("python")) >= 4
 
 
 @pytest.mark.parametrize("code", _blocks("python"))

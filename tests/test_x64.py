@@ -27,6 +27,7 @@ for dtype in ("bits", "float32", "bfloat16", "int8"):
     folded = inference.to_function(inference.fold(model, dtype))
     np.testing.assert_array_equal(folded(x), model(x))
 testing.check_binary_optimizer(sj.sgdat(1e-4))
+testing.check_binary_optimizer(sj.sgdat(1e-4, layout="compact"))
 """
 
 

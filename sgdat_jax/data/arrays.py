@@ -1,13 +1,14 @@
 """Data sets of NumPy's own files."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from sgdat_jax.data import dataset
 
 _CLASS_NAMES = "class_names.txt"
-_FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
+FIELDS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def load(folder: str | pathlib.Path) -> dataset.Dataset:
@@ -37,15 +38,20 @@ def load(folder: str | pathlib.Path) -> dataset.Dataset:
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder of arrays.")
-    fields = {name: _read(folder / f"{name}.npy") for name in _FIELDS}
+        raise ValueError(f"{folder} is not a folder of arrays or of photos.")
+    fields: dict[str, Any] = {name: read(folder / f"{name}.npy") for name in FIELDS}
     data = dataset.Dataset(
         name=folder.resolve().name, **fields, class_names=_class_names(folder, fields)
     )
     return dataset.checked(data, lambda field: str(folder / f"{field}.npy"))
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
+def read(path: pathlib.Path) -> np.ndarray:
+    """Returns the array of a ``.npy`` file, which stays on disk until used.
+
+    Raises:
+      ValueError: if it is missing, damaged or holds pickled objects.
+    """
     try:
         # Unlike np.load, this takes neither pickles nor archives for an array.
         array = np.lib.format.open_memmap(path, mode="r")

@@ -1,12 +1,15 @@
 """What a data set is, and what it must fulfil."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from sgdat_jax.data import pictures
+
 _PIXELS_AT_ONCE = 2**24  # bounds the memory of sums over images on disk
+_PARTS = 64  # of so many pixels each, at most, go into a digest
 
 
 class Dataset(NamedTuple):
@@ -21,12 +24,19 @@ class Dataset(NamedTuple):
     test_images: np.ndarray  # (m, height, width, channels), uint8
     test_labels: np.ndarray  # (m,), int32
     class_names: tuple[str, ...]
+    options: pictures.Options | None = None  # as chosen, if it is made of pictures
+    notes: tuple[str, ...] = ()  # what users should hear of how it was made
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of an image."""
         height, width, channels = self.train_images.shape[1:]
         return height, width, channels
+
+    @property
+    def resize(self) -> str | None:
+        """How pictures of other sizes became images, if the set is made of pictures."""
+        return None if self.options is None else self.options.resize
 
     @property
     def num_classes(self) -> int:
@@ -88,9 +98,10 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
 
 
 def fingerprint(data: Dataset) -> dict[str, str]:
-    """Returns a digest of each field of a data set but its name.
+    """Returns a digest of images, labels and names of classes.
 
-    All images go through the hash, a part at a time, at a gigabyte per second or so.
+    Images go through the hash a part at a time, at a gigabyte per second or so; of more
+    than a gigabyte, parts that are spread evenly.
 
     Example:
       >>> import numpy as np
@@ -100,15 +111,18 @@ def fingerprint(data: Dataset) -> dict[str, str]:
       >>> dataset.fingerprint(data)["train_labels"]
       'b92464a61d4126d4'
     """
-    names = np.array(data.class_names)
-    arrays = data._replace(class_names=names)._asdict()  # type: ignore[arg-type]
-    return {name: _digest(array) for name, array in arrays.items() if name != "name"}
+    arrays = {name: getattr(data, name) for name in data._fields[1:5]}
+    arrays["class_names"] = np.array(data.class_names)
+    return {name: _digest(array) for name, array in arrays.items()}
 
 
 def _digest(array: np.ndarray) -> str:
     digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
     step = max(1, _PIXELS_AT_ONCE // max(1, array[:1].size))
-    for start in range(0, len(array), step):
+    starts: Sequence[int] = range(0, len(array), step)
+    if len(starts) > _PARTS:
+        starts = [starts[i * (len(starts) - 1) // (_PARTS - 1)] for i in range(_PARTS)]
+    for start in starts:
         digest.update(np.ascontiguousarray(array[start : start + step]).tobytes())
     return digest.hexdigest()[:16]
 

@@ -43,7 +43,7 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> dataset.Datas
     _check_prepared(builder, name, data_dir)
     place = os.fspath(builder.data_path)
     image_key, label_key = _keys(builder)
-    fields = {}
+    fields: dict[str, Any] = {}
     with _damage_as_value_error(place):
         for part, splits in _PARTS.items():
             split = next((s for s in splits if s in builder.info.splits), None)

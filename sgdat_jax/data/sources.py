@@ -1,30 +1,46 @@
 """Where images come from."""
 
+import functools
+import os
 import pathlib
 
 import numpy as np
 
 from sgdat_jax import names
-from sgdat_jax.data import arrays, dataset, prepared, tiny_imagenet
+from sgdat_jax.data import (
+    arrays,
+    dataset,
+    hugging_face,
+    photos,
+    pictures,
+    prepared,
+    tiny_imagenet,
+)
 
 Dataset = dataset.Dataset
 
-_NAMES = dict.fromkeys(("digits", "cifar10", "cifar100", "mnist", tiny_imagenet.NAME))
 
-
-def load(name: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
+def load(
+    name: str,
+    data_dir: str | pathlib.Path | None = None,
+    options: pictures.Options | None = None,
+) -> Dataset:
     """Returns a data set by its name.
 
     Args:
       name: ``digits``; ``cifar10``, ``cifar100``, ``mnist``, ``tiny_imagenet`` or
-        ``tfds:<name>[:<config>]``, prepared by tensorflow-datasets; or the path of a
-        folder of arrays, with a slash in it, as for `arrays.load`.
+        ``tfds:<name>[:<config>]``, prepared by tensorflow-datasets; the path of a
+        folder of arrays or of photos, with a slash in it, as for `arrays.load` and
+        `photos.load`; ``hf:<path>``, as for `hugging_face.load`; or a key of
+        `DATASETS`.
       data_dir: folder of sets that tensorflow-datasets prepared; None: its own. For
-        ``tiny_imagenet`` it may be the published zip or folder itself.
+        ``tiny_imagenet`` it may be the published zip or folder itself. For pictures:
+        folder of decoded ones; None: the user's cache.
+      options: how pictures become images; for sets of pictures alone.
 
     Raises:
       ValueError: if there is no such set, or if it is not prepared, damaged or not
-        one of labelled images of one size.
+        one of labelled images of one size, or takes no options.
 
     Example:
       >>> from sgdat_jax.data import sources
@@ -32,25 +48,43 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
       (8, 8, 1)
     """
     check_name(name)
-    if name == "digits":
-        return digits()
+    options = options or pictures.Options()
+    if name.startswith(hugging_face.PREFIX):
+        return hugging_face.load(name, options, data_dir)
+    if "/" in name and _is_of_photos(name):
+        return photos.load(name, options, data_dir)
+    for option, value in options.given().items():
+        raise ValueError(
+            f"{option} is for photos, which {name} does not hold, got {value}."
+        )
     if "/" in name:
         return arrays.load(name)
-    if name == tiny_imagenet.NAME and data_dir and tiny_imagenet.is_raw(data_dir):
-        return tiny_imagenet.load(data_dir)
-    return prepared.load(name, data_dir)
+    if name.startswith(prepared.PREFIX):
+        return prepared.load(name, data_dir)
+    data: Dataset = DATASETS[name](data_dir)
+    return dataset.checked(data, lambda field: f"{name}: {field}")
+
+
+def _is_of_photos(folder: str) -> bool:
+    has_arrays = any(
+        os.path.lexists(os.path.join(folder, f"{field}.npy")) for field in arrays.FIELDS
+    )
+    return os.path.isdir(folder) and not has_arrays
 
 
 def check_name(name: str) -> None:
     """Raises ValueError if a name can be none of a data set; nothing is loaded."""
-    if "/" in name or name.startswith(prepared.PREFIX):
+    if "/" in name or name.startswith((prepared.PREFIX, hugging_face.PREFIX)):
         return
     try:
-        names.look_up("dataset", _NAMES, name)
+        names.check("dataset", DATASETS, name)
     except ValueError as error:
+        hint = ""
+        if os.path.isdir(name):
+            hint = f" For the folder of that name write {name}/."
         raise ValueError(
-            f"{str(error)[:-2]}, {prepared.PREFIX}NAME[:CONFIG], or a folder with a "
-            "slash in its path)."
+            f"{str(error)[:-2]}, {prepared.PREFIX}NAME[:CONFIG], "
+            f"{hugging_face.PREFIX}PATH, or a folder with a slash in its path).{hint}"
         ) from None
 
 
@@ -87,3 +121,23 @@ def digits() -> Dataset:
         test_labels=labels[test],
         class_names=tuple(map(str, bunch.target_names)),
     )
+
+
+def _tiny_imagenet(data_dir: str | pathlib.Path | None) -> Dataset:
+    if data_dir and tiny_imagenet.is_raw(data_dir):
+        return tiny_imagenet.load(data_dir)
+    return prepared.load(tiny_imagenet.NAME, data_dir)
+
+
+# Functions that load a data set, of the folder of data that the user names, or None.
+DATASETS = names.Table(
+    "datasets",
+    {
+        "digits": lambda data_dir: digits(),
+        **{
+            name: functools.partial(prepared.load, name)
+            for name in ("cifar10", "cifar100", "mnist")
+        },
+        tiny_imagenet.NAME: _tiny_imagenet,
+    },
+)

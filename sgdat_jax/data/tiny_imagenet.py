@@ -4,7 +4,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sgdat_jax.data import dataset, decoding
 
@@ -139,7 +139,7 @@ def load(path: str | pathlib.Path) -> dataset.Dataset:
     """
     files = open_files(path)
     listed = listing(files)
-    fields = {}
+    fields: dict[str, Any] = {}
     for part, images in (("train", listed.train), ("test", listed.test)):
         if not images:
             raise ValueError(f"{files.place} has no images to {part}.")

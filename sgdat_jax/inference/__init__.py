@@ -8,10 +8,13 @@ normalized sum is a comparison with one integer per channel. `fold` makes that f
 Nothing here learns, and nothing but the core's dependencies is needed.
 """
 
+from sgdat_jax.inference.classifier import Classifier as Classifier
+from sgdat_jax.inference.classifier import Prediction as Prediction
+from sgdat_jax.inference.classifier import load as load
 from sgdat_jax.inference.export import export as export
+from sgdat_jax.inference.folded import FoldedLayer as FoldedLayer
 from sgdat_jax.inference.folding import Threshold as Threshold
 from sgdat_jax.inference.folding import fold as fold
 from sgdat_jax.inference.function import Function as Function
-from sgdat_jax.inference.function import load as load
 from sgdat_jax.inference.function import to_function as to_function
 from sgdat_jax.inference.torch_weights import from_torch as from_torch

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sgdat_jax import bits, layers, names, signs
+from sgdat_jax import dtypes, layers, names, signs
+from sgdat_jax.inference.folded import FoldedLayer
 
 
+@signs.of_bits(1)
 def _sign_as(x: jax.Array, dtype: str) -> jax.Array:
     return jnp.where(x >= 0, 1, -1).astype(dtype)
 
@@ -60,13 +62,15 @@ class Threshold(nnx.Module):
 def fold(model: nnx.Module, dtype: str = "bits") -> Any:
     """Returns a copy of a trained network for inference alone.
 
-    Of each layer with binary inputs and a binary kernel, the kernel's signs are taken
-    once and for all, and products are computed in `dtype`. Each normalization between
-    two of them whose sign alone is used becomes a `Threshold`: in `BinaryNet` all
-    but the first and the last two, in `DigitsNet` the second and third, in
-    `SgdatResNet18` the first of each block, in `BiRealResNet18`, which adds up their
-    values, none. All else stays as it is, with running averages: real-valued layers,
-    and those with a bias, an `output_scale` or a quantizer that is no sign.
+    Each layer with binary inputs and a binary kernel becomes a `FoldedLayer`, which has
+    the kernel's signs once and for all and computes products in `dtype`, wherever it
+    stands: in lists, tuples and dictionaries, too. Each normalization between two of
+    them whose sign alone is used becomes a `Threshold`: in `BinaryNet` all but the
+    first and the last two, in `DigitsNet` the second and third, in `SgdatResNet18` the
+    first of each block, in `BiRealResNet18`, which adds up their values, none. All else
+    stays as it is, with running averages: real-valued layers, those with a bias, an
+    `output_scale` or a quantizer that is no sign, and layers of your own that have a
+    ``__call__`` of their own.
 
     Signs of sums are to the bit those of `model` compiled for the same device with the
     same options, as thresholds are found by normalizing every sum that can occur.
@@ -78,9 +82,11 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
         normalization after it, and that one's output into the next layer alone.
       dtype: of the binary products; all are exact. With ``"bits"`` a kernel takes a
         32nd of the memory; a CPU multiplies by counting them, other devices in
-        bfloat16; convolutions in groups, or by a function of the user's own, are in
-        float32. The others are ``"float32"``, ``"bfloat16"`` (summed in float32) and
-        ``"int8"`` (summed in int32); on a CPU they take far longer.
+        bfloat16; convolutions that are transposed, in groups or by a function of the
+        user's own unpack it to float32, and kernels with a mask, whose zeros are no
+        bits, are float32 all the time. The others are ``"float32"``, ``"bfloat16"``
+        (summed in float32) and ``"int8"`` (summed in int32); on a CPU they take far
+        longer.
 
     Raises:
       ValueError: if `dtype` is none of these, or a variable is not finite.
@@ -93,6 +99,8 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
       >>> folded = inference.fold(model, "int8")
       >>> folded.conv2.kernel.dtype
       dtype('int8')
+      >>> type(folded.conv2).__name__
+      'FoldedLayer'
       >>> [type(norm).__name__ for norm in (folded.norm1, folded.norm2)]
       ['BatchNorm', 'Threshold']
     """
@@ -101,15 +109,39 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
     model = nnx.clone(model)
     model.eval()
     modules = [module for _, module in nnx.iter_modules(model)]
-    folded = {id(one) for one in modules if _fold_layer(one, quantizer, dtype)}
+    folded = {
+        id(module): layer
+        for module in modules
+        if (layer := _fold_layer(module, quantizer, dtype)) is not None
+    }
+    for module in modules:
+        _replace_children(module, folded)
     for module in modules:
         chain = getattr(module, "sign_chain", ())
         for index in range(1, len(chain) - 1, 2):
             before, norm, after = (getattr(module, n) for n in chain[index - 1 :][:3])
-            if {id(before), id(after)} <= folded and isinstance(norm, nnx.BatchNorm):
-                bound = math.prod(before.kernel_shape[:-1])
+            ends_are_folded = all(isinstance(e, FoldedLayer) for e in (before, after))
+            if ends_are_folded and isinstance(norm, nnx.BatchNorm):
+                bound = math.prod(before.kernel_shape) // before.out_features
                 setattr(module, chain[index], _threshold(norm, bound))
-    return model
+    return folded.get(id(model), model)
+
+
+def _replace_children(module: nnx.Module, folded: dict[int, FoldedLayer]) -> None:
+    """Puts folded layers where a module has their originals, by the latter's ids."""
+
+    def is_whole(node: Any) -> bool:
+        return isinstance(node, nnx.Module | nnx.Variable)
+
+    for name, value in list(vars(module).items()):
+        if id(value) in folded:
+            setattr(module, name, folded[id(value)])
+        elif any(id(n) in folded for n in jax.tree.leaves(value, is_leaf=is_whole)):
+            # A container of the user's, such as a tuple that `nnx.data` marked.
+            replaced = jax.tree.map(
+                lambda node: folded.get(id(node), node), value, is_leaf=is_whole
+            )
+            setattr(module, name, nnx.data(replaced))
 
 
 def _check_finite(model: nnx.Module) -> None:
@@ -124,44 +156,39 @@ def _check_finite(model: nnx.Module) -> None:
             )
 
 
-def _fold_layer(layer: Any, quantizer: layers.Quantizer, dtype: str) -> bool:
-    """Makes a layer one of signs of a dtype if it is one of signs; returns whether."""
+def _fold_layer(
+    layer: Any, quantizer: layers.Quantizer, dtype: str
+) -> FoldedLayer | None:
+    """Returns what stands for a layer of signs; None if it is not one of those."""
     if (
-        not isinstance(layer, layers.BinaryConv | layers.BinaryLinear)
+        not isinstance(layer, layers.BinaryLayer)
+        or type(layer).__call__ is not layers.BinaryLayer.__call__
         or not signs.is_sign(layer.input_quantizer)
         or layer.use_bias
         or layer.output_scale is not None
         or not _sums_exactly(layer)
     ):
-        return False
-    kernel, is_binary = _kernel_signs(layer.kernel_quantizer, layer.kernel[...])
-    if not is_binary:
-        return False
-    if dtype == "bits":
-        dtype = "float32"
-        if layer.is_packable:
-            kernel, dtype = bits.pack(kernel, axis=-2), "uint32"
-    layer.kernel = layers.BinaryParam(kernel.astype(dtype))
-    layer.kernel_quantizer = None
-    layer.input_quantizer = quantizer
-    layer.dtype = None
-    layer.preferred_element_type = jnp.float32
-    return True
+        return None
+    kernel, is_binary = _kernel_signs(layer)
+    return FoldedLayer(layer, kernel, dtype, quantizer) if is_binary else None
 
 
-def _sums_exactly(layer: Any) -> bool:
+def _sums_exactly(layer: layers.BinaryLayer) -> bool:
     """Returns whether a layer's own sums of signs are not rounded."""
+    if layer.promote_dtype is not dtypes.promote:  # who knows to what
+        return False
     dtype = layer.preferred_element_type or layer.dtype or layer.kernel.dtype
-    return jnp.finfo(dtype).nmant >= jnp.finfo(jnp.float32).nmant
+    return dtypes.sums_exactly(dtype)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _kernel_signs(
-    quantizer: layers.Quantizer | None, kernel: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Returns a quantized kernel as int8, and whether it is one of -1 and +1."""
-    quantized = kernel if quantizer is None else quantizer(kernel)
-    return quantized.astype(jnp.int8), (jnp.abs(quantized) == 1).all()
+@nnx.jit
+def _kernel_signs(layer: layers.BinaryLayer) -> tuple[jax.Array, jax.Array]:
+    """Returns a kernel as int8, and whether it is of -1 and +1, and 0 by the mask."""
+    kernel = layer.signed_kernel()
+    magnitude = jnp.ones_like(kernel)
+    if layer.mask is not None:
+        magnitude *= layer.mask.astype(bool).astype(kernel.dtype)
+    return kernel.astype(jnp.int8), (jnp.abs(kernel) == magnitude).all()
 
 
 def _threshold(norm: nnx.BatchNorm, bound: int) -> Threshold:

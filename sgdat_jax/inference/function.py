@@ -1,7 +1,6 @@
 """Networks as compiled functions of their inputs."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,8 +11,6 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from sgdat_jax import cpu
-from sgdat_jax.data import augment
-from sgdat_jax.inference import folding, weight_files
 
 
 class Function:
@@ -72,55 +69,6 @@ def _as_array(inputs: Any, dtype: jax.typing.DTypeLike | None) -> np.ndarray:
         ) from None
 
 
-def load(file: str | pathlib.Path, dtype: str = "bits") -> Function:
-    """Returns the trained network of a file of weights as a compiled function.
-
-    The function maps uint8 images ``(batch, height, width, channels)``, which it
-    normalizes as in training, to float32 logits ``(batch, classes)``. It compiles for
-    each new batch size, and raises ValueError for images of another shape or dtype. It
-    predicts what ``sgdat-jax evaluate`` counts; on CPUs, int8 leaves convolutions to
-    another library, which may round the real-valued ones otherwise.
-
-    Args:
-      file: ``best.npz`` or ``last.npz`` of a run.
-      dtype: of the binary products, see `fold`.
-
-    Raises:
-      ValueError: if the file is not a whole file of weights, if its network cannot be
-        built, or if `dtype` is unknown.
-
-    Example:
-      >>> import numpy as np
-      >>> from sgdat_jax import inference
-      >>> def predict(file: str, images: np.ndarray) -> np.ndarray:
-      ...     classify = inference.load(file)
-      ...     return np.argmax(classify(images), -1)
-    """
-    path = pathlib.Path(file)
-    about = weight_files.read_about(path)
-    return of_images(folding.fold(weight_files.read_model(path), dtype), about)
-
-
-def of_images(model: nnx.Module, about: weight_files.About) -> Function:
-    """Returns a network as the function of images that `load` returns.
-
-    Args:
-      model: for inference, such as `fold` returns.
-      about: shape and normalization of the images.
-    """
-    sizes = ", ".join(map(str, about.spec.input_shape))
-
-    def classify(model: Any, images: jax.Array) -> jax.Array:
-        if images.dtype != jnp.uint8 or images.shape[1:] != about.spec.input_shape:
-            raise ValueError(
-                f"`images` must be uint8 of shape (batch, {sizes}), got {images.dtype} "
-                f"of shape {images.shape}."
-            )
-        return model(augment.normalize(images, about.mean, about.std))
-
-    return to_function(model, classify, np.uint8)
-
-
 def to_function(
     model: nnx.Module,
     apply: Callable[[Any, jax.Array], jax.Array] = lambda model, inputs: model(inputs),
@@ -147,6 +95,20 @@ def to_function(
       >>> network(jnp.zeros((2, 8, 8, 1))).shape
       (2, 10)
     """
+    return Function(*parts(model, apply, list_dtype))
+
+
+def parts(
+    model: nnx.Module,
+    apply: Callable[[Any, jax.Array], jax.Array],
+    list_dtype: jax.typing.DTypeLike | None,
+) -> tuple[
+    Callable[[list[jax.Array], jax.Array], jax.Array],
+    list[jax.Array],
+    Mapping[str, str],
+    jax.typing.DTypeLike | None,
+]:
+    """Returns what `Function` is made of; the arguments are those of `to_function`."""
     graph, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
 
@@ -156,4 +118,4 @@ def to_function(
     # With these, convolutions of int8 are slow on CPUs.
     has_int8 = any(leaf.dtype == jnp.int8 for leaf in leaves)
     options = {} if has_int8 else cpu.prediction_options()
-    return Function(run, leaves, options, list_dtype)
+    return run, leaves, options, list_dtype

@@ -23,7 +23,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sgdat_jax import files, optimizers
+from sgdat_jax import files, names, optimizers
+from sgdat_jax.data import pictures
 from sgdat_jax.models import specs
 
 FORMAT = 2  # 1 had the run's config in place of `network`, and 0 no number
@@ -55,11 +56,13 @@ class About(NamedTuple):
     std: tuple[float, ...]
     config: Any  # of the run, as in JSON; not looked at
     class_names: tuple[str, ...] = ()  # none if the file does not say
+    resize: str | None = None  # how photos of other sizes became images, if they did
+    data: Any = None  # fingerprint of what it was trained on
 
 
 def write(
     file: pathlib.Path,
-    spec: specs.Spec,
+    spec: specs.Spec | None,
     params: Any,
     stats: Any,
     details: Mapping[str, Any],
@@ -68,7 +71,7 @@ def write(
 
     Args:
       file: of the suffix ``.npz``.
-      spec: what builds the network.
+      spec: what builds the network; None: unknown, so `read` alone can read the file.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
       details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, and more to
@@ -85,7 +88,7 @@ def write(
         arrays[path] = array
     about = {
         "format": FORMAT,
-        "network": dataclasses.asdict(spec),
+        "network": None if spec is None else dataclasses.asdict(spec),
         "packed": shapes,
         **details,
     }
@@ -107,6 +110,8 @@ def read_about(file: pathlib.Path) -> About:
             f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
             f"reads formats up to {FORMAT}."
         )
+    if "network" in about and about["network"] is None:
+        raise ValueError(f"{file} does not tell what builds its network.")
     try:
         spec = _spec(about)
         channels = spec.input_shape[2]
@@ -120,9 +125,13 @@ def read_about(file: pathlib.Path) -> About:
             raise ValueError(
                 f"class_names must be {spec.num_classes}, got {len(class_names)}"
             )
+        resize = about.get("resize")
+        if resize is not None:
+            names.look_up("resize", pictures.RESIZES, resize)
     except _DAMAGE as error:
         raise _not_whole(file, error) from None
-    return About(spec, mean, std, about.get("config"), class_names)
+    config, data = about.get("config"), about.get("data")
+    return About(spec, mean, std, config, class_names, resize, data)
 
 
 def _spec(about: Mapping[str, Any]) -> specs.Spec:
@@ -155,10 +164,17 @@ def read_model(file: pathlib.Path) -> Any:
         shapes = spec.shapes()
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{file} is of no network that can be built: {error}"
+            f"{file} is of no network that can be built: {error}{_needs(file)}"
         ) from None
     graph, *states = nnx.split(shapes, nnx.Param, ...)
     return nnx.merge(graph, *read(file, *states))
+
+
+def _needs(file: pathlib.Path) -> str:
+    """Returns which modules a run had that may have added its network, as a hint."""
+    config = read_about(file).config
+    modules = config.get("plugin") if isinstance(config, dict) else None
+    return f" Its run had --plugin {' '.join(map(str, modules))}." if modules else ""
 
 
 def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
@@ -202,8 +218,13 @@ def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         if not files.is_file(file):
             raise ValueError("it is not a regular file")
-        with file.open("rb") as data, np.load(data, allow_pickle=False) as archive:
-            arrays = dict(archive)
+        with file.open("rb") as data:
+            # NumPy would speak of pickles.
+            if not zipfile.is_zipfile(data):
+                raise ValueError("it is not a NumPy archive (.npz)")
+            data.seek(0)
+            with np.load(data, allow_pickle=False) as archive:
+                arrays = dict(archive)
         about = json.loads(arrays.pop(_ABOUT).tobytes())
         about["packed"] = {k: tuple(map(int, v)) for k, v in about["packed"].items()}
     except _DAMAGE as error:

@@ -1,10 +1,11 @@
 """Flax layers whose weights and inputs are binary.
 
-`BinaryLinear` and `BinaryConv` are `nnx.Linear` and `nnx.Conv` with a sign function in
-front of the inputs and of the kernel, as in BinaryNet (Courbariaux et al., 2016,
-https://arxiv.org/abs/1602.02830). Without the two sign functions they equal those
-layers bit for bit, initial values included. The kernel is a `BinaryParam`, so that
-optimizers can tell it from the real-valued parameters around it.
+`BinaryLinear`, `BinaryConv` and `BinaryConvTranspose` are `nnx.Linear`, `nnx.Conv` and
+`nnx.ConvTranspose` with a sign function in front of the inputs and of the kernel, as in
+BinaryNet (Courbariaux et al., 2016, https://arxiv.org/abs/1602.02830). They take all
+arguments of those layers. Without the two sign functions they equal them bit for bit,
+initial values included. The kernel is a `BinaryParam`, so that optimizers can tell it
+from the real-valued parameters around it.
 
 Where both are signs and sums are exact, a program that is compiled for a CPU multiplies
 by counting bits (`sgdat_jax.bits`), to the same sums; gradients are of floats.
@@ -26,9 +27,12 @@ form the collection ``"binary_params"`` and all other parameters stay in ``"para
 """
 
 from sgdat_jax.layers.base import BinaryLayer as BinaryLayer
+from sgdat_jax.layers.base import Options as Options
 from sgdat_jax.layers.conv import BinaryConv as BinaryConv
+from sgdat_jax.layers.conv import BinaryConvTranspose as BinaryConvTranspose
 from sgdat_jax.layers.linear import BinaryLinear as BinaryLinear
 from sgdat_jax.layers.params import LINEN_COLLECTION as LINEN_COLLECTION
 from sgdat_jax.layers.params import BinaryParam as BinaryParam
+from sgdat_jax.layers.params import FoldedKernel as FoldedKernel
 from sgdat_jax.layers.params import Quantizer as Quantizer
 from sgdat_jax.layers.params import kernel_sign as kernel_sign

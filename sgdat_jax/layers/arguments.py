@@ -5,6 +5,9 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 Padding = str | int | Sequence[int | tuple[int, int]]
 Pads = Sequence[tuple[int, int]]  # (low, high) for each spatial axis
 
@@ -38,8 +41,14 @@ def positive(name: str, value: Any) -> int:
     return number
 
 
-def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """Returns a positive integer per spatial axis, of one for all or a sequence."""
+def per_axis(
+    name: str, value: int | Sequence[int] | None, rank: int
+) -> tuple[int, ...]:
+    """Returns a positive integer per spatial axis, of one for all or a sequence.
+
+    None is 1 for all, as in Flax's layers.
+    """
+    value = 1 if value is None else value
     values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank:
         raise ValueError(f"`{name}` must have {rank} entries, got {value!r}.")
@@ -77,3 +86,29 @@ def canonical_pad_value(pad_value: float, padding: Padding) -> float:
             f"{pad_value!r} with {padding=}."
         )
     return pad_value
+
+
+def check_dilated(padding: str | Pads, pad_value: float) -> None:
+    """Raises ValueError for pads that dilated inputs cannot have."""
+    if isinstance(padding, str):
+        raise ValueError(
+            "`padding` must be in numbers where `input_dilation` is not 1, as in "
+            f"`nnx.Conv`, got {padding!r}."
+        )
+    if pad_value:
+        raise ValueError(
+            "`pad_value` must be 0 where `input_dilation` puts zeros between the "
+            f"inputs, got {pad_value!r}."
+        )
+
+
+def canonical_mask(mask: Any, kernel_shape: tuple[int, ...]) -> jax.Array | None:
+    """Returns a mask as an array; raises ValueError if its shape is another."""
+    if mask is None:
+        return None
+    if jnp.shape(mask) != kernel_shape:
+        raise ValueError(
+            f"`mask` must have the kernel's shape {kernel_shape}, got "
+            f"{jnp.shape(mask)}."
+        )
+    return jnp.asarray(mask)

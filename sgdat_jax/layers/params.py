@@ -46,3 +46,17 @@ class BinaryParam(nnx.Param):
 
 # `overwrite`, for a reloaded module defines the class anew under the same name.
 nnx.register_variable_name(LINEN_COLLECTION, BinaryParam, overwrite=True)
+
+
+class FoldedKernel(nnx.Variable):
+    """The type of a kernel that `inference.fold` has made: signs, or bits of signs.
+
+    It is no `nnx.Param`, so nothing trains it.
+
+    >>> import sgdat_jax as sj
+    >>> from flax import nnx
+    >>> from sgdat_jax import inference
+    >>> folded = inference.fold(sj.BinaryLinear(64, 4, rngs=nnx.Rngs(0)))
+    >>> type(folded.kernel).__name__, folded.kernel.shape
+    ('FoldedKernel', (2, 4))
+    """

@@ -1,4 +1,4 @@
-"""Products of a layer's operands: in a wider dtype, and of signs by counting bits."""
+"""Products of a layer's operands in a wider dtype, and of signs by counting bits."""
 
 import functools
 from collections.abc import Callable
@@ -48,32 +48,3 @@ def _multiply_bwd(product, geometry, dtype, operands, cotangent):
 
 
 multiply.defvjp(_multiply_fwd, _multiply_bwd)
-
-
-def multiply_packed(
-    product: Callable[..., jax.Array],
-    geometry: bits.Geometry,
-    dtype: Dtype,
-    x: jax.Array,
-    kernel: jax.Array,
-) -> jax.Array:
-    """Returns the product of signs with a packed kernel; it has no gradient.
-
-    A CPU counts bits. Other devices read the kernel as bits as well, but multiply in
-    bfloat16, which is exact, for they have units for that.
-
-    Args:
-      product, geometry, dtype: see `multiply`.
-      x: inputs of nothing but -1, +1 and NaN.
-      kernel: uint32, see `bits.pack`.
-    """
-    plain = functools.partial(product, preferred_element_type=dtype)
-
-    def unpacked(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        signs = bits.unpack(kernel, x.shape[-1], -2, "bfloat16")
-        return plain(x.astype("bfloat16"), signs)
-
-    if 0 in x.shape:  # nothing to count
-        return unpacked(x, kernel)
-    by_bits = functools.partial(bits.product, plain, geometry, dtype)
-    return lax.platform_dependent(x, kernel, cpu=by_bits, default=unpacked)

@@ -28,8 +28,8 @@ class BinaryNet(nnx.Module):
 
     Args:
       num_classes: number of logits.
-      input_shape: height, width and channels of an image; height and width divisible
-        by 8.
+      input_shape: height, width and channels of an image; height and width at least
+        8. Pooling leaves out a last odd row or column.
       width: factor of all channels and hidden features, which are rounded to multiples
         of 8 and are at least 8.
       full_precision: names of layers, or shell patterns of them, that are real-valued
@@ -51,9 +51,9 @@ class BinaryNet(nnx.Module):
 
     Raises:
       TypeError: if `full_precision` holds anything but strings.
-      ValueError: if a size is below 1, height or width are not divisible, `width` is
-        not above 0, `pad_value` is none of 0, 1, -1, or an entry of `full_precision`
-        fits no layer.
+      ValueError: if a size is below 1, height or width are too small, `width` is not
+        above 0, `pad_value` is none of 0, 1, -1, or an entry of `full_precision` fits
+        no layer.
 
     Example:
       >>> import jax

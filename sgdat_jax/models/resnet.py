@@ -27,8 +27,8 @@ class SgdatResNet18(nnx.Module):
 
     Args:
       num_classes: number of logits.
-      input_shape: height, width and channels of an image; height and width divisible
-        by 4, and each by 32 where above 32. At 64x64 the pooled map is 2x2.
+      input_shape: height, width and channels of an image; height and width at least
+        4. At 64x64 the pooled map is 2x2.
       width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
         unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
@@ -68,11 +68,6 @@ class SgdatResNet18(nnx.Module):
         rngs: nnx.Rngs,
     ):
         blocks.check_sizes(num_classes, input_shape, 4)
-        if any(size > 32 and size % 32 for size in input_shape[:2]):
-            raise ValueError(
-                "`input_shape` must have a height and width divisible by 32 where "
-                f"above 32, got {input_shape=}."
-            )
         build = blocks.Builder(
             width=width,
             full_precision=full_precision,
@@ -112,7 +107,7 @@ class SgdatResNet18(nnx.Module):
         for block in self.blocks:
             x = block(x)
         window = (min(8, x.shape[1]), min(8, x.shape[2]))
-        x = self.norm2(blocks.flatten(nnx.avg_pool(x, window, strides=window)))
+        x = self.norm2(blocks.flatten(blocks.avg_pool(x, window)))
         return self.norm3(blocks.activate(self.dense, x))
 
 
@@ -177,8 +172,8 @@ class BiRealResNet18(nnx.Module):
 
     Args:
       num_classes: number of logits.
-      input_shape: height, width and channels of an image; height and width divisible
-        by 8, and by 32 where the larger is 100 or more.
+      input_shape: height, width and channels of an image; height and width at least
+        8.
       rprelu: whether an `RPReLU` stands behind every binary convolution's sum with its
         shortcut, as in ReActNet. Its learned threshold of the signs is left out.
       width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
@@ -221,7 +216,7 @@ class BiRealResNet18(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.is_large = max(input_shape[:2]) >= _LARGE
-        blocks.check_sizes(num_classes, input_shape, 32 if self.is_large else 8)
+        blocks.check_sizes(num_classes, input_shape, 8)
         build = blocks.Builder(
             width=width,
             full_precision=full_precision,
@@ -292,7 +287,7 @@ class _BiRealBlock(nnx.Module):
         if self.shortcut is None:
             y += x
         else:
-            x = nnx.avg_pool(x, (2, 2), strides=(2, 2))
+            x = blocks.avg_pool(x, (2, 2))
             y += self.shortcut_norm(self.shortcut(x))
         return y if self.activation is None else self.activation(y)
 

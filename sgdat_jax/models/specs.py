@@ -1,6 +1,7 @@
 """From the description of a network to the network."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import jax
@@ -10,19 +11,37 @@ from flax import nnx
 from sgdat_jax import names, signs
 from sgdat_jax.models import binarynet, digits_net, resnet
 
-NETWORKS = {
-    "DigitsNet": digits_net.DigitsNet,
-    "BinaryNet": binarynet.BinaryNet,
-    "SgdatResNet18": resnet.SgdatResNet18,
-    "BiRealResNet18": resnet.BiRealResNet18,
-}
-# Those without a parameter that must be annealed.
-SIGNS = {
-    "ste_sign": signs.ste_sign,
-    "approx_sign": signs.approx_sign,
-    "swish_sign": signs.swish_sign,
-}
+# Classes of networks, or functions that make them: of the number of classes, of `rngs`,
+# and of those other arguments in `Spec.build` that they take.
+NETWORKS = names.Table(
+    "networks",
+    {
+        "DigitsNet": digits_net.DigitsNet,
+        "BinaryNet": binarynet.BinaryNet,
+        "SgdatResNet18": resnet.SgdatResNet18,
+        "BiRealResNet18": resnet.BiRealResNet18,
+    },
+)
+# Quantizers of activations; those with a schedule in their paper follow it in training.
+SIGNS = names.Table(
+    "signs",
+    {
+        "ste_sign": signs.ste_sign,
+        "approx_sign": signs.approx_sign,
+        "swish_sign": signs.swish_sign,
+        "ede_sign": signs.annealed(signs.ede_sign, "t", signs.ede_t),
+        "reste_sign": signs.annealed(signs.reste_sign, "o", signs.reste_o),
+        "magnitude_aware_sign": signs.magnitude_aware_sign,
+        "ste_heaviside": signs.ste_heaviside,
+        "ste_ternary": signs.ste_ternary,
+        "dorefa": signs.dorefa,
+    },
+)
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters
+
+
+# Fields of `Spec` that networks take under another name.
+_FIELDS = {"input_quantizer": "input_sign", "dtype": "compute_dtype"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +72,35 @@ class Spec:
           ValueError: if a name is unknown, or the network cannot be built as told.
         """
         kind: Any = names.look_up("model", NETWORKS, self.model)
-        return kind(
-            self.num_classes,
-            input_shape=self.input_shape,
-            width=self.width,
-            full_precision=self.full_precision,
-            pad_value=self.pad_value,
-            input_quantizer=names.look_up("sign", SIGNS, self.input_sign),
-            dtype=names.look_up("compute dtype", DTYPES, self.compute_dtype),
-            unbiased_variance=self.unbiased_variance,
-            rngs=nnx.Rngs(jax.random.key(seed)),
-        )
+        options = {
+            "width": self.width,
+            "full_precision": self.full_precision,
+            "pad_value": self.pad_value,
+            "input_quantizer": names.look_up("sign", SIGNS, self.input_sign),
+            "dtype": names.look_up("compute dtype", DTYPES, self.compute_dtype),
+            "unbiased_variance": self.unbiased_variance,
+        }
+        taken = self._taken(kind, options)
+        rngs = nnx.Rngs(jax.random.key(seed))
+        return kind(self.num_classes, rngs=rngs, **taken)
+
+    def _taken(self, kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Returns the arguments that a network takes, if it can do without the rest."""
+        # Of a module's class it would be that of Flax's metaclass.
+        function = kind.__init__ if isinstance(kind, type) else kind  # type: ignore[misc]
+        accepted = inspect.signature(function).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            return {"input_shape": self.input_shape, **options}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for argument in options.keys() - accepted.keys():
+            field = _FIELDS.get(argument, argument)
+            if getattr(self, field) != defaults[field]:
+                raise ValueError(
+                    f"{self.model} takes no `{argument}`, got "
+                    f"{field}={getattr(self, field)!r}."
+                )
+        options = {"input_shape": self.input_shape, **options}
+        return {k: v for k, v in options.items() if k in accepted}
 
     def shapes(self) -> Any:
         """Returns the network with shapes in place of its weights.

@@ -9,6 +9,7 @@ from sgdat_jax.optimizers.boat import boat as boat
 from sgdat_jax.optimizers.bop import BopState as BopState
 from sgdat_jax.optimizers.bop import bop as bop
 from sgdat_jax.optimizers.bop import bop2nd_order as bop2nd_order
+from sgdat_jax.optimizers.compact import CompactState as CompactState
 from sgdat_jax.optimizers.diode import DiodeState as DiodeState
 from sgdat_jax.optimizers.diode import diode as diode
 from sgdat_jax.optimizers.flips import FLIP_BINS as FLIP_BINS
@@ -18,12 +19,13 @@ from sgdat_jax.optimizers.flips import flip_ratio as flip_ratio
 from sgdat_jax.optimizers.flips import oscillating_ratio as oscillating_ratio
 from sgdat_jax.optimizers.flips import silent_ratio as silent_ratio
 from sgdat_jax.optimizers.flips import threshold_margins as threshold_margins
+from sgdat_jax.optimizers.invariant import check_binary as check_binary
 from sgdat_jax.optimizers.latent import LatentState as LatentState
 from sgdat_jax.optimizers.latent import latent as latent
 from sgdat_jax.optimizers.latent import sgdt as sgdt
-from sgdat_jax.optimizers.partition import layers_of as layers_of
 from sgdat_jax.optimizers.partition import partition_binary as partition_binary
-from sgdat_jax.optimizers.partition import select_binary as select_binary
+from sgdat_jax.optimizers.paths import layers_of as layers_of
+from sgdat_jax.optimizers.paths import select_binary as select_binary
 from sgdat_jax.optimizers.prob_bop import ProbBopState as ProbBopState
 from sgdat_jax.optimizers.prob_bop import prob_bop as prob_bop
 from sgdat_jax.optimizers.restart import RestartState as RestartState

@@ -4,7 +4,8 @@ A binary weight and its flip count travel together as one *signed count*: a narr
 integer whose sign is the weight's and whose magnitude is one more than the number of
 flips, so a fresh weight is +1 or -1. One array then answers both questions that a flip
 rule asks, and each output of an update is a function of its own old value and of
-outputs already computed, which XLA turns into one pass over memory.
+outputs already computed, which XLA turns into one pass over memory. Where a compact
+state is unpacked, signed counts are unsigned: the counters of words.py.
 
 The functions here work on single leaves; the optimizers map them over their trees, and
 `flip_rule` makes Optax transformations of those that need nothing but their state.
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from sgdat_jax import dtypes
-from sgdat_jax.optimizers import checks
+from sgdat_jax.optimizers import checks, words
 
 
 def value_at(value: Any, count: chex.Numeric) -> Any:
@@ -59,18 +60,35 @@ def init_signed_counts(
     )
 
 
+def _is_counter(signed_count: jax.Array) -> bool:
+    return jnp.issubdtype(signed_count.dtype, jnp.unsignedinteger)
+
+
+def counter(signed_count: jax.Array) -> jax.Array:
+    """Returns signed counts as counters of words.py, whatever they are."""
+    if _is_counter(signed_count):
+        return signed_count
+    return words.counter(flip_count(signed_count), signed_count > 0)
+
+
 def weight(signed_count: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Returns the weights, -1 or +1, of signed counts."""
+    if _is_counter(signed_count):
+        return words.weight(signed_count, dtype)
     return jnp.where(signed_count > 0, 1, -1).astype(dtype)
 
 
 def flip_count(signed_count: jax.Array) -> jax.Array:
     """Returns how often each weight has flipped, in the signed count's dtype."""
+    if _is_counter(signed_count):
+        return words.flip_count(signed_count)
     return jnp.abs(signed_count) - jnp.ones_like(signed_count)
 
 
 def restart_count(signed_count: jax.Array) -> jax.Array:
     """Returns signed counts with the same weights and zero flips."""
+    if _is_counter(signed_count):
+        return words.restart(signed_count)
     return jnp.sign(signed_count)
 
 
@@ -95,14 +113,24 @@ def flip_beyond(
       Signed counts after the step. The flip count of a weight that flips grows by one
       and stays at the largest value that the dtype holds instead of wrapping around.
     """
-    positive = signed_count > 0
     # Used once, so that XLA computes even a costly latent in the same pass.
-    against = jnp.where(positive, -1, 1).astype(latent.dtype) * latent
+    against = _against(signed_count, latent)
+    return jnp.where(against > threshold, _flipped(signed_count), signed_count)
+
+
+def _against(signed_count: jax.Array, latent: jax.Array) -> jax.Array:
+    if _is_counter(signed_count):
+        return words.against(signed_count, latent)
+    return jnp.where(signed_count > 0, -1, 1).astype(latent.dtype) * latent
+
+
+def _flipped(signed_count: jax.Array) -> jax.Array:
+    if _is_counter(signed_count):
+        return words.flipped(signed_count)
     one = jnp.ones_like(signed_count)
     limit = jnp.iinfo(signed_count.dtype).max
     grown = jnp.minimum(jnp.abs(signed_count), limit - 1) + one
-    flipped = jnp.where(positive, -grown, grown)
-    return jnp.where(against > threshold, flipped, signed_count)
+    return jnp.where(signed_count > 0, -grown, grown)
 
 
 # The sums of products are jitted so that they round in eager code as in compiled code,
@@ -246,7 +274,8 @@ def flip_counts(opt_state: optax.OptState) -> chex.ArrayTree:
       opt_state: as in `latent_weights`.
 
     Returns:
-      A pytree shaped like the binary parameters, of the counter's integer dtype.
+      A pytree shaped like the binary parameters, of the counter's integer dtype; int32
+      for a compact state.
 
     Raises:
       ValueError: if no state in ``opt_state`` holds flip counts.
@@ -322,11 +351,9 @@ def _binary_states(opt_state: optax.OptState) -> list[Any]:
 
 def _collect(opt_state: optax.OptState, attribute: str) -> chex.ArrayTree:
     """Takes one tree out of each state that has the attribute and joins the trees."""
-    trees = [
-        getattr(state, attribute)
-        for state in _binary_states(opt_state)
-        if hasattr(state, attribute)
-    ]
+    # A compact state says by ``unpacked`` which state it stands for.
+    states = [getattr(s, "unpacked", s) for s in _binary_states(opt_state)]
+    trees = [getattr(s, attribute) for s in states if hasattr(s, attribute)]
     if not trees:
         raise ValueError(
             f"`opt_state` holds no binary optimizer's `{attribute}`: got a state of "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks
+from sgdat_jax.optimizers import binary, checks, compact
 
 
 class BopState(NamedTuple):
@@ -22,6 +22,8 @@ class BopState(NamedTuple):
 def bop(
     gamma: optax.ScalarOrSchedule = 1e-4,
     threshold: optax.ScalarOrSchedule = 1e-8,
+    *,
+    layout: compact.Layout = "exact",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Bop: flips a weight when the average gradient speaks against it strongly enough.
 
@@ -38,14 +40,17 @@ def bop(
       gamma: adaptivity rate in [0, 1]; a number, a traced array or a schedule of the
         step.
       threshold: in units of the gradient; likewise.
+      layout: ``"exact"``, or ``"compact"`` for 4 bytes per weight instead of 6, as in
+        `sgdat`. The average is then rounded to 16 significant bits after each step,
+        which forgets steps below 2**-17 of it.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``. Its
       updates are exactly 0 or -2w; nothing that scales updates may follow it.
 
     Raises:
-      ValueError: if a number is out of its range, or, in ``update``, if ``params`` is
-        None or trees do not fit.
+      ValueError: if a number is out of its range or the layout is unknown, or, in
+        ``update``, if ``params`` is None or trees do not fit.
       TypeError: if an argument is of the wrong kind, or if parameters are not real
         floating-point arrays.
 
@@ -76,7 +81,7 @@ def bop(
         signed_count = _flipped(state, mu, threshold)
         return state._replace(mu=mu, signed_count=signed_count)
 
-    return binary.flip_rule(_init, step)
+    return compact.lay_out(binary.flip_rule(_init, step), layout)
 
 
 def bop2nd_order(

@@ -27,8 +27,8 @@ def plot_comparison(groups: _Groups) -> dict[str, figure.Figure]:
     """
     return {
         name: plot(recorded)
-        for name, (plot, key) in PLOTS.items()
-        if (recorded := _with_record(groups, key))
+        for name, (plot, where, key) in PLOTS.items()
+        if (recorded := _with_record(groups, where, key))
     }
 
 
@@ -189,25 +189,34 @@ def plot_gradients(groups: _Groups) -> figure.Figure:
     return fig
 
 
-# Figures by name, and the entry of a line that each needs.
-PLOTS: dict[str, tuple[Callable[[_Groups], figure.Figure], str]] = {
-    "accuracy": (plot_accuracy, "test_accuracy"),
-    "flip_ratio": (plot_flip_ratios, "flip_ratio"),
-    "flip_ratio_per_layer": (plot_flip_ratios_per_layer, "flip_ratio_per_layer"),
-    "flip_histogram": (plot_flip_histograms, "flip_ratio"),
-    "silence_and_oscillation": (plot_oscillation, "epoch_flip_histogram"),
-    "thresholds": (plot_thresholds, "threshold_histogram"),
-    "margins": (plot_margins, "margin_histogram"),
-    "gradients": (plot_gradients, "gradient_per_layer"),
+# Figures by name, each with what it needs of a run: an entry of its last line of
+# metrics or of its result.
+PLOTS: dict[str, tuple[Callable[[_Groups], figure.Figure], str, str]] = {
+    "accuracy": (plot_accuracy, "line", "test_accuracy"),
+    "flip_ratio": (plot_flip_ratios, "line", "flip_ratio"),
+    "flip_ratio_per_layer": (
+        plot_flip_ratios_per_layer,
+        "line",
+        "flip_ratio_per_layer",
+    ),
+    "flip_histogram": (plot_flip_histograms, "result", "flip_histogram"),
+    "silence_and_oscillation": (plot_oscillation, "line", "epoch_flip_histogram"),
+    "thresholds": (plot_thresholds, "line", "threshold_histogram"),
+    "margins": (plot_margins, "line", "margin_histogram"),
+    "gradients": (plot_gradients, "line", "gradient_per_layer"),
 }
 
 
-def _with_record(groups: _Groups, key: str) -> list[runs_lib.Group]:
+def _with_record(groups: _Groups, where: str, key: str) -> list[runs_lib.Group]:
     """Returns the groups all of whose runs recorded something above zero."""
     return [
         group
         for group in groups
-        if group.runs and all(_recorded(run.lines[-1], key) for run in group.runs)
+        if group.runs
+        and all(
+            _recorded(run.result if where == "result" else run.lines[-1], key)
+            for run in group.runs
+        )
     ]
 
 

@@ -10,10 +10,19 @@ from sgdat_jax import summary
 def summary_table(layers: Sequence[summary.LayerSummary]) -> table.Table:
     """Returns the table of a network: weights, memory and work by precision.
 
+    Narrow are weights and operands of 2 to 31 bits; their columns are there if there
+    are any. Below stands which layers do more than is counted, and what.
+
     Args:
       layers: what `sgdat_jax.summarize` returns.
     """
-    result = table.Table(box=box.SIMPLE, show_footer=True, padding=(0, 1, 0, 0))
+    missing = [f"{row.name}: {row.not_counted}" for row in layers if row.not_counted]
+    result = table.Table(
+        box=box.SIMPLE,
+        show_footer=True,
+        padding=(0, 1, 0, 0),
+        caption="not counted: " + "; ".join(missing) if missing else None,
+    )
     total = summary.total(list(layers))
     columns = (
         ("layer", "total", [layer.name for layer in layers]),
@@ -23,12 +32,15 @@ def summary_table(layers: Sequence[summary.LayerSummary]) -> table.Table:
             (header, _short(getattr(total, field)), [_short(n) for n in values])
             for header, field in (
                 ("1-bit\nweights", "binary_weights"),
+                ("narrow\nweights", "narrow_weights"),
                 ("32-bit\nweights", "real_weights"),
                 ("memory\nbytes", "memory_bytes"),
                 ("1-bit\nMACs", "binary_macs"),
+                ("narrow\nMACs", "narrow_macs"),
                 ("32-bit\nMACs", "real_macs"),
             )
-            if (values := [getattr(layer, field) for layer in layers])
+            if any(values := [getattr(layer, field) for layer in layers])
+            or not field.startswith("narrow")
         ),
     )
     for index, (header, footer, _) in enumerate(columns):

@@ -1,5 +1,6 @@
 """Plots of one run."""
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -134,7 +135,9 @@ def save_plots(
     plots = {"learning.png": plot_learning(lines)}
     if "flip_ratio" in lines[0]:
         plots["flip_ratio.png"] = plot_flip_ratio(lines)
-        plots["flip_counts.png"] = plot_flip_counts(opt_state)
+        # Not every optimizer counts flips.
+        with contextlib.suppress(ValueError):
+            plots["flip_counts.png"] = plot_flip_counts(opt_state)
     for name, fig in plots.items():
         figures.save(fig, folder / name)
     return [folder / name for name in plots]

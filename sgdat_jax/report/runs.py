@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import methods, run_folder
+from sgdat_jax.experiments import configs, methods
+from sgdat_jax.training import run_folder, settings
 
 
 class Run(NamedTuple):
     """A run that has ended, as its folder has it."""
 
     folder: pathlib.Path
-    config: config_lib.TrainConfig
+    config: configs.TrainConfig
     lines: list[dict[str, Any]]  # one per epoch; none if it diverged
     result: dict[str, Any]  # if it diverged, in which epoch and with which loss
     diverged: bool = False
@@ -30,7 +30,7 @@ class Group(NamedTuple):
     diverged: Sequence[Run] = ()
 
     @property
-    def config(self) -> config_lib.TrainConfig:
+    def config(self) -> configs.TrainConfig:
         """What all runs have in common, with the seed of one of them."""
         return next(iter((*self.runs, *self.diverged))).config
 
@@ -49,14 +49,12 @@ class Group(NamedTuple):
         return np.array([run.result[key] for run in self.runs], np.float64)
 
 
-_LINE_KEYS = ("epoch", "test_accuracy", "seconds")
-_RESULT_KEYS = ("epochs", "test_accuracy", "best_test_accuracy", "device")
 # A network without binary weights has none of these.
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
-_FLIP_RESULT_KEYS = ("flips_per_weight", "flip_histogram")
+_FLIP_RESULT_KEYS = ("flips_per_weight",)
 # Runs that differ in nothing else are of one row.
-_NO_SETTINGS = config_lib.options_of(
-    config_lib.TrainConfig, config_lib.HOUSEKEEPING, config_lib.PLACEMENT
+_NO_SETTINGS = settings.options_of(
+    configs.TrainConfig, settings.HOUSEKEEPING, settings.PLACEMENT
 ) | {"seed", "diagnostics"}
 
 
@@ -131,7 +129,7 @@ def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _read_run(folder: pathlib.Path) -> Run:
-    config = run_folder.read_config(folder)
+    config = run_folder.read_config(folder, configs.TrainConfig)
     if run_folder.has_diverged(folder):
         return Run(folder, config, [], run_folder.read_diverged(folder), diverged=True)
     result = run_folder.read_result(folder)
@@ -139,8 +137,8 @@ def _read_run(folder: pathlib.Path) -> Run:
     model = result.get("model")
     is_binary = not isinstance(model, dict) or model.get("binary_layers") != []
     for name, entries, keys in (
-        (run_folder.RESULT, [result], _RESULT_KEYS + is_binary * _FLIP_RESULT_KEYS),
-        (run_folder.METRICS, lines, _LINE_KEYS + is_binary * _FLIP_LINE_KEYS),
+        (run_folder.RESULT, [result], is_binary * _FLIP_RESULT_KEYS),
+        (run_folder.METRICS, lines, ("seconds", *is_binary * _FLIP_LINE_KEYS)),
     ):
         missing = next((k for k in keys for entry in entries if k not in entry), None)
         if missing:
@@ -153,34 +151,34 @@ def _read_run(folder: pathlib.Path) -> Run:
     return Run(folder, config, lines, result)
 
 
-def _settings(config: config_lib.TrainConfig) -> tuple[Any, ...]:
+def _settings(config: configs.TrainConfig) -> tuple[Any, ...]:
     fields = [f.name for f in dataclasses.fields(config) if f.name not in _NO_SETTINGS]
-    return tuple(getattr(config, name) for name in fields)
+    return (config.label, *(getattr(config, name) for name in fields))
 
 
-def _labels(configs: Sequence[config_lib.TrainConfig]) -> list[str]:
+def _labels(found: Sequence[configs.TrainConfig]) -> list[str]:
     """Returns a label per group: its method, and settings by which groups differ."""
-    defaults = dataclasses.asdict(config_lib.TrainConfig())
-    names = [methods.label_of(dataclasses.asdict(c), defaults) for c in configs]
+    defaults = dataclasses.asdict(configs.TrainConfig())
+    names = [methods.label_of(dataclasses.asdict(c), defaults) for c in found]
     return [
-        " ".join([name, *_differences(config, name, configs, names)])
-        for config, name in zip(configs, names, strict=True)
+        " ".join([name, *_differences(config, name, found, names)])
+        for config, name in zip(found, names, strict=True)
     ]
 
 
 def _differences(
-    config: config_lib.TrainConfig,
+    config: configs.TrainConfig,
     name: str,
-    configs: Sequence[config_lib.TrainConfig],
+    found: Sequence[configs.TrainConfig],
     names: Sequence[str],
 ) -> list[str]:
-    same_method = [c for c, n in zip(configs, names, strict=True) if n == name]
+    same_method = [c for c, n in zip(found, names, strict=True) if n == name]
     differences = []
     for field in dataclasses.fields(config):
         if field.name in (*_NO_SETTINGS, *methods.FIELDS):
             continue
         # A method may have a learning rate of its own for the real-valued parameters.
-        others = same_method if field.name == "real_learning_rate" else configs
+        others = same_method if field.name == "real_learning_rate" else found
         value = getattr(config, field.name)
         if any(getattr(other, field.name) != value for other in others):
             differences.append(f"{field.name}={value}")

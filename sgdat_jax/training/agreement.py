@@ -12,8 +12,7 @@ import jax
 
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import sources
-from sgdat_jax.training import config as config_lib
-from sgdat_jax.training import hosts, versions
+from sgdat_jax.training import hosts, settings, versions
 
 # Settings of jax that change numbers or programs.
 _JAX_SETTINGS = (
@@ -25,7 +24,7 @@ _JAX_SETTINGS = (
 )
 
 
-def check_config(config: config_lib.TrainConfig) -> None:
+def check_config(config: settings.Settings) -> None:
     """Raises `hosts.Disagreement` unless all processes train alike.
 
     They must have the same config, settings of jax, and versions. All call this
@@ -50,9 +49,9 @@ def _versions() -> dict[str, Any]:
     return {f"version of {name}": version for name, version in found.items()}
 
 
-def _settings(config: config_lib.TrainConfig) -> dict[str, Any]:
+def _settings(config: settings.Settings) -> dict[str, Any]:
     # When states are saved, the processes agree on as they train.
-    free = config_lib.options_of(type(config), config_lib.HOUSEKEEPING)
+    free = settings.options_of(type(config), settings.HOUSEKEEPING)
     fields = dataclasses.asdict(config)
     of_jax = {name: getattr(jax.config, name, None) for name in _JAX_SETTINGS}
     return of_jax | {k: v for k, v in fields.items() if k not in free}

@@ -22,8 +22,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from sgdat_jax import files
-from sgdat_jax.training import hosts
-from sgdat_jax.training import state as state_lib
+from sgdat_jax.training import hosts, states
 
 _STATE = "state"
 _PROGRESS = "progress.json"
@@ -46,7 +45,7 @@ _ORBAX = re.compile(
 class Checkpoint(NamedTuple):
     """What is saved of a run."""
 
-    state: state_lib.TrainState
+    state: states.TrainState
     progress: dict[str, Any]  # JSON: all that is not in arrays
 
 
@@ -163,6 +162,11 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in _step_folders(folder) if _is_whole(path))
 
 
+def progress_file(folder: pathlib.Path, step: int) -> pathlib.Path:
+    """Returns where the progress of a checkpoint is."""
+    return folder / str(step) / _PROGRESS
+
+
 def newest_whole(folder: pathlib.Path) -> tuple[int, dict[int, str]]:
     """Looks for the newest checkpoint that is not damaged, and changes nothing.
 
@@ -189,7 +193,7 @@ def newest_whole(folder: pathlib.Path) -> tuple[int, dict[int, str]]:
 
 
 def restore(
-    folder: pathlib.Path, like: state_lib.TrainState, step: int | None = None
+    folder: pathlib.Path, like: states.TrainState, step: int | None = None
 ) -> Checkpoint:
     """Restores a checkpoint.
 
@@ -218,7 +222,7 @@ def restore(
 
 
 def restore_newest_whole(
-    folder: pathlib.Path, like: state_lib.TrainState
+    folder: pathlib.Path, like: states.TrainState
 ) -> tuple[Checkpoint | None, list[str]]:
     """Restores the newest checkpoint that is not damaged, and sets newer ones aside.
 

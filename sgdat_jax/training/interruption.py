@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 import types
 from collections.abc import Callable, Iterator
 
@@ -62,3 +63,40 @@ def until_signal() -> Iterator[Check]:
         yield check
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def noticed() -> Iterator[None]:
+    """Raises KeyboardInterrupt at the end of the block if one was lost within it.
+
+    Python raises it wherever the main thread is, and a callback that a library calls
+    from C may print and drop it.
+
+    Example:
+      >>> import contextlib, signal
+      >>> from sgdat_jax.training import interruption
+      >>> try:
+      ...     with interruption.noticed():
+      ...         with contextlib.suppress(KeyboardInterrupt):
+      ...             signal.raise_signal(signal.SIGINT)
+      ... except KeyboardInterrupt:
+      ...     print("not lost")
+      not lost
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def remember(number: int, frame: types.FrameType | None) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt

@@ -1,6 +1,5 @@
 """The epochs of a run: training, evaluation, and what is written on the way."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,35 +9,40 @@ import jax
 import numpy as np
 
 from sgdat_jax import cpu
-from sgdat_jax.data import sources, stream
-from sgdat_jax.inference import weight_files
+from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.data import stream
 from sgdat_jax.training import (
-    checkpoint,
     hosts,
     interruption,
+    keepers,
     parallel,
     records,
     results,
-    run_folder,
-    setup,
+    runs,
+    states,
+    steps,
 )
-from sgdat_jax.training import state as state_lib
-from sgdat_jax.training import step as step_lib
 
 _EVAL_BATCH = 512
 _STEPS_ALONE = 16  # until several processes agree on what to do
 
 # Images with labels, and their weights: 1, or 0 for what only fills the batch.
-TestBatch = tuple[step_lib.Batch, jax.Array]
+TestBatch = tuple[steps.Batch, jax.Array]
 
 
 class Watcher:
     """Is told how a run gets on, and ignores it; subclasses show it."""
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+    def stepped(self, metrics: steps.Metrics, flip_ratio: jax.Array | None) -> None:
         """Hears of one step or more; the arrays have an entry for each.
 
         Without binary weights there is no flip ratio.
+        """
+
+    def epoch_trained(self, state: states.TrainState) -> None:
+        """Hears of the state after the steps of an epoch, before it is evaluated.
+
+        The next step takes the state's memory: what is kept must be copied.
         """
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
@@ -55,10 +59,15 @@ class Watchers(Watcher):
     def __init__(self, watchers: Sequence[Watcher]):
         self._watchers = watchers
 
-    def stepped(self, metrics: step_lib.Metrics, flip_ratio: jax.Array | None) -> None:
+    def stepped(self, metrics: steps.Metrics, flip_ratio: jax.Array | None) -> None:
         """Tells all."""
         for watcher in self._watchers:
             watcher.stepped(metrics, flip_ratio)
+
+    def epoch_trained(self, state: states.TrainState) -> None:
+        """Tells all."""
+        for watcher in self._watchers:
+            watcher.epoch_trained(state)
 
     def epoch_ended(self, line: dict[str, Any]) -> None:
         """Tells all."""
@@ -67,50 +76,50 @@ class Watchers(Watcher):
 
 
 def train(
-    run: setup.Run, watcher: Watcher, check: interruption.Check = interruption.never
-) -> tuple[setup.Run, dict[str, Any]]:
-    """Trains, evaluates after each epoch and fills the run folder.
+    run: runs.Run,
+    watcher: Watcher,
+    check: interruption.Check = interruption.never,
+    keeper: keepers.Keeper | None = None,
+) -> tuple[runs.Run, dict[str, Any]]:
+    """Trains, evaluates after each epoch and keeps what is to be kept.
 
     Args:
       run: a run at its start or anywhere else.
       watcher: is told how it gets on.
       check: raises `interruption.Interrupted` to end the run early.
+      keeper: keeps the run; None: its folder if it has one.
 
     Returns:
-      The run with its last state, and the result that was written to the folder.
+      The run with its last state, and the result that was kept.
 
     Raises:
       FloatingPointError: after ``max_skipped_steps`` in a row that were not finite, or
-        an epoch of such steps alone; it is recorded in the folder.
+        an epoch of such steps alone; it is recorded in the folder, if there is one.
       interruption.Interrupted: what ``check`` raised. In both cases the last good state
         is saved.
       OSError: if the folder cannot be written any more.
     """
-    saver = checkpoint.Saver(
-        run.folder / run_folder.CHECKPOINTS, run.config.keep_states
-    )
+    keeper = keeper or keepers.of(run)
     is_due = _timer(run)
-    calls = _advance(run, watcher, check)
+    calls = _advance(run, keeper, watcher, check)
     try:
-        with saver:
+        with keeper:
             try:
                 for run in calls:
                     if not _may_meet(run):
                         continue
                     if hosts.any_of(is_due(run.steps_done)):
-                        saver.save(setup.checkpoint_of(run))
+                        keeper.save(run)
                     _check_together(check)
-                saver.save(setup.checkpoint_of(run))
+                keeper.save(run)
             except (FloatingPointError, interruption.Interrupted) as error:
-                saver.save(setup.checkpoint_of(run))
-                saver.wait()
-                if isinstance(error, FloatingPointError) and hosts.is_writer():
-                    epoch = len(run.progress.lines) + 1
-                    run_folder.write_diverged(run.folder, epoch, run.steps_done)
+                keeper.save(run)
+                keeper.wait()
+                if isinstance(error, FloatingPointError):
+                    keeper.diverge(run)
                 raise
         result = results.result_of(run)
-        if hosts.is_writer():
-            run_folder.write_result(run.folder, result)
+        keeper.finish(result)
     finally:
         if run.lock is not None:
             run.lock.release()
@@ -118,7 +127,7 @@ def train(
 
 
 def evaluate(
-    run: setup.Run,
+    run: runs.Run,
     tests: Iterable[TestBatch] | None = None,
     check: interruption.Check = interruption.never,
 ) -> dict[str, float]:
@@ -138,21 +147,21 @@ def evaluate(
 
 
 def on_device(
-    dataset: sources.Dataset, layout: parallel.Layout | None = None
-) -> step_lib.Batch:
+    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
+) -> steps.Batch:
     """Returns all training images, copied to each device."""
     images = dataset.train_images, dataset.train_labels
-    return step_lib.Batch(*parallel.put_whole(layout, images))
+    return steps.Batch(*parallel.put_whole(layout, images))
 
 
-def epoch_order(plan: setup.Plan | setup.Run, seed: int, epoch: int) -> jax.Array:
+def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
     """Returns the image numbers of each step of an epoch, of shape (steps, batch)."""
     num_images = len(plan.dataset.train_images)
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
 def test_batches(
-    dataset: sources.Dataset, layout: parallel.Layout | None = None
+    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
 ) -> Iterator[TestBatch]:
     """Yields the test set in batches of one size, the last padded by weight 0."""
     parts = 1 if layout is None else layout.devices
@@ -168,7 +177,7 @@ def test_batches(
             (np.arange(size) < len(images)).astype(np.float32),
         )
         *batch, weights = parallel.put_rows(layout, tuple(x[rows] for x in whole))
-        yield step_lib.Batch(*batch), weights
+        yield steps.Batch(*batch), weights
 
 
 class Programs(NamedTuple):
@@ -187,14 +196,14 @@ def programs() -> Programs:
         jax.jit, static_argnums=0, compiler_options=cpu.compiler_options()
     )
     return Programs(
-        train_steps=compiled(step_lib.train_steps, donate_argnums=1),
-        train_batch=compiled(step_lib.train_batch, donate_argnums=1),
-        eval_step=compiled(step_lib.eval_step),
-        begin_epoch=compiled(step_lib.begin_epoch),
+        train_steps=compiled(steps.train_steps, donate_argnums=1),
+        train_batch=compiled(steps.train_batch, donate_argnums=1),
+        eval_step=compiled(steps.eval_step),
+        begin_epoch=compiled(steps.begin_epoch),
     )
 
 
-def _may_meet(run: setup.Run) -> bool:
+def _may_meet(run: runs.Run) -> bool:
     """Returns whether several processes agree here on what to do; one always may."""
     return jax.process_count() == 1 or run.steps_done % _STEPS_ALONE == 0
 
@@ -210,7 +219,7 @@ def _check_together(check: interruption.Check) -> None:
         raise interrupted or interruption.Interrupted("a signal to another process")
 
 
-def _timer(run: setup.Run) -> Callable[[int], bool]:
+def _timer(run: runs.Run) -> Callable[[int], bool]:
     """Returns a function that says after a step whether it is time to save."""
     every, minutes = run.config.save_every_steps, run.config.save_every_minutes
     last_time, last_step = time.monotonic(), run.steps_done
@@ -228,15 +237,15 @@ def _timer(run: setup.Run) -> Callable[[int], bool]:
 
 
 def _advance(
-    run: setup.Run, watcher: Watcher, check: interruption.Check
-) -> Iterator[setup.Run]:
+    run: runs.Run, keeper: keepers.Keeper, watcher: Watcher, check: interruption.Check
+) -> Iterator[runs.Run]:
     """Takes a run to its end; yields it after each call of a program and each epoch.
 
     Its caller may stop at each of them: the state is then still there.
     """
     start = time.perf_counter() - run.progress.seconds
     data = tests = None
-    if not setup.is_streamed(run):
+    if not runs.is_streamed(run):
         layout = run.task.layout
         data = on_device(run.dataset, layout)
         tests = tuple(test_batches(run.dataset, layout))
@@ -245,13 +254,12 @@ def _advance(
         for run in calls:
             seconds = time.perf_counter() - start
             yield run._replace(progress=run.progress._replace(seconds=seconds))
+        watcher.epoch_trained(run.state)
         line, times = results.epoch_lines(run)
         alone = jax.process_count() == 1
         line |= evaluate(run, tests, check if alone else interruption.never)
-        _write_weights(run, line)
-        if hosts.is_writer():
-            run_folder.append_epoch(run.folder, line, times)
-        progress = setup.Progress(
+        keeper.end_epoch(run, line, times)
+        progress = runs.Progress(
             lines=(*run.progress.lines, line),
             times=(*run.progress.times, times),
             seconds=time.perf_counter() - start,
@@ -261,32 +269,9 @@ def _advance(
         yield run
 
 
-def _write_weights(run: setup.Run, line: dict[str, Any]) -> None:
-    """Writes the weights of an epoch that is the best so far, or the last."""
-    before = (old["test_accuracy"] for old in run.progress.lines)
-    names = []
-    if line["test_accuracy"] > max(before, default=-1):
-        names.append(run_folder.BEST)
-    if line["epoch"] == run.config.epochs:
-        names.append(run_folder.LAST)
-    details = {
-        "mean": run.task.mean,
-        "std": run.task.std,
-        "class_names": run.dataset.class_names,
-        "config": dataclasses.asdict(run.config),
-        "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
-    }
-    if not names:
-        return
-    trained = run.state.params, run.state.stats
-    params, stats = parallel.gather(run.task.layout, trained)
-    for name in names if hosts.is_writer() else ():
-        weight_files.write(run.folder / name, run.task.network, params, stats, details)
-
-
 def _train_epoch(
-    run: setup.Run, data: step_lib.Batch | None, watcher: Watcher
-) -> Iterator[setup.Run]:
+    run: runs.Run, data: steps.Batch | None, watcher: Watcher
+) -> Iterator[runs.Run]:
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
     if run.progress.steps == 0 and run.task.diagnostics:
@@ -313,19 +298,19 @@ def _train_epoch(
     yield run._replace(progress=run.progress._replace(epoch_seconds=seconds))
 
 
-def _check_finite(run: setup.Run, skipped: jax.Array | None) -> None:
+def _check_finite(run: runs.Run, skipped: jax.Array | None) -> None:
     """Raises FloatingPointError after too many steps in a row that were skipped."""
     if skipped is None or np.max(skipped) < run.config.max_skipped_steps:
         return
     raise FloatingPointError(
         f"the loss or gradients of {int(np.max(skipped))} steps in a row are not "
-        f"finite, before step {run.steps_done}; the last good state is in {run.folder}"
+        f"finite, before step {run.steps_done}{runs.where_saved(run)}"
     )
 
 
 def _steps(
-    run: setup.Run, data: step_lib.Batch | None
-) -> Iterator[tuple[state_lib.TrainState, step_lib.Record]]:
+    run: runs.Run, data: steps.Batch | None
+) -> Iterator[tuple[states.TrainState, steps.Record]]:
     """Takes the steps of an epoch; yields the state after each call, and its record.
 
     Args:
@@ -339,12 +324,10 @@ def _steps(
     if data is None:
         put = functools.partial(parallel.put_rows, layout)
         for batch in stream.batches(run.dataset, order[run.progress.steps :], put):
-            state, record = programs().train_batch(
-                run.task, state, step_lib.Batch(*batch)
-            )
+            state, record = programs().train_batch(run.task, state, steps.Batch(*batch))
             yield state, record
         return
-    size = step_lib.steps_per_call()
+    size = steps.steps_per_call()
     for first in range(run.progress.steps, len(order), size):
         indices = order[first : first + size]
         if layout is not None:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.training import steps
 
 Sums = dict[str, Any]  # numbers by name, or by name and layer; as in JSON
 
@@ -25,7 +25,7 @@ class EpochRecord:
         self._sums = sums or {}
         self._pending: list[Sums] = []
 
-    def add(self, record: step_lib.Record) -> None:
+    def add(self, record: steps.Record) -> None:
         """Adds the record of one step or more, without waiting for them."""
         self._pending.append(_by_name(*record))
 
@@ -39,7 +39,7 @@ class EpochRecord:
         return self._sums
 
 
-def _by_name(metrics: step_lib.Metrics, weights: step_lib.WeightMetrics) -> Sums:
+def _by_name(metrics: steps.Metrics, weights: steps.WeightMetrics) -> Sums:
     named: Sums = {
         "steps": np.ones(len(metrics.loss)),
         "skipped_steps": weights.skipped > 0,

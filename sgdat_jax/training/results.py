@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import diagnostics, parallel, setup, versions
+from sgdat_jax.training import diagnostics, parallel, runs, states, versions
 
 
-def epoch_lines(run: setup.Run) -> tuple[dict[str, Any], dict[str, Any]]:
+def epoch_lines(run: runs.Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the line of metrics of an epoch whose steps are done, and its times.
 
     Raises:
@@ -23,8 +23,8 @@ def epoch_lines(run: setup.Run) -> tuple[dict[str, Any], dict[str, Any]]:
     steps, epoch = sums["steps"], len(run.progress.lines) + 1
     if not sums["examples"]:
         raise FloatingPointError(
-            f"the loss or gradients of all steps of epoch {epoch} are not finite; the "
-            f"last good state is in {run.folder}"
+            f"the loss or gradients of all steps of epoch {epoch} are not finite"
+            f"{runs.where_saved(run)}"
         )
     line = {"epoch": epoch, **means("train", sums)}
     if sums["skipped_steps"]:
@@ -52,16 +52,12 @@ def means(prefix: str, sums: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def result_of(run: setup.Run) -> dict[str, Any]:
+def result_of(run: runs.Run) -> dict[str, Any]:
     """Returns the result of a run that has come to its end, as in JSON."""
     lines = run.progress.lines
     best = max(lines, key=lambda line: line["test_accuracy"])
     device = jax.devices()[0]
     skipped = sum(line.get("skipped_steps", 0) for line in lines)
-    choices = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(run.task.choices).items()
-    }
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
         "best_test_accuracy": best["test_accuracy"],
@@ -72,11 +68,22 @@ def result_of(run: setup.Run) -> dict[str, Any]:
         "skipped_steps": skipped,
         "seconds": run.progress.seconds,
         "seed": run.config.seed,
-        "model": {"name": run.config.model, **choices},
+        "model": _model(run.task),
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "devices": 1 if run.task.layout is None else run.task.layout.devices,
         "versions": {"python": platform.python_version(), **versions.packages()},
+    }
+
+
+def _model(task: states.Task) -> dict[str, Any]:
+    """Returns what is known of a network, as in JSON."""
+    said: dict[str, Any] = {"binary_layers": task.binary_layers}
+    if dataclasses.is_dataclass(task.choices) and not isinstance(task.choices, type):
+        said |= dataclasses.asdict(task.choices)
+    return {"name": task.model} | {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in said.items()
     }
 
 
@@ -85,7 +92,7 @@ _diagnose = jax.jit(diagnostics.diagnose)
 _flip_histogram = jax.jit(optimizers.flip_histogram)
 
 
-def _diagnostics_line(run: setup.Run) -> dict[str, Any]:
+def _diagnostics_line(run: runs.Run) -> dict[str, Any]:
     line: dict[str, Any] = {}
     counts_before = run.state.counts_before
     if counts_before is None:
@@ -103,10 +110,12 @@ def _diagnostics_line(run: setup.Run) -> dict[str, Any]:
     return line
 
 
-def _flips(run: setup.Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _flips(run: runs.Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Returns how often binary weights flipped, in all and by their number."""
-    counts = _flip_counts(run.state.opt_state)
     flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
+    if not run.task.counts_flips:
+        return {"flips_per_weight": flips}
+    counts = _flip_counts(run.state.opt_state)
     histogram = parallel.gather(run.task.layout, _flip_histogram(counts))
     return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}
 

@@ -10,15 +10,19 @@ import os
 import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sgdat_jax import files
-from sgdat_jax.training import config as config_lib
+from sgdat_jax.training import formats, settings
 
 if TYPE_CHECKING:
     import filelock
 
+_Settings = TypeVar("_Settings", bound=settings.Options)
+
 CONFIG = "config.json"
+_DATA = "data"  # entries of the file of the config
+_BEFORE = "data_before"
 METRICS = "metrics.jsonl"
 TIMES = "times.jsonl"
 RESULT = "result.json"
@@ -38,9 +42,18 @@ _OLD_PARTIALS = frozenset(
 
 
 def create(
-    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+    path: pathlib.Path,
+    config: settings.Options,
+    name: str = CONFIG,
+    data: Mapping[str, str] | None = None,
 ) -> "filelock.BaseFileLock":
     """Makes a run folder with its config, in a file of the given name.
+
+    Args:
+      path: of the folder.
+      config: of the run.
+      name: of the file.
+      data: fingerprint of the data set.
 
     Returns:
       The folder's lock, acquired.
@@ -56,7 +69,7 @@ def create(
     made = files.make([path])
     try:
         held_lock = lock(path)
-        write_config(path, config, name)
+        write_config(path, config, name, data)
     except OSError as error:
         with contextlib.suppress(OSError):
             (path / LOCK).unlink()
@@ -150,10 +163,32 @@ def _refuse_links(paths: Iterable[pathlib.Path]) -> None:
 
 
 def write_config(
-    path: pathlib.Path, config: config_lib.BaseConfig, name: str = CONFIG
+    path: pathlib.Path,
+    config: settings.Options,
+    name: str = CONFIG,
+    data: Mapping[str, str] | None = None,
+    before: Sequence[Mapping[str, str]] = (),
 ) -> None:
-    """Writes the config of a run, with the format of its folder."""
-    files.write_json(path / name, {"format": FORMAT, **dataclasses.asdict(config)})
+    """Writes the config of a run, with the format of its folder.
+
+    Args:
+      path: of the folder.
+      config: of the run.
+      name: of the file.
+      data: fingerprint of the data set.
+      before: those of the data sets with which the run began, if they were others.
+    """
+    extra: dict[str, Any] = {} if data is None else {_DATA: data}
+    if before:
+        extra[_BEFORE] = before
+    content = {"format": FORMAT, **dataclasses.asdict(config), **extra}
+    files.write_json(path / name, content)
+
+
+def check_there(path: pathlib.Path) -> None:
+    """Raises OSError if somebody has removed the folder of a run that trains."""
+    if not files.is_file(path / CONFIG):
+        raise OSError(f"{path} has lost its {CONFIG}: was the folder removed?")
 
 
 def append_epoch(
@@ -174,15 +209,56 @@ def write_epochs(
     files.write_lines(path / METRICS, metrics)
 
 
-def reopen(path: pathlib.Path, config: config_lib.TrainConfig) -> None:
-    """Makes a run folder one of a run that has not finished, with the given config."""
+def reopen(
+    path: pathlib.Path, config: settings.Settings, data: Mapping[str, str]
+) -> None:
+    """Makes a run folder one of a run that has not finished, with config and data."""
+    recorded = read_json(path, CONFIG)
+    before = recorded.get(_BEFORE, [])
+    if recorded.get(_DATA, data) != data:
+        before = [*before, recorded[_DATA]]
     for name in (RESULT, DIVERGED):
         (path / name).unlink(missing_ok=True)
-    write_config(path, config)
+    write_config(path, config, data=data, before=before)
+
+
+def check_data(
+    file: pathlib.Path, recorded: Any, data: Mapping[str, str], *, allow: bool
+) -> None:
+    """Raises ValueError if a run was trained on other images, unless that is allowed.
+
+    Args:
+      file: that says what it was trained on.
+      recorded: what it says, a fingerprint; of former versions None.
+      data: fingerprint of the data set at hand.
+      allow: whether the data may be others.
+    """
+    if recorded is None or recorded == data or allow:
+        return
+    known = recorded if isinstance(recorded, dict) else {}
+    differ = [name for name, digest in data.items() if known.get(name) != digest]
+    raise ValueError(
+        f"{file} is of a run on other data: {', '.join(differ)} have changed since; "
+        "--allow-changed-data takes them all the same."
+    )
+
+
+def read_data(path: pathlib.Path, name: str = CONFIG) -> Any:
+    """Reads the fingerprint of the data that a run began with, None if it is unknown.
+
+    Raises:
+      ValueError: if there is no run in the folder, or its config is damaged.
+    """
+    return read_json(path, name).get(_DATA)
 
 
 def write_result(path: pathlib.Path, result: Mapping[str, Any]) -> None:
-    """Writes the result of a finished run."""
+    """Writes the result of a finished run.
+
+    Raises:
+      OSError: as in `check_there`, or if it cannot be written.
+    """
+    check_there(path)
     files.write_json(path / RESULT, result)
 
 
@@ -191,17 +267,25 @@ def write_diverged(path: pathlib.Path, epoch: int, step: int) -> None:
     files.write_json(path / DIVERGED, {"epoch": epoch, "step": step})
 
 
-def read_config(path: pathlib.Path) -> config_lib.TrainConfig:
+def read_config(path: pathlib.Path, kind: type[_Settings]) -> _Settings:
     """Reads the config of a run.
+
+    Args:
+      path: of the folder.
+      kind: class of the config.
 
     Raises:
       ValueError: if there is no run in the folder, or its config is damaged.
     """
     values = read_json(path, CONFIG)
-    return config_of(path / CONFIG, values, values.pop("format", 0))
+    for name in (_DATA, _BEFORE):
+        values.pop(name, None)
+    return config_of(path / CONFIG, kind, values, values.pop("format", 0))
 
 
-def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainConfig:
+def config_of(
+    file: pathlib.Path, kind: type[_Settings], values: Any, found: Any
+) -> _Settings:
     """Returns a config from its values in JSON and the format of the file.
 
     Raises:
@@ -217,15 +301,15 @@ def config_of(file: pathlib.Path, values: Any, found: Any) -> config_lib.TrainCo
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        return config_lib.TrainConfig(**fields)
+        return kind(**fields)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not a run's config: {error}") from None
 
 
 def check_same(
     folder: pathlib.Path,
-    found: config_lib.BaseConfig,
-    wanted: config_lib.BaseConfig,
+    found: settings.Options,
+    wanted: settings.Options,
     free: Sequence[str] = (),
 ) -> None:
     """Raises ValueError if a folder holds something with other settings.
@@ -236,8 +320,8 @@ def check_same(
       wanted: the config of the run that is to go on there.
       free: fields that may differ, besides those that always may.
     """
-    kinds = config_lib.HOUSEKEEPING, config_lib.PLACEMENT
-    may_differ = config_lib.options_of(type(wanted), *kinds).union(free)
+    kinds = settings.HOUSEKEEPING, settings.PLACEMENT
+    may_differ = settings.options_of(type(wanted), *kinds).union(free)
     differences = [
         f"{field.name}={old!r}, not {new!r}"
         for field in dataclasses.fields(wanted)
@@ -258,13 +342,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
       ValueError: if there are none or a line is damaged.
     """
     file = path / METRICS
-    lines = files.read_lines(file)
+    lines = formats.check_all(file, files.read_lines(file), formats.EpochLine)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
     if not (path / TIMES).exists():
         return lines  # of format 0
-    times = {line.get("epoch"): line for line in files.read_lines(path / TIMES)}
-    return [line | times.get(line.get("epoch"), {}) for line in lines]
+    found = files.read_lines(path / TIMES)
+    formats.check_all(path / TIMES, found, formats.Times)
+    times = {line["epoch"]: line for line in found}
+    return [line | times.get(line["epoch"], {}) for line in lines]
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -273,7 +359,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: if the run has not finished or its result is damaged.
     """
-    return read_json(path, RESULT)
+    return formats.check(path / RESULT, read_json(path, RESULT), formats.Result)
 
 
 def has_diverged(path: pathlib.Path) -> bool:
@@ -296,7 +382,7 @@ def read_diverged(path: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: if it has not, or what it left is damaged.
     """
-    return read_json(path, DIVERGED)
+    return formats.check(path / DIVERGED, read_json(path, DIVERGED), formats.Diverged)
 
 
 def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:

@@ -8,7 +8,8 @@ import time
 import pytest
 
 import shared_runs
-from sgdat_jax.training import interruption, methods, recipes, run_folder
+from sgdat_jax.experiments import methods, recipes
+from sgdat_jax.training import interruption, run_folder
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
 

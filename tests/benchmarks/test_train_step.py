@@ -6,7 +6,7 @@ import pytest
 import sgdat_jax as sj
 from benchmarks import train_step
 from sgdat_jax.data import dataset
-from sgdat_jax.training import config, state
+from sgdat_jax.experiments import configs, setup
 
 torch = pytest.importorskip("torch")
 
@@ -56,7 +56,7 @@ def test_torch_measures_what_the_library_measures(model):
         assert 0 < loss / 8 < 10
         assert 0 <= correct <= top5 <= 8
         assert 0 <= flips.min() <= flips.max() <= 1
-    settings = config.TrainConfig(model=model, width=0.0625)
+    settings = configs.TrainConfig(model=model, width=0.0625)
     assert len(flips) == len(
-        state.spec_of(settings, data).shapes().choices.binary_layers
+        setup.spec_of(settings, data).shapes().choices.binary_layers
     )

@@ -7,7 +7,10 @@ import pytest
 from benchmarks import train_step
 from benchmarks import where_time_goes as where
 from sgdat_jax.data import sources
-from sgdat_jax.training import config, loop
+from sgdat_jax.experiments import configs
+
+# Lines of the program of `BinaryNet`, as jaxlib 0.10.2 compiles it for a CPU; backend
+from sgdat_jax.training import loop
 
 # Lines of the program of `BinaryNet`, as jaxlib 0.10.2 compiles it for a CPU; backend
 # configurations and most operands are left out.
@@ -189,7 +192,7 @@ def test_operations_last_until_their_end_is_heard_or_their_result_read():
 
 
 def test_the_training_program_has_all_scopes():
-    settings = config.TrainConfig(model="DigitsNet", batch_size=8)
+    settings = configs.TrainConfig(model="DigitsNet", batch_size=8)
     arguments = train_step.program_arguments(settings, sources.digits())
     text = loop.programs().train_steps.lower(*arguments).as_text(debug_info=True)
     names = re.findall(r'loc\("(.*?)"', text)

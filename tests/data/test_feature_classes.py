@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 import small_sets
 from sgdat_jax import cli
 from sgdat_jax.data import feature_classes, prepared, sources
-from sgdat_jax.training import config
+from sgdat_jax.experiments import configs
 
 _FEATURES = "tensorflow_datasets.core.features"
 
@@ -196,7 +196,7 @@ def test_evaluating_a_run_of_others_imports_nothing(sets, tmp_path, payload, cap
     _change(sets / "pictures" / "1.0.0" / "features.json", _name)
     run = tmp_path / "run"
     run.mkdir()
-    crafted = config.TrainConfig(dataset="tfds:pictures", data_dir=str(sets))
+    crafted = configs.TrainConfig(dataset="tfds:pictures", data_dir=str(sets))
     (run / "config.json").write_text(json.dumps(dataclasses.asdict(crafted)))
     (run / "result.json").write_text("{}")
     for words in (["evaluate"], ["train", "--resume"]):

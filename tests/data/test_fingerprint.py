@@ -16,7 +16,7 @@ def test_equal_sets_have_equal_digests(tmp_path):
     assert dataset.fingerprint(digits) == dataset.fingerprint(other)
 
 
-@pytest.mark.parametrize("field", sources.digits()._fields[1:])
+@pytest.mark.parametrize("field", sources.digits()._fields[1:6])
 def test_each_field_counts(field):
     digits = sources.digits()
     value = getattr(digits, field)

@@ -117,3 +117,12 @@ def test_convolutions_of_few_channels():
     np.testing.assert_allclose(
         words.convolve(x, kernel, **geometry), expected, rtol=1e-5, atol=1e-5
     )
+
+
+def test_products_in_floats_stay_floats():
+    pytest.importorskip("iree.compiler")
+    file = shared_runs.finished().folder / run_folder.BEST
+    network = networks.open_network(file, None, "uint8")
+    in_bits = iree.content(network, networks.Options())
+    in_floats = iree.content(network.with_products("float32"), networks.Options())
+    assert len(in_floats) > 8 * len(in_bits)

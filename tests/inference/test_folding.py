@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -13,7 +14,7 @@ import networks
 import sgdat_jax as sj
 import shared_runs
 from networks import DTYPES, random_network
-from sgdat_jax import inference
+from sgdat_jax import inference, testing
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_int8_products_are_of_int8_and_summed_in_int32():
     program = str(jax.make_jaxpr(lambda x: folded(x))(networks.images_for("DigitsNet")))
     for product, number in (("conv_general_dilated", 2), ("dot_general", 1)):
         assert len(re.findall(rf":i32[^ ]* = {product}\[", program)) == number
-    kernels = jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+    kernels = jax.tree.leaves(nnx.state(folded, sj.layers.FoldedKernel))
     assert [kernel.dtype.name for kernel in kernels] == ["int8"] * 3
 
 
@@ -120,7 +121,7 @@ def test_bits_take_a_32nd_of_the_memory():
     sizes = [
         kernel.size * kernel.dtype.itemsize
         for folded in (inference.fold(model), inference.fold(model, "float32"))
-        for kernel in jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+        for kernel in jax.tree.leaves(nnx.state(folded, sj.layers.FoldedKernel))
     ]
     # Its narrow layers have 8 and 16 inputs, while a word holds 32.
     assert sizes[:3] == [9 * 4 * 8, 9 * 4 * 16, 2 * 4 * 24]
@@ -129,21 +130,15 @@ def test_bits_take_a_32nd_of_the_memory():
 
 def test_summary_counts_the_weights_of_packed_kernels():
     model = random_network("DigitsNet")
-    kinds = ("BinaryConv", "BinaryLinear", "Conv", "Linear")
+    kinds = ("BinaryConv", "BinaryLinear", "Conv", "Linear", "FoldedLayer")
     packed, plain = (
         [row for row in sj.summarize(one, (8, 8, 1)) if row.kind in kinds]
         for one in (inference.fold(model), model)
     )
-    assert packed == plain
-
-
-def test_groups_are_not_packed():
-    options = {"feature_group_count": 2, "rngs": nnx.Rngs(0)}
-    model = nnx.Sequential(sj.BinaryConv(4, 2, (3, 3), **options))
-    folded = inference.fold(model, "bits")
-    assert folded.layers[0].kernel.dtype == jnp.float32
-    images = jax.random.normal(jax.random.key(0), (2, 5, 5, 4))
-    np.testing.assert_array_equal(folded(images), model(images))
+    assert [row.kind for row in packed] == ["Conv", *["FoldedLayer"] * 3, "Linear"]
+    assert [row._replace(kind="") for row in packed] == [
+        row._replace(kind="") for row in plain
+    ]
 
 
 def test_fold_leaves_the_network_as_it_was():
@@ -162,12 +157,98 @@ def test_layers_with_more_than_signs_stay():
             sj.BinaryLinear(4, 3, use_bias=True, rngs=nnx.Rngs(0)),
             sj.BinaryLinear(4, 3, output_scale="xnor", rngs=nnx.Rngs(0)),
             sj.BinaryLinear(4, 3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+            sj.BinaryLinear(4, 3, promote_dtype=to_float16, rngs=nnx.Rngs(0)),
             sj.BinaryLinear(4, 3, rngs=nnx.Rngs(0)),
         ]
     )
     folded = inference.fold(nnx.Sequential(*layers), "int8").layers
     dtypes = [layer.kernel.dtype.name for layer in folded]
-    assert dtypes == ["float32", "float32", "float32", "int8"]
+    assert dtypes == ["float32", "float32", "float32", "float32", "int8"]
+
+
+def to_float16(operands, *, dtype):
+    return tuple(x if x is None else x.astype(jnp.float16) for x in operands)
+
+
+class Doubled(sj.BinaryLinear):
+    """A layer of one's own that computes something else."""
+
+    def __call__(self, inputs):
+        return 2 * super().__call__(inputs)
+
+
+class Named(sj.BinaryLinear):
+    """A layer of one's own that computes the same."""
+
+    def __init__(self, name, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.name = name
+
+
+class Flat(sj.BinaryLayer):
+    """A layer of one's own with an operation of the library."""
+
+    def __init__(self, rngs):
+        super().__init__(64, 32, rngs=rngs)
+
+    @property
+    def operation(self):
+        return sj.layers.operations.Contraction()
+
+
+@pytest.mark.parametrize(
+    ("make", "is_folded"),
+    [
+        (lambda: Doubled(64, 32, rngs=nnx.Rngs(0)), False),
+        (lambda: Named("a", 64, 32, rngs=nnx.Rngs(0)), True),
+        (lambda: Flat(nnx.Rngs(0)), True),
+    ],
+)
+def test_layers_of_ones_own_compute_what_they_did(make, is_folded):
+    layer = make()
+    folded = inference.fold(layer)
+    assert isinstance(folded, inference.FoldedLayer) == is_folded
+    x = jax.random.normal(jax.random.key(0), (40, 64))
+    np.testing.assert_array_equal(folded(x), layer(x))
+    testing.check_binary_layer(layer, (64,))
+
+
+def test_folded_layers_are_no_longer_trained():
+    folded = inference.fold(random_network("DigitsNet"))
+    assert not jax.tree.leaves(nnx.state(folded, sj.BinaryParam))
+    names = [path[0] for path, _ in nnx.to_flat_state(nnx.state(folded, nnx.Param))]
+    assert set(names) == {"conv1", "norm1", "norm4", "dense5"}
+    with pytest.raises(ValueError, match="`model` must have binary weights"):
+        sj.partition_binary(folded, binary=sj.sgdat(), real=optax.sgd(1.0))
+    # Nothing is left to fold.
+    again = inference.fold(folded)
+    images = networks.images_for("DigitsNet")
+    np.testing.assert_array_equal(
+        inference.to_function(again)(images), inference.to_function(folded)(images)
+    )
+
+
+def test_a_shared_layer_stays_shared():
+    class Shared(nnx.Module):
+        def __init__(self):
+            self.first = sj.BinaryLinear(8, 8, rngs=nnx.Rngs(0))
+            self.both = nnx.data((self.first, {"again": self.first}))
+
+        def __call__(self, x):
+            return self.both[1]["again"](self.both[0](self.first(x)))
+
+    model = Shared()
+    folded = inference.fold(model)
+    assert folded.first is folded.both[0] is folded.both[1]["again"]
+    assert len(jax.tree.leaves(nnx.state(folded))) == 1
+    x = jax.random.normal(jax.random.key(0), (5, 8))
+    np.testing.assert_array_equal(folded(x), model(x))
+
+
+def test_features_of_the_inputs_are_checked():
+    folded = inference.fold(sj.BinaryLinear(8, 4, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"`inputs` must have 8 features .*\(2, 7\)"):
+        folded(jnp.ones((2, 7)))
 
 
 @sj.surrogate

@@ -9,8 +9,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 from sgdat_jax import inference
+from sgdat_jax.experiments import setup
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import setup
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 _FILE = _GOLDEN / "digits.npz"

@@ -15,8 +15,8 @@ import shared_runs
 from networks import DTYPES
 from sgdat_jax import inference
 from sgdat_jax.data import augment
-from sgdat_jax.training import loop, run_folder, setup
-from sgdat_jax.training import step as step_lib
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import loop, run_folder, steps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -26,8 +26,8 @@ def test_file_predicts_what_evaluate_counts(dtype):
     images, labels = run.dataset.test_images, run.dataset.test_labels
     logits = inference.load(str(file), dtype)(images)
     assert (logits.dtype, logits.shape) == (jnp.float32, (len(images), 10))
-    batch = step_lib.Batch(images, labels)
-    metrics = jax.jit(step_lib.eval_step, static_argnums=0)(
+    batch = steps.Batch(images, labels)
+    metrics = jax.jit(steps.eval_step, static_argnums=0)(
         run.task, run.state, batch, np.ones(len(labels), np.float32)
     )
     predicted = np.asarray(logits.argmax(-1))
@@ -93,12 +93,12 @@ def damaged(tmp_path, changes):
         ({"std": [0.0]}, "must be finite, std above 0"),
         ({"mean": [float("nan")]}, "must be finite, std above 0"),
         ({"network": {"input_shape": [8, 8]}}, "is not a whole file of weights"),
-        ({"network": {"input_shape": [9, 8, 1]}}, "can be built: .*divisible"),
+        ({"network": {"input_shape": [3, 8, 1]}}, "can be built: .*at least 4"),
         ({"network": {"input_shape": [16, 8, 1]}}, "the network it names at dense4"),
         ({"network": {"num_classes": "ten"}}, "is not a whole file of weights"),
         ({"network": {"num_classes": float("inf")}}, "is not a whole file of weights"),
         (
-            {"network": {"num_classes": 11}},
+            {"network": {"num_classes": 11}, "class_names": None},
             "the network it names at dense5",
         ),
         (
@@ -107,6 +107,9 @@ def damaged(tmp_path, changes):
         ),
         ({"network": {"width": "wide"}}, "is of no network that can be built"),
         ({"network": {"width": 1e30}}, "does not fit the network it names"),
+        ({"network": {"num_classes": 11}}, "class_names must be 11, got 10"),
+        ({"class_names": 5}, "is not a whole file of weights"),
+        ({"resize": "pad"}, "unknown resize 'pad'"),
         ({"format": 7}, "is of format 7"),
         ({"network": {"colour": 1}}, "colour"),
     ],

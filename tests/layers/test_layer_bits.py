@@ -12,7 +12,7 @@ from jax import lax
 
 import layer_cases
 import sgdat_jax as sj
-from sgdat_jax import bits
+from sgdat_jax import inference
 from sgdat_jax.layers import BinaryConv, BinaryLinear
 
 
@@ -94,6 +94,8 @@ OTHERS = {
     "scaled kernel": {"kernel_quantizer": sj.magnitude_aware_sign},
     "rounded sums": {"dtype": jnp.bfloat16},
     "groups": {"feature_group_count": 2},
+    "mask": {"mask": np.ones((3, 3, 8, 8))},
+    "dilated inputs": {"input_dilation": 2, "padding": 1},
     "own convolution": {
         "conv_general_dilated": functools.partial(lax.conv_general_dilated)
     },
@@ -122,10 +124,10 @@ def test_causal_pads_are_those_of_floats(dilation, pad_value):
         nnx.jit(lambda layer, x: layer(x))(layer, x), expected
     )
 
-    layer.kernel = sj.BinaryParam(bits.pack(layer.kernel[...], -2))
-    layer.kernel_quantizer = None
+    packed = inference.fold(layer)
+    assert packed.kernel.dtype == jnp.uint32
     np.testing.assert_array_equal(
-        nnx.jit(lambda layer, x: layer(x))(layer, x), expected
+        nnx.jit(lambda layer, x: layer(x))(packed, x), expected
     )
 
 
@@ -155,9 +157,7 @@ def test_other_devices_multiply(platform):
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_devices_unpack_kernels_to_bfloat16(platform):
-    layer, x = conv(), layer_cases.normal(2, 6, 6, 8)
-    layer.kernel = sj.BinaryParam(bits.pack(layer.kernel[...], -2))
-    layer.kernel_quantizer = None
+    layer, x = inference.fold(conv()), layer_cases.normal(2, 6, 6, 8)
     program = jax.jit(lambda x: layer(x)).trace(x).lower(lowering_platforms=(platform,))
     lines = program.as_text().splitlines()
     (line,) = (line for line in lines if ".convolution(" in line)

@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 import layer_cases
-from sgdat_jax import signs
-from sgdat_jax.layers import BinaryConv, BinaryLinear, BinaryParam
+from sgdat_jax import inference
+from sgdat_jax.layers import BinaryConv, BinaryLinear
 
 PLAIN = {"input_quantizer": None, "kernel_quantizer": None}
 # alpha is a mean, which XLA and NumPy sum in different orders.
@@ -207,19 +207,17 @@ def test_wide_sums_of_bfloat16_products_are_exact(kind, inputs_dtype):
 
 @pytest.mark.parametrize("pad_value", [0, 1, -1])
 def test_int8_signs_are_summed_in_int32(pad_value):
-    x = (
-        abs(layer_cases.normal(2, 3, 3, 288)) - 0.2
-    )  # mostly +1, so that sums exceed int8's
+    # Mostly +1, so that sums exceed int8's.
+    x = abs(layer_cases.normal(2, 3, 3, 288)) - 0.2
     conv = BinaryConv(288, 8, (3, 3), pad_value=pad_value, rngs=nnx.Rngs(0))
     dense = BinaryLinear(288, 8, rngs=nnx.Rngs(0))
     for layer in (conv, dense):
         layer.kernel[...] = abs(layer_cases.normal(*layer.kernel.shape)) - 0.2
         expected = layer(x)
         assert np.abs(expected).max() > 128
-        layer.kernel = BinaryParam(signs.sign(layer.kernel[...]).astype(jnp.int8))
-        layer.kernel_quantizer = None
-        layer.input_quantizer = lambda x: signs.sign(x).astype(jnp.int8)
-        chex.assert_trees_all_equal(layer(x), expected, strict=True)
+        chex.assert_trees_all_equal(
+            inference.fold(layer, "int8")(x), expected, strict=True
+        )
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -14,7 +14,13 @@ from flax import linen, nnx
 
 import layer_cases
 from sgdat_jax import signs
-from sgdat_jax.layers import BinaryConv, BinaryLinear, BinaryParam, params
+from sgdat_jax.layers import (
+    BinaryConv,
+    BinaryConvTranspose,
+    BinaryLinear,
+    BinaryParam,
+    params,
+)
 
 
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
@@ -211,11 +217,21 @@ def test_empty_batches(shape):
     assert conv(jnp.ones(shape)).shape == (*shape[:-1], 4)
 
 
-def test_strict_promotion_of_dtypes_and_ranks():
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(BinaryConv, pad_value=1),
+        functools.partial(BinaryConv, mask=np.ones((3, 3, 3, 4), bool)),
+        functools.partial(BinaryConvTranspose, strides=2, padding="CIRCULAR"),
+    ],
+    ids=["conv", "masked", "transposed"],
+)
+def test_strict_promotion_of_dtypes_and_ranks(make):
     options = {"dtype": jnp.bfloat16, "use_bias": True, "output_scale": "xnor"}
-    conv = BinaryConv(3, 4, (3, 3), pad_value=1, rngs=nnx.Rngs(0), **options)
+    options["kernel_init"] = layer_cases.normal_init
+    conv = make(3, 4, (3, 3), rngs=nnx.Rngs(0), **options)
     x = jnp.ones((2, 5, 5, 3))
-    expected = conv(x)
+    expected = nnx.jit(lambda conv, x: conv(x))(conv, x)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         chex.assert_trees_all_equal(
             nnx.jit(lambda conv, x: conv(x))(conv, x), expected, strict=True

@@ -99,7 +99,7 @@ def test_gradients_in_bfloat16_are_those_of_the_parameters():
     ("arguments", "message"),
     [
         ({"num_classes": 0}, "num_classes=0"),
-        ({"input_shape": (28, 28, 1)}, r"divisible by 8.*input_shape=\(28, 28, 1\)"),
+        ({"input_shape": (28, 7, 1)}, r"at least 8.*input_shape=\(28, 7, 1\)"),
     ],
 )
 def test_refused_sizes(arguments, message):

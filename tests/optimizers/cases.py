@@ -49,11 +49,18 @@ def latent_sgd(learning_rate, threshold):
     return sj.latent(optax.sgd(learning_rate), threshold=threshold)
 
 
-def adaptive_adam(learning_rate, threshold):
+def adaptive_adam(learning_rate, threshold, layout="exact"):
     inner = optax.adam(learning_rate, b1=0.5)  # so that weights flip in few steps
-    return sj.latent(inner, clip=None, adaptive_threshold=threshold)
+    return sj.latent(inner, clip=None, adaptive_threshold=threshold, layout=layout)
 
 
+ADAM = {"learning_rate": 1e-3, "threshold": 1e-5}
+ADAM_SCALARS = {"learning_rate": 3e-3, "threshold": 1e-6}
+# Adam rounds each of few sums and quotients, which cancel in part.
+ADAM_RTOL = 1e-4
+COMPACT = {"layout": "compact"}
+# Of two numbers that differ in their last bit, one may be rounded up and one down.
+COMPACT_RTOL = 2.0**-15
 SGDAT = {"learning_rate": 1e-4, "threshold": 2e-5}
 SGDAT_SCALARS = {"learning_rate": 3e-4, "threshold": 1e-7}
 SGD = {"learning_rate": 2.0**-13, "threshold": 2.0**-16}
@@ -90,10 +97,9 @@ CASES = [
         "latent adam adaptive",
         sj.latent,
         adaptive_adam,
-        {"learning_rate": 1e-3, "threshold": 1e-5},
-        {"learning_rate": 3e-3, "threshold": 1e-6},
-        # Adam rounds each of few sums and quotients, which cancel in part.
-        rtol=1e-4,
+        ADAM,
+        ADAM_SCALARS,
+        rtol=ADAM_RTOL,
     ),
     Case("bop", sj.bop, sj.bop, BOP, BOP_SCALARS),
     Case(
@@ -126,6 +132,31 @@ CASES = [
         {"learning_rate": 2.0**-2},
         static=("seed",),
     ),
+    Case(
+        "sgdat reset compact",
+        sj.sgdat,
+        sj.sgdat,
+        SGDAT | COMPACT | {"reset_flips_every": 2},
+        SGDAT_SCALARS,
+        rtol=COMPACT_RTOL,
+    ),
+    Case(
+        "sgdat momentum compact",
+        sj.sgdat,
+        sj.sgdat,
+        SGDAT | COMPACT | {"momentum": 0.9},
+        SGDAT_SCALARS,
+        rtol=COMPACT_RTOL,
+    ),
+    Case(
+        "latent adam compact",
+        sj.latent,
+        adaptive_adam,
+        ADAM | COMPACT,
+        ADAM_SCALARS,
+        rtol=ADAM_RTOL,
+    ),
+    Case("bop compact", sj.bop, sj.bop, BOP | COMPACT, BOP_SCALARS),
 ]
 every_case = pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name) for case in CASES]

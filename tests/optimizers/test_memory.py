@@ -17,8 +17,19 @@ CASES = {
     "bop2nd_order": (sj.bop2nd_order(), 10),
     "boat": (sj.boat(), 10),
     "diode": (sj.diode(), 10),
+    "sgdat compact": (sj.sgdat(layout="compact"), 4),
+    "sgdat momentum compact": (
+        sj.sgdat(momentum=0.9, reset_flips_every=2, layout="compact"),
+        8,
+    ),
+    "sgdt compact": (sj.sgdt(layout="compact"), 4),
+    "latent adam compact": (
+        sj.latent(optax.adam(1e-3), adaptive_threshold=1e-3, layout="compact"),
+        12,
+    ),
+    "bop compact": (sj.bop(layout="compact"), 4),
 }
-COMMON = ("sgdat", "sgdat int8", "latent adam", "bop2nd_order")
+COMMON = ("sgdat", "sgdat int8", "latent adam", "bop2nd_order", "sgdat compact")
 
 
 @pytest.mark.parametrize(

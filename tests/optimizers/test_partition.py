@@ -266,7 +266,9 @@ def test_binary_must_be_a_binary_optimizer(model, binary, state):
     tx = partition(model, binary=binary)
     assert message_of(lambda: tx.init(nnx.state(model, nnx.Param))) == (
         "`binary` must be a binary optimizer such as sgdat(), got one that flips no "
-        f"weight: its state is {state}."
+        f"weight: its state is {state}. To freeze weights, give `optax.set_to_zero()`, "
+        "`optax.masked(sgdat(), mask)`, or `optax.chain(sgdat(), "
+        "optax.masked(optax.set_to_zero(), mask))`."
     )
 
 
@@ -285,21 +287,3 @@ def test_what_is_no_optimizer_is_named(name):
     model = sj.BinaryLinear(2, 2, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match=f"`{name}` must be an Optax optimizer"):
         sj.partition_binary(model, **optimizers)
-
-
-@pytest.mark.parametrize(
-    "binary",
-    [
-        optax.masked(sj.sgdat(), lambda tree: jax.tree.map(lambda leaf: False, tree)),
-        optax.partition(
-            {"flipped": sj.sgdat(), "kept": optax.set_to_zero()},
-            lambda tree: jax.tree.map(lambda leaf: "kept", tree),
-        ),
-    ],
-    ids=["masked", "partitioned"],
-)
-def test_binary_optimizers_that_leave_weights_out_are_refused(binary):
-    model = sj.BinaryLinear(2, 2, rngs=nnx.Rngs(0))
-    tx = sj.partition_binary(model, binary=binary, real=optax.adam(1e-3))
-    with pytest.raises(ValueError, match="leaves out kernel"):
-        tx.init(nnx.state(model, nnx.Param))

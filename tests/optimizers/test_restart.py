@@ -5,8 +5,8 @@ import optax
 import pytest
 
 import shared_runs
+from sgdat_jax.experiments import registry
 from sgdat_jax.optimizers import restart
-from sgdat_jax.training import registry
 
 _PARAMS = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
 

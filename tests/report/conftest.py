@@ -6,6 +6,7 @@ import pytest
 
 import shared_runs
 from sgdat_jax import report
+from sgdat_jax.experiments import configs
 from sgdat_jax.training import run_folder
 
 
@@ -17,7 +18,10 @@ def folder_of(tmp_path):
         source = shared_runs.finished().folder
         folder = tmp_path / "runs" / name
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("checkpoints"))
-        config = dataclasses.asdict(run_folder.read_config(source)) | settings
+        config = (
+            dataclasses.asdict(run_folder.read_config(source, configs.TrainConfig))
+            | settings
+        )
         (folder / "config.json").write_text(json.dumps(config))
         lines = [
             {key: value for key, value in line.items() if key not in without}

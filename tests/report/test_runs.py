@@ -66,7 +66,7 @@ def test_folders_below_are_found_and_bad_ones_named(folder_of, tmp_path):
         "damaged": "cannot be read",
         "short": "no epoch",
         "cut": "a line for each of the 2 epochs, got 1",
-        "older": "has no test_accuracy",
+        "older": "missing required field `test_accuracy`",
         "good": "repeats",
         "none": "not the folder of a run",
     }

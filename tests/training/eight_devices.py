@@ -13,7 +13,8 @@ import numpy as np
 
 import sgdat_jax as sj
 import small_runs
-from sgdat_jax.training import parallel, registry, step
+from sgdat_jax.experiments import registry
+from sgdat_jax.training import parallel, steps
 
 
 def paths_that_differ(ours, theirs):
@@ -109,7 +110,7 @@ def loop(layout, losses, **changes):
 def evaluations(layout, state, **changes):
     """The metrics of 350 test images, on all devices and on one."""
     digits, results = small_runs.digits(), {}
-    batch = step.Batch(digits.test_images, digits.test_labels)
+    batch = steps.Batch(digits.test_images, digits.test_labels)
     weights = (np.arange(len(digits.test_labels)) < 350).astype(np.float32)
     evaluate = small_runs.loop.programs().eval_step
     for name, where in (("evaluated", layout), ("evaluated_alone", None)):

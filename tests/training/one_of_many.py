@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import small_runs
-from sgdat_jax.training import hosts, parallel, step
+from sgdat_jax.training import hosts, parallel, steps
 
 
 def seen(layout, after, losses):
@@ -21,7 +21,7 @@ def seen(layout, after, losses):
     digits = small_runs.digits()
     count = len(digits.test_labels)
     rows = parallel.rows(layout, count)
-    share = step.Batch(digits.test_images[rows], digits.test_labels[rows])
+    share = steps.Batch(digits.test_images[rows], digits.test_labels[rows])
     weights = np.ones(count, np.float32)[rows]
     evaluate = small_runs.loop.programs().eval_step
     task = small_runs.task_and_init(layout)[0]

@@ -8,12 +8,12 @@ import pytest
 
 import shared_runs
 import strangers
-from sgdat_jax.training import checkpoint, run_folder, state
+from sgdat_jax.training import checkpoint, run_folder, states
 
 
 def _state(step, seed=0):
     a, b = jax.random.split(jax.random.key(seed))
-    return state.TrainState(
+    return states.TrainState(
         step=jnp.int32(step),
         seed=jnp.uint32(seed),
         params={"w": jax.random.normal(a, (3, 5)), "h": jnp.ones(4, jnp.bfloat16)},

@@ -7,7 +7,8 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import diagnostics, run_folder, state, step
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import diagnostics, run_folder, steps
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +47,14 @@ def test_flips_of_an_epoch_are_what_the_counts_grew_by(lines):
 def test_gradients_are_those_of_the_loss(lines):
     run = shared_runs.finished()
     start = shared_runs.fresh_state(run)
-    batch = step.Batch(
+    batch = steps.Batch(
         jnp.asarray(run.dataset.train_images[:8]),
         jnp.asarray(run.dataset.train_labels[:8]),
     )
     for on in (True, False):
         task = run.task._replace(diagnostics=on)
         _, _, weights = jax.eval_shape(
-            lambda s, task=task: step.train_step(task, s, batch), start
+            lambda s, task=task: steps.train_step(task, s, batch), start
         )
         assert (weights.gradients is not None) == on
     recorded = lines[-1]["gradient_per_layer"]
@@ -90,5 +91,5 @@ def test_powers_of_two():
 def test_off_leaves_the_program_as_it_was(lines):
     settings = dataclasses.replace(shared_runs.finished().config, diagnostics=False)
     run = shared_runs.finished()
-    task, _ = state.create(settings, run.dataset, run.steps_per_epoch)
+    task, _ = setup.create(settings, run.dataset, run.steps_per_epoch)
     assert not task.diagnostics

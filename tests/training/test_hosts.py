@@ -18,7 +18,8 @@ import pytest
 import shared_runs
 import small_runs
 from sgdat_jax import cli
-from sgdat_jax.training import agreement, checkpoint, config, hosts, run_folder, setup
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import agreement, checkpoint, hosts, run_folder
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
@@ -241,9 +242,9 @@ def test_processes_with_other_settings_all_end(tmp_path):
     assert_all_end(
         job,
         tmp_path / "run",
-        "sgdat-jax: error: The processes of a job must be alike: learning_rate differs "
-        "(None in process 0, 0.3 in process 1); seed differs (0 in process 0, 5 in "
-        "process 1).\n",
+        "sgdat-jax: error: The processes of a job must be alike: seed differs (0 "
+        "in process 0, 5 in process 1); learning_rate differs (None in process 0, 0.3 "
+        "in process 1).\n",
     )
 
 
@@ -316,7 +317,7 @@ def test_what_differs_is_named(two_processes):
 
 
 def test_all_but_what_may_differ_is_compared(two_processes, monkeypatch):
-    settings = config.TrainConfig()
+    settings = configs.TrainConfig()
     seen = []
     monkeypatch.setattr(hosts, "agree", seen.append)
     agreement.check_config(settings)
@@ -332,7 +333,7 @@ def test_all_but_what_may_differ_is_compared(two_processes, monkeypatch):
 
 
 def test_hosts_with_other_numbers_of_devices(two_processes, monkeypatch, tmp_path):
-    theirs = agreement._settings(config.TrainConfig(devices=8))
+    theirs = agreement._settings(configs.TrainConfig(devices=8))
     two_processes[:] = [json.dumps(agreement._versions() | theirs)]
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_device_count", lambda: 4)
@@ -340,7 +341,7 @@ def test_hosts_with_other_numbers_of_devices(two_processes, monkeypatch, tmp_pat
         with pytest.raises(
             hosts.Disagreement, match=r"devices differs \(4 in process 0"
         ):
-            start(config.TrainConfig(run_dir=str(tmp_path / "run")))
+            start(configs.TrainConfig(run_dir=str(tmp_path / "run")))
     assert not (tmp_path / "run").exists()
 
 

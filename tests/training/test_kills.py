@@ -10,7 +10,8 @@ import time
 import pytest
 
 import shared_runs
-from sgdat_jax.training import checkpoint, run_folder, setup
+from sgdat_jax.experiments import setup
+from sgdat_jax.training import checkpoint, run_folder
 
 _KILLS = 50
 _OPTIONS = ("--epochs", "30", "--width", "0.25", "--save-every-steps", "3")

@@ -9,16 +9,8 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import (
-    checkpoint,
-    config,
-    loop,
-    registry,
-    results,
-    run_folder,
-    setup,
-    state,
-)
+from sgdat_jax.experiments import configs, registry, setup
+from sgdat_jax.training import checkpoint, loop, results, run_folder, runs
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +34,7 @@ def test_same_seed_gives_the_same_bits_in_another_process(run):
 
 
 def test_another_seed_gives_other_weights_orders_and_shifts(run):
-    init = state.create(run.config, run.dataset, run.steps_per_epoch)[1]
+    init = setup.create(run.config, run.dataset, run.steps_per_epoch)[1]
     start, same = init(1), init(0)
     again = shared_runs.fresh_state(run)
     shared_runs.assert_bit_equal(same, again)
@@ -134,12 +126,12 @@ def test_result_says_how_it_was_chosen(run):
 def test_config_that_does_not_fit_leaves_nothing(tmp_path, settings, message):
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match=message):
-        setup.set_up(config.TrainConfig(run_dir=str(folder), **settings))
+        setup.set_up(configs.TrainConfig(run_dir=str(folder), **settings))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_default_folder_is_named_after_the_run():
-    settings = config.TrainConfig(seed=12)
+    settings = configs.TrainConfig(model="DigitsNet", seed=12)
     folder = pathlib.Path(setup._default_folder(settings))
     assert folder.parent == pathlib.Path("runs")
     assert folder.name.startswith("digits-DigitsNet-sgdat-seed12-2")
@@ -147,7 +139,7 @@ def test_default_folder_is_named_after_the_run():
 
 def test_restart_of_flip_counts_at_every_epoch(run):
     settings = dataclasses.replace(run.config, reset_flips_every_epoch=True)
-    task, init = state.create(settings, run.dataset, steps_per_epoch=2)
+    task, init = setup.create(settings, run.dataset, steps_per_epoch=2)
     start = init(settings.seed)
     gradients = jax.tree.map(jnp.ones_like, start.params)
     opt_state, params, totals = start.opt_state, start.params, []
@@ -165,11 +157,11 @@ def test_restart_of_flip_counts_at_every_epoch(run):
 def test_streaming_changes_no_bit(run):
     settings = dataclasses.replace(run.config, stream_above=0.0)
     streamed = run._replace(config=settings)
-    assert setup.is_streamed(streamed) and not setup.is_streamed(run)
+    assert runs.is_streamed(streamed) and not runs.is_streamed(run)
     ends = []
     for kind, data in ((run, loop.on_device(run.dataset)), (streamed, None)):
         state_ = shared_runs.fresh_state(run, diagnostics=True)
-        begin = kind._replace(state=state_, progress=setup.Progress())
+        begin = kind._replace(state=state_, progress=runs.Progress())
         *_, end = loop._train_epoch(begin, data, loop.Watcher())
         ends.append(end)
     shared_runs.assert_bit_equal(ends[0].state, ends[1].state)
@@ -186,7 +178,7 @@ def test_streaming_needs_grain(run, monkeypatch):
 
 @pytest.mark.slow
 def test_default_run_reaches_its_accuracy(tmp_path):
-    run = setup.set_up(config.TrainConfig(run_dir=str(tmp_path / "run")))
+    run = setup.set_up(configs.TrainConfig(run_dir=str(tmp_path / "run")))
     _, result = loop.train(run, loop.Watcher())
     assert result["epochs"] == 20
     assert result["test_accuracy"] >= 0.985
@@ -199,7 +191,7 @@ def test_default_run_reaches_its_accuracy(tmp_path):
 def test_every_optimizer_trains(tmp_path, name):
     # By itself Diode takes thousands of steps to leave its random start.
     learning_rate = 1.0 if name == "diode" else None
-    settings = config.TrainConfig(
+    settings = configs.TrainConfig(
         optimizer=name,
         learning_rate=learning_rate,
         epochs=3,

@@ -13,16 +13,8 @@ import pytest
 import shared_runs
 import small_runs
 from sgdat_jax.data import augment
-from sgdat_jax.training import (
-    checkpoint,
-    config,
-    loop,
-    parallel,
-    registry,
-    run_folder,
-    state,
-    step,
-)
+from sgdat_jax.experiments import configs, registry, setup
+from sgdat_jax.training import checkpoint, loop, parallel, run_folder, steps
 
 _SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
 COPIED = parallel.lay_out(jax.devices())
@@ -151,9 +143,9 @@ def test_a_checkpoint_goes_from_a_sharded_run_to_any_other(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 60, 63, 65])
 def test_a_batch_that_does_not_divide_is_refused(batch_size):
-    settings = config.TrainConfig(batch_size=batch_size)
+    settings = configs.TrainConfig(batch_size=batch_size)
     with pytest.raises(ValueError) as error:
-        state.create(settings, small_runs.digits(), 1, COPIED)
+        setup.create(settings, small_runs.digits(), 1, COPIED)
     assert str(error.value) == (
         f"batch_size must be a multiple of the 8 devices, got {batch_size}."
     )
@@ -228,7 +220,7 @@ def test_a_program_for_one_device_knows_of_no_other():
     images, labels = small_runs.digits().train_images, small_runs.digits().train_labels
     shapes = jax.eval_shape(init, np.uint32(0))
     lowered = small_runs.train_steps().lower(
-        task, shapes, step.Batch(images, labels), small_runs.ORDER[:1]
+        task, shapes, steps.Batch(images, labels), small_runs.ORDER[:1]
     )
     text = lowered.as_text()
     assert "mhlo.num_partitions = 1 : i32" in text

@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax.optimizers import FlipRatio
-from sgdat_jax.training import records, step
+from sgdat_jax.training import records, steps
 
 
 def _record(skipped, losses):
     sums = jnp.asarray(losses, jnp.float32)
-    metrics = step.Metrics(jnp.ones_like(sums), sums, sums, sums)
+    metrics = steps.Metrics(jnp.ones_like(sums), sums, sums, sums)
     flips = FlipRatio(sums, {"conv": {"kernel": 2 * sums}})
-    weights = step.WeightMetrics(jnp.asarray(skipped, jnp.int32), flips, None)
+    weights = steps.WeightMetrics(jnp.asarray(skipped, jnp.int32), flips, None)
     return metrics, weights
 
 

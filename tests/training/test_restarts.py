@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sgdat_jax.training import config, methods, recipes, state
+from sgdat_jax.experiments import configs, methods, recipes, setup
 
 _GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 _STEPS_PER_EPOCH = 25
@@ -33,14 +33,14 @@ def restarts():
 
 def _recipe(method, **changes):
     settings = recipes.RECIPES[f"cifar10-binarynet-{method}"] | changes
-    return config.TrainConfig(**settings)
+    return configs.TrainConfig(**settings)
 
 
 def _train(settings, published, steps=200):
     """Returns the weights after each step of a recipe's optimizer."""
     start = np.where(published["w0"] >= 0, 1, -1).astype(np.float32)
     params = {"binary_params": {"kernel": jnp.asarray(start)}}
-    tx = state.create_optimizer(
+    tx = setup.create_optimizer(
         settings, params, _STEPS_PER_EPOCH, settings.hyperparameters()
     )
 
@@ -94,7 +94,7 @@ def test_every_optimizer_of_latent_weights_restarts_its_moments(published):
     ):
         kept, restarted = (
             _train(
-                config.TrainConfig(**settings, restart_binary_every_epoch=restart),
+                configs.TrainConfig(**settings, restart_binary_every_epoch=restart),
                 published,
                 steps=30,
             )
@@ -106,7 +106,7 @@ def test_every_optimizer_of_latent_weights_restarts_its_moments(published):
 
 def test_the_schedule_goes_on(published):
     # A rate of zero at the end moves nothing, however often the moments restart.
-    settings = config.TrainConfig(
+    settings = configs.TrainConfig(
         optimizer="adam",
         binary_schedule="cosine",
         restart_binary_every_epoch=True,

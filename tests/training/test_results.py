@@ -6,7 +6,7 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import parallel, records, results, run_folder, setup
+from sgdat_jax.training import parallel, records, results, run_folder, runs
 
 _SUMS = {
     "steps": 4.0,
@@ -38,7 +38,7 @@ def test_the_best_epoch_is_not_the_last(run):
         {"epoch": epoch, "test_accuracy": accuracy, "flip_ratio": 0.5}
         for epoch, accuracy in ((1, 0.5), (2, 0.75), (3, 0.625))
     ]
-    found = results.result_of(run._replace(progress=setup.Progress(tuple(lines))))
+    found = results.result_of(run._replace(progress=runs.Progress(tuple(lines))))
     assert (found["test_accuracy"], found["best_test_accuracy"]) == (0.625, 0.75)
     assert (found["best_epoch"], found["skipped_steps"]) == (2, 0)
     assert found["flips_per_weight"] == 1.5 * run.steps_per_epoch
@@ -60,7 +60,7 @@ def test_line_of_an_epoch(run, restart):
         state=run.state._replace(
             counts_before=sj.select_binary(run.state.params, counts)
         ),
-        progress=setup.Progress(epoch_seconds=2.0, record=records.EpochRecord(_SUMS)),
+        progress=runs.Progress(epoch_seconds=2.0, record=records.EpochRecord(_SUMS)),
     )
     line, times = results.epoch_lines(run)
     assert (line["epoch"], line["skipped_steps"]) == (1, 1)

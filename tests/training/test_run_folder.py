@@ -3,28 +3,47 @@ import dataclasses
 
 import pytest
 
-from sgdat_jax.training import config, run_folder
+from sgdat_jax.experiments import configs
+from sgdat_jax.training import run_folder
 
-_CONFIG = config.TrainConfig(
+_CONFIG = configs.TrainConfig(
     learning_rate=1 / 3, momentum=0.9, reset_flips_every_epoch=True, seed=7
 )
+
+
+_LINE = {
+    "epoch": 1,
+    "train_loss": 1 / 3,
+    "train_accuracy": 0.5,
+    "test_loss": 1,
+    "test_accuracy": 0.25,
+}
+_RESULT = {
+    "test_accuracy": 0.25,
+    "best_test_accuracy": 0.5,
+    "best_epoch": 1,
+    "epochs": 2,
+    "seconds": 3.5,
+    "seed": 0,
+    "device": "cpu",
+}
 
 
 def test_round_trips(tmp_path):
     folder = tmp_path / "a" / "b"
     run_folder.create(folder, _CONFIG)
     assert {file.name for file in folder.iterdir()} == {"config.json", "lock"}
-    assert run_folder.read_config(folder) == _CONFIG
-    lines = [{"epoch": 1, "loss": 1 / 3, "per": {"x": 0.0}}, {"epoch": 2, "loss": 2.0}]
+    assert run_folder.read_config(folder, configs.TrainConfig) == _CONFIG
+    lines = [_LINE | {"more": {"x": 0.0}}, _LINE | {"epoch": 2, "train_loss": 2.0}]
+    times = {"seconds": 0.5, "images_per_second": 1e3}
     for line in lines:
-        run_folder.append_epoch(folder, line, {"epoch": line["epoch"], "seconds": 0.5})
-    assert run_folder.read_metrics(folder) == [
-        line | {"seconds": 0.5} for line in lines
-    ]
+        run_folder.append_epoch(folder, line, {"epoch": line["epoch"]} | times)
+    assert run_folder.read_metrics(folder) == [line | times for line in lines]
     run_folder.write_epochs(folder, lines[:1], [])
     assert run_folder.read_metrics(folder) == lines[:1]
-    run_folder.write_result(folder, {"test_accuracy": 0.1 + 0.2})
-    assert run_folder.read_result(folder) == {"test_accuracy": 0.1 + 0.2}
+    result = _RESULT | {"test_accuracy": 0.1 + 0.2}
+    run_folder.write_result(folder, result)
+    assert run_folder.read_result(folder) == result
     names = sorted(file.name for file in folder.iterdir())
     files = ["config.json", "lock", "metrics.jsonl", "result.json", "times.jsonl"]
     assert names == files
@@ -40,7 +59,7 @@ def test_path_that_orbax_takes_for_a_pattern(tmp_path, name):
 
 def test_empty_folder_is_taken(tmp_path):
     run_folder.create(tmp_path, _CONFIG)
-    assert run_folder.read_config(tmp_path) == _CONFIG
+    assert run_folder.read_config(tmp_path, configs.TrainConfig) == _CONFIG
 
 
 @pytest.mark.parametrize("held", ["config.json", "notes.txt"])
@@ -63,7 +82,7 @@ def test_path_that_cannot_be_written(tmp_path, path):
 
 
 _READERS = {
-    "config.json": run_folder.read_config,
+    "config.json": lambda path: run_folder.read_config(path, configs.TrainConfig),
     "metrics.jsonl": run_folder.read_metrics,
     "result.json": run_folder.read_result,
 }
@@ -107,7 +126,7 @@ def test_config_that_is_none(tmp_path, content, named):
     with pytest.raises(
         ValueError, match=r"config\.json is (not a run's config|of format)"
     ) as caught:
-        run_folder.read_config(tmp_path)
+        run_folder.read_config(tmp_path, configs.TrainConfig)
     assert str(tmp_path) in str(caught.value)
     assert named in str(caught.value)
 
@@ -115,6 +134,7 @@ def test_config_that_is_none(tmp_path, content, named):
 _FREE = {
     *("data_dir", "run_dir", "stream_above", "tensorboard", "devices", "sharded"),
     *("save_every_minutes", "save_every_steps", "keep_states"),
+    *("plugin", "label", "allow_changed_data"),
 }
 
 
@@ -132,10 +152,12 @@ def test_only_what_leaves_no_trace_may_change(tmp_path, field):
 
 
 def test_damaged_line_of_metrics(tmp_path):
-    run_folder.append_epoch(tmp_path, {"epoch": 1}, {"epoch": 1})
+    times = {"epoch": 1, "seconds": 1.0, "images_per_second": 2.0}
+    run_folder.create(tmp_path, _CONFIG)
+    run_folder.append_epoch(tmp_path, _LINE, times)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": ')
-    assert run_folder.read_metrics(tmp_path) == [{"epoch": 1}]  # torn by a full disk
+    assert run_folder.read_metrics(tmp_path) == [_LINE | times]  # torn by a full disk
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read"):
@@ -155,4 +177,4 @@ def test_folder_that_was_left_at_once_is_taken(tmp_path):
     (tmp_path / "config.partial").write_text('{"format"')
     run_folder.create(tmp_path, _CONFIG).release()
     assert not (tmp_path / "config.partial").exists()
-    assert run_folder.read_config(tmp_path) == _CONFIG
+    assert run_folder.read_config(tmp_path, configs.TrainConfig) == _CONFIG

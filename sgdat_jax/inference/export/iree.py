@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from sgdat_jax import bits
-from sgdat_jax.inference import folding, function, weight_files
+from sgdat_jax.inference import classifier, folding, function, weight_files
 from sgdat_jax.inference.export import networks, words
 
 _DRIVER = "local-sync"  # runs in the calling thread
@@ -92,11 +92,11 @@ def _in_its_form(network: networks.Network) -> function.Function:
     """
     if network.file is None:
         return network.function
-    model = folding.fold(weight_files.read_model(network.file))
+    model = folding.fold(weight_files.read_model(network.file), network.products)
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Conv) and words.is_narrow(module):
             module.conv_general_dilated = words.convolve
-    return function.of_images(model, weight_files.read_about(network.file))
+    return classifier.of_images(model, weight_files.read_about(network.file))
 
 
 def _compile(program: bytes, target: str, arguments: Sequence[str]) -> bytes:

@@ -11,9 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax import files
-from sgdat_jax.inference import function, weight_files
-
-BEST = "best.npz"  # what a run folder stands for
+from sgdat_jax.inference import classifier, function, weight_files
 
 Run = Callable[[np.ndarray], np.ndarray]  # from a batch of inputs to logits
 
@@ -33,6 +31,7 @@ class Network(NamedTuple):
     shape: tuple[int, ...]  # of one input
     dtype: np.dtype
     file: pathlib.Path | None = None  # of weights, if it is from one
+    products: str = "bits"  # dtype of the binary products, if it is from a file
 
     def inputs(self, batch_size: int) -> jax.ShapeDtypeStruct:
         """Returns what a batch is like."""
@@ -47,7 +46,8 @@ class Network(NamedTuple):
         """Returns the network with binary products in a dtype, if it is from a file."""
         if self.file is None:
             return self
-        return self._replace(function=function.load(self.file, dtype))
+        loaded = classifier.load(self.file, dtype)
+        return self._replace(function=loaded, products=dtype)
 
     def random_inputs(self, count: int) -> np.ndarray:
         """Returns inputs by chance, the same each time."""
@@ -83,17 +83,15 @@ def find_file(path: str | pathlib.Path) -> pathlib.Path:
     Raises:
       ValueError: if there is none.
     """
-    path = pathlib.Path(path)
+    path = classifier.find(path)
     try:
         if files.is_file(path):
             return path
-        file = path / BEST
-        if files.is_file(file):
-            return file
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     raise ValueError(
-        f"{path} must be a file of weights, or the folder of a run with a {BEST} in it."
+        f"{path} must be a file of weights, the folder of a run with a best.npz in it, "
+        "or digits."
     )
 
 
@@ -113,7 +111,7 @@ def open_network(
         return Network(source, tuple(input_shape), jnp.dtype(input_dtype))
     file = find_file(source)
     shape = weight_files.read_about(file).spec.input_shape
-    return Network(function.load(file), shape, np.dtype(np.uint8), file)
+    return Network(classifier.load(file), shape, np.dtype(np.uint8), file)
 
 
 def require(module: str, package: str, extra: str = "export") -> Any:

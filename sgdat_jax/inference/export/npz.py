@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from sgdat_jax.inference import function
+from sgdat_jax.inference import classifier
 from sgdat_jax.inference.export import networks
 
 
@@ -37,5 +37,5 @@ def run(
 ) -> networks.Run:
     """Returns the function of a file."""
     del network, options
-    classify = function.load(file)
+    classify = classifier.load(file)
     return lambda inputs: np.asarray(classify(inputs))

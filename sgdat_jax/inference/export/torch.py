@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from sgdat_jax.inference import function, weight_files
+from sgdat_jax.inference import classifier, weight_files
 from sgdat_jax.inference.export import networks, torch_names
 
 
@@ -72,5 +72,5 @@ def run(
     assert network.file is not None
     about = weight_files.read_about(network.file)
     model = torch_weights.from_torch(file.rename(file.with_suffix(".safetensors")))
-    classify = function.of_images(folding.fold(model), about)
+    classify = classifier.of_images(folding.fold(model), about)
     return lambda inputs: np.asarray(classify(inputs))

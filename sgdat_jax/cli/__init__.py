@@ -1,0 +1,3 @@
+"""The command ``sgdat-jax``."""
+
+from sgdat_jax.cli.command import main as main

@@ -1,0 +1,290 @@
+"""From a config to a run that can take its next step: a new one, or one resumed."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+import jax
+import optax
+from flax import nnx
+
+from sgdat_jax import optimizers, summary
+from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.data import pictures, sources
+from sgdat_jax.experiments import configs, registry
+from sgdat_jax.inference import weight_files
+from sgdat_jax.models import sizes, specs
+from sgdat_jax.training import (
+    agreement,
+    checkpoint,
+    hosts,
+    parallel,
+    run_folder,
+    runs,
+    states,
+)
+
+_Config = TypeVar("_Config", bound=configs.BaseConfig)
+
+
+def set_up(config: configs.TrainConfig) -> runs.Run:
+    """Loads the images, builds the network and then makes the run folder.
+
+    Raises:
+      ValueError: if the config does not fit the images, if the run folder holds
+        something or cannot be written, or if the processes of a job differ in config,
+        versions or images. Nothing is left on disk then.
+    """
+    agreement.check_config(runs.with_devices(config))
+    config, planned = _planned(config)
+    folder = config.run_dir or _default_folder(config)
+    return runs.begin(planned, config.seed, pathlib.Path(folder))
+
+
+def load(config: configs.BaseConfig) -> sources.Dataset:
+    """Loads the images; notes of the data set tell of the network, too.
+
+    Raises:
+      ValueError: if the config does not fit them.
+    """
+    dataset = sources.load(config.dataset, config.data_dir, config.pictures())
+    runs.check_fits(config, dataset)
+    constants = registry.NORMALIZATIONS[config.normalization]
+    channels = dataset.input_shape[2]
+    if constants and len(constants[0]) != channels:
+        raise ValueError(
+            f"normalization {config.normalization} is for images of "
+            f"{len(constants[0])} channels, {dataset.name} has {channels}."
+        )
+    spec = spec_of(config, dataset)
+    spec.shapes()
+    note = sizes.warning(spec)
+    if config.model is None:
+        height, width, _ = dataset.input_shape
+        note = f"{spec.model} was chosen for {height}x{width} images (--model)"
+    return dataset._replace(notes=(*dataset.notes, *filter(None, [note])))
+
+
+def settle(config: _Config, dataset: sources.Dataset) -> _Config:
+    """Returns a config with what was chosen for the images in place of None."""
+    chosen = {} if dataset.options is None else dataclasses.asdict(dataset.options)
+    model = spec_of(config, dataset).model
+    return dataclasses.replace(config, model=model, **chosen)
+
+
+def _as_recorded(config: _Config, recorded: configs.BaseConfig) -> _Config:
+    """Returns a config with what was chosen for a run before in place of None."""
+    names = ("model", *(f.name for f in dataclasses.fields(pictures.Options)))
+    chosen = {n: getattr(recorded, n) for n in names if getattr(config, n) is None}
+    return dataclasses.replace(config, **chosen)
+
+
+def _planned(config: configs.TrainConfig) -> tuple[configs.TrainConfig, runs.Plan]:
+    """Loads images, the same in each process of a job; returns the config settled."""
+    with hosts.failing_together():
+        dataset = load(config)
+    agreement.check_data(dataset)
+    return settle(config, dataset), plan(config, dataset)
+
+
+def plan(config: configs.TrainConfig, dataset: sources.Dataset) -> runs.Plan:
+    """Builds the network, in shapes alone, and what else the runs of any seed share.
+
+    Raises:
+      ValueError: if the network does not fit the images.
+    """
+    config = settle(config, dataset)
+    steps_per_epoch = runs.steps_per_epoch(config, dataset)
+    task, init = create(config, dataset, steps_per_epoch, runs.lay_out(config))
+    data = dataset_lib.fingerprint(dataset)
+    return runs.Plan(config, dataset, task, init, steps_per_epoch, data)
+
+
+def create(
+    config: configs.TrainConfig,
+    dataset: sources.Dataset,
+    steps_per_epoch: int,
+    layout: parallel.Layout | None = None,
+) -> tuple[states.Task, states.Init]:
+    """Returns the fixed part of a run, and the function from a seed to its first state.
+
+    Neither depends on the seed of ``config``. The function is pure and jitted;
+    `jax.eval_shape` of it has all shapes without any work.
+
+    Args:
+      config: description of the run.
+      dataset: its images, whose training part gives mean and standard deviation if
+        ``config`` does not.
+      steps_per_epoch: training steps in an epoch, for schedules and restarts.
+      layout: the devices of the run; None: one device.
+
+    Raises:
+      ValueError: if the model does not fit the images, or a batch cannot be divided
+        among the devices.
+    """
+    network = spec_of(config, dataset)
+    model = network.shapes()
+    tx = create_optimizer(
+        config, nnx.state(model, nnx.Param), steps_per_epoch, config.hyperparameters()
+    )
+    constants = registry.NORMALIZATIONS[config.normalization]
+    normalization = constants or dataset_lib.channel_statistics(dataset.train_images)
+    task = states.create(
+        model, tx, config, normalization, steps_per_epoch, layout, network
+    )
+
+    # One program: layer by layer, each small operation would be compiled by itself.
+    @jax.jit
+    def init(seed: int | jax.Array) -> states.TrainState:
+        return states.first(task, seed, nnx.state(network.build(seed)))
+
+    return task, init
+
+
+def create_optimizer(
+    config: configs.TrainConfig,
+    params: nnx.State,
+    steps_per_epoch: int,
+    hyperparameters: Mapping[str, Any],
+) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer of all parameters.
+
+    Without binary weights among them, it is the real-valued parameters' alone.
+
+    Args:
+      config: description of the run.
+      params: the parameters, or their shapes.
+      steps_per_epoch: as in `create`.
+      hyperparameters: of the binary optimizer; numbers, or traced arrays where many
+        settings run in one program. Those that are None keep their default.
+    """
+    if config.restarts_flips:
+        hyperparameters = {**hyperparameters, "reset_flips_every": steps_per_epoch}
+    steps = config.epochs * steps_per_epoch
+    tx = registry.real_optimizer(
+        config.real_optimizer,
+        registry.schedule(
+            config.real_schedule,
+            config.real_learning_rate,
+            steps,
+            config.real_warmup_epochs * steps_per_epoch,
+        ),
+        config.real_momentum,
+        steps_per_epoch if config.restart_real_every_epoch else None,
+    )
+    if jax.tree.leaves(optimizers.select_binary(params, params)):
+        binary = registry.binary_optimizer(
+            config.optimizer,
+            hyperparameters,
+            steps_per_epoch,
+            restart=config.restart_binary_every_epoch,
+            schedule=config.binary_schedule,
+            steps=steps,
+        )
+        tx = optimizers.partition_binary(params, binary=binary, real=tx)
+    if config.clip_norm is not None:
+        tx = optax.chain(optax.clip_by_global_norm(config.clip_norm), tx)
+    return tx
+
+
+def resume(config: configs.TrainConfig) -> runs.Run:
+    """Goes on with the run in ``config.run_dir``, or begins one if there is none.
+
+    The result is that of a run without a pause, to the bit, on the same machine. A
+    finished run is left alone, unless the config has more epochs.
+
+    Raises:
+      ValueError: if the folder holds a run with other settings or fewer epochs to go,
+        something else, or what another process writes to; or as in `set_up`.
+    """
+    agreement.check_config(runs.with_devices(config))
+    folder = pathlib.Path(str(config.run_dir))
+    if hosts.as_writer(run_folder.is_empty(folder)):
+        return set_up(config)
+    with hosts.failing_together():
+        recorded = run_folder.read_config(folder, configs.TrainConfig)
+        config = _as_recorded(config, recorded)
+        runs.check_recorded(folder, config)
+    return runs.go_on(_planned(config)[1], config.seed, folder)
+
+
+def restore(folder: pathlib.Path, *, allow_changed_data: bool = False) -> runs.Run:
+    """Returns a finished run with its last state.
+
+    Raises:
+      ValueError: if the folder holds no run, or a damaged one, or if the images or
+        labels have changed and that is not allowed.
+    """
+    config = run_folder.read_config(folder, configs.TrainConfig)
+    config = dataclasses.replace(config, allow_changed_data=allow_changed_data)
+    run = _to_evaluate(config, folder)
+    runs.check_data(run, folder)
+    found = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
+    return runs.at(run, found)
+
+
+def restore_weights(
+    file: pathlib.Path, *, allow_changed_data: bool = False
+) -> runs.Run:
+    """Returns a run with the weights of a file, and no state of its optimizers.
+
+    Raises:
+      ValueError: if the file is not a whole file of weights, or if the images or labels
+        have changed and that is not allowed.
+    """
+    about = weight_files.read_about(file)
+    config = run_folder.config_of(
+        file, configs.TrainConfig, about.config, run_folder.FORMAT
+    )
+    run = _to_evaluate(config, file.parent)
+    run_folder.check_data(file, about.data, run.data, allow=allow_changed_data)
+    params, stats = weight_files.read(file, run.state.params, run.state.stats)
+    state = run.state._replace(params=params, stats=stats, opt_state=())
+    return run._replace(state=state)
+
+
+def _to_evaluate(config: configs.TrainConfig, folder: pathlib.Path) -> runs.Run:
+    """Returns a run on one device, on however many it was trained."""
+    alone = dataclasses.replace(config, devices=1, sharded=False)
+    run = runs.unstarted(plan(alone, load(config)), config.seed, folder)
+    return run._replace(config=dataclasses.replace(config, run_dir=str(folder)))
+
+
+class Images(Protocol):
+    """What a network is built by: a data set, or what a file of weights says of one."""
+
+    @property
+    def num_classes(self) -> int: ...  # noqa: D102
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+
+def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
+    """Returns what builds the network of a run."""
+    choices = {name: getattr(config, name) for name in specs.CHOICES}
+    choices["model"] = config.model or sizes.choose(dataset.input_shape)
+    return specs.Spec(
+        num_classes=dataset.num_classes, input_shape=dataset.input_shape, **choices
+    )
+
+
+def summarize(
+    config: configs.BaseConfig, dataset: sources.Dataset
+) -> list[summary.LayerSummary]:
+    """Returns a summary of the network of a run, without building it for real."""
+    layers: list[summary.LayerSummary] = []
+
+    def trace() -> None:
+        model = spec_of(config, dataset).build()
+        layers.extend(summary.summarize(model, dataset.input_shape))
+
+    jax.eval_shape(trace)
+    return layers
+
+
+def _default_folder(config: configs.TrainConfig) -> str:
+    moment = time.strftime("%Y%m%d-%H%M%S")
+    return f"runs/{config.task_name}-{config.optimizer}-seed{config.seed}-{moment}"

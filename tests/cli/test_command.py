@@ -1,0 +1,425 @@
+import dataclasses
+import io
+import json
+import pathlib
+import shutil
+
+import jax
+import pytest
+
+import sgdat_jax
+import shared_runs
+from sgdat_jax import cli
+from sgdat_jax.cli import command, options, work
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import run_folder
+
+_LINE = {
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "train_top5_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "test_top5_accuracy",
+    "flip_ratio",
+    "flip_ratio_per_layer",
+    "seconds",
+    "images_per_second",
+    "gradient_per_layer",
+    "flip_histogram",
+    "flip_histogram_per_layer",
+    "epoch_flip_histogram",
+    "epoch_flip_histogram_per_layer",
+    "threshold_histogram",
+    "margin_histogram",
+}
+
+
+def _files(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in pathlib.Path(folder).rglob("*")
+    }
+
+
+def _refused(arguments, capfd):
+    """Runs a command that must fail, and returns its one line on stderr."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    output = capfd.readouterr()
+    assert caught.value.code == 2
+    assert output.out == ""
+    *skipped, error = output.err.splitlines()
+    assert all(line.startswith("sgdat-jax: skipped: ") for line in skipped)
+    assert error.startswith("sgdat-jax: error: ")
+    assert not set("─│╭╰") & set(output.err)
+    return error
+
+
+def test_train_fills_the_folder():
+    folder, output = shared_runs.by_command()
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "times.jsonl",
+        "result.json",
+        "best.npz",
+        "last.npz",
+        "lock",
+        "checkpoints",
+        "plots",
+    }
+    assert len(list((folder / "plots").glob("*.png"))) == 3
+    settings = json.loads((folder / "config.json").read_text())
+    fields = {f.name for f in dataclasses.fields(configs.TrainConfig)}
+    assert set(settings) == {"format"} | fields
+    assert settings["epochs"] == shared_runs.EPOCHS
+    assert settings["run_dir"] == str(folder)
+
+    lines = run_folder.read_metrics(folder)
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert set(line) == _LINE
+        assert set(line["flip_ratio_per_layer"]) == {"conv2", "conv3", "dense4"}
+        shares = [
+            line[key] for key in _LINE if "accuracy" in key or key == "flip_ratio"
+        ]
+        assert all(0 <= share <= 1 for share in shares)
+        assert line["train_accuracy"] <= line["train_top5_accuracy"]
+        assert line["images_per_second"] * line["seconds"] == pytest.approx(22 * 64)
+
+    result = json.loads((folder / "result.json").read_text())
+    assert 0 <= result["test_accuracy"] <= result["best_test_accuracy"] <= 1
+    assert (result["epochs"], result["seed"]) == (shared_runs.EPOCHS, 0)
+    assert result["seconds"] > sum(line["seconds"] for line in lines)
+    assert result["device"].startswith("cpu")
+    assert {"python", "jax", "sgdat-jax"} <= set(result["versions"])
+
+    assert "…" not in output
+    epochs = [row for row in output.splitlines() if row.startswith("epoch ")]
+    assert len(epochs) == shared_runs.EPOCHS
+    assert all(row.endswith(" images/s") for row in epochs)  # not wrapped
+    last = output.splitlines()[-2:]
+    assert last[0].startswith(f"test accuracy {result['test_accuracy']:.2%} after 2 ")
+    assert last[1] == f"results and plots in {folder}"
+
+
+def test_evaluate_prints_what_training_printed(capfd):
+    folder, output = shared_runs.by_command()
+    before = _files(folder)
+    capfd.readouterr()
+    cli.main(["evaluate", str(folder)])
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    accuracy = printed.out.partition(",")[0]
+    assert accuracy.startswith("test accuracy ")
+    assert f"\n{accuracy} after 2 epochs" in output
+    last = run_folder.read_metrics(folder)[-1]
+    loss = f"loss {last['test_loss']:.4f} on 360 images of digits\n"
+    assert printed.out.endswith(f", top-5 {last['test_top5_accuracy']:.2%}, {loss}")
+    assert _files(folder) == before
+
+
+def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(work.report, "save_plots", lambda *_: None)
+    folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    best = {"best_test_accuracy": 0.9876, "best_epoch": 1}
+    run_folder.write_result(folder, run_folder.read_result(folder) | best)
+    cli.main(["train", "--resume", str(folder)])
+    printed = capsys.readouterr().out
+    assert "already finished\ntest accuracy " in printed
+    assert " after 2 epochs (best 98.76% after 1), seed 0, " in printed
+
+
+def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
+    folder = shutil.copytree(
+        shared_runs.finished().folder, tmp_path / "moved [a] :smile:"
+    )
+    cli.main(["evaluate", str(folder)])
+    result = run_folder.read_result(folder)
+    assert f"test accuracy {result['test_accuracy']:.2%}," in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("", "train, compare, sweep, evaluate, report"),
+        ("tran", "tran"),
+        ("--versions", "--versions"),
+        ("evaluate", "Folder of the run"),
+        ("evaluate a b", "b"),
+        ("train extra", "extra"),
+        ("train --epoch 3", "--epochs"),
+        ("train --colour red", "--colour"),
+        ("train --dataset digit", "'digits'"),
+        ("train --model digitsnet", "'DigitsNet'"),
+        ("train --optimizer sgdatt", "'sgdat'"),
+        ("train --epochs", "--epochs"),
+        ("train --epochs abc", "'abc'"),
+        ("train --epochs 1.5", "'1.5'"),
+        ("train --epochs 0", "epochs must be at least 1, got 0"),
+        ("train --batch-size 0", "batch_size must be at least 1, got 0"),
+        ("train --batch-size 100000", "1437 training images, got 100000"),
+        ("train --crop-padding -1", "crop_padding must be at least 0, got -1"),
+        ("train --crop-padding 99999999999", "crop_padding must be less than"),
+        ("train --learning-rate -1", "`learning_rate` must be in [0, inf), got -1"),
+        ("train --learning-rate nan", "`learning_rate` must be in [0, inf), got nan"),
+        ("train --learning-rate fast", "'fast'"),
+        ("train --threshold -1", "`threshold` must be in [0, inf), got -1"),
+        ("train --momentum 1.0", "`momentum` must be in [0, 1), got 1.0"),
+        ("train --real-learning-rate inf", "real_learning_rate must be in [0, inf)"),
+        ("train --seed -1", "seed must be in [0, 2**32), got -1"),
+        ("train --seed 4294967296", "seed must be in [0, 2**32), got 4294967296"),
+        ("compare --seeds 0", "seeds must be at least 1, got 0"),
+        ("compare --optimizers sgdatt", "the nearest is 'sgdat'"),
+        ("compare --optimizers", "optimizers must have at least one name, got none"),
+        ("compare --seed 4294967295 --seeds 2", "got 4294967296"),
+        ("compare --crop-padding 9", "crop_padding must be less than the 8"),
+        ("sweep --optimizer bopp", "the nearest is 'bop'"),
+        ("sweep --gamma 1e-3 1e-4", "sgdat has no `gamma`, got gamma=0.001"),
+        ("sweep --threshold", "threshold must have at least one value"),
+        ("sweep --threshold 1e-7", "must have several values, got none"),
+        (
+            "sweep --threshold 1e-7 1e-7",
+            "at least one value, and each once",
+        ),
+        ("sweep --threshold 1 -1", "`threshold` must be in [0, inf), got -1"),
+        ("sweep --threshold 0 1 --models-at-once 0", "models_at_once must be at least"),
+        ("report", "There must be at least one finished run"),
+        ("report missing", "There must be at least one finished run"),
+        ("evaluate missing", "missing is not the folder of a finished run"),
+        ("evaluate " + 300 * "x", "is not the folder of a finished run"),
+        ("train --run-dir new/" + 300 * "x", "run_dir must be a folder that can"),
+        ("train --run-dir sweep[1]", "run_dir must have none of *, ? and ["),
+        ("compare --run-dir x[1]", "run_dir must have none of *, ? and [ in its path"),
+        ("compare --optimizers sgd --run-dir " + 300 * "x", "File name too long"),
+    ],
+)
+def test_refused_arguments(arguments, named, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert named in _refused(arguments.split(), capfd)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", ["train --epochs 0", "train --epoch 3", "tran"])
+def test_one_line_also_without_box_characters(arguments, capsys, monkeypatch):
+    messages = []
+    for encoding in ("utf-8", "ascii"):
+        # Tyro looks at the encoding of stdout to choose the characters of its box.
+        monkeypatch.setattr("sys.stdout", _Encoded(encoding))
+        with pytest.raises(SystemExit):
+            cli.main(arguments.split())
+        messages.append(capsys.readouterr().err)
+    assert messages[0] == messages[1]
+    assert "---" not in messages[0]
+
+
+class _Encoded(io.StringIO):
+    encoding = "ascii"
+
+    def __init__(self, encoding):
+        super().__init__()
+        self.encoding = encoding
+
+
+def test_run_dir_that_is_taken(tmp_path, capfd):
+    folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    before = _files(tmp_path)
+    assert "holds a run" in _refused(["train", "--run-dir", str(folder)], capfd)
+    file = folder / "config.json"
+    for path in (file, file / "below"):
+        error = _refused(["train", "--run-dir", str(path)], capfd)
+        assert f"run_dir must be a folder that can be written, got {path}" in error
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_compare_and_report_where_no_folder_can_be(tmp_path, capfd, place):
+    run = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    (tmp_path / "file").write_text("precious")
+    before, path = _files(tmp_path), str(tmp_path / place)
+    capfd.readouterr()
+    for arguments, option in (
+        (["compare", "--run-dir", path], "run_dir"),
+        (["report", str(run), "--out", path], "out"),
+    ):
+        error = _refused(arguments, capfd)
+        assert f"{option} must be a folder that can be written, got {path}" in error
+    assert _files(tmp_path) == before
+
+
+def _write(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+def _checkpoint_file(folder, name):
+    (path,) = folder.glob(f"checkpoints/*/{name}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / "result.json").unlink(), "not the folder of a finis"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (_write("config.json", '{"epochs": '), "config.json cannot be read"),
+        (_write("config.json", "[1, 2]"), "config.json must hold a JSON object"),
+        (_write("config.json", '{"colour": 1}'), "'colour'"),
+        (_write("config.json", '{"epochs": "2"}'), "epochs must be of type int"),
+        (_write("config.json", '{"momentum": 0.9}'), "not a checkpoint of this run"),
+        (_write("result.json", ""), "result.json cannot be read"),
+        (_write("result.json", "null"), "result.json must hold a JSON object"),
+        (lambda folder: shutil.rmtree(folder / "checkpoints"), "holds no checkpoint"),
+        (
+            lambda folder: shutil.rmtree(_checkpoint_file(folder, "state")),
+            "is missing",
+        ),
+        (
+            lambda folder: _checkpoint_file(folder, "state/_METADATA").unlink(),
+            "state/_METADATA is missing",
+        ),
+        (
+            lambda folder: _checkpoint_file(folder, "state/manifest.ocdbt").write_bytes(
+                b""
+            ),
+            "state/manifest.ocdbt has changed",
+        ),
+    ],
+)
+def test_damaged_run(tmp_path, capfd, damage, named):
+    folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    damage(folder)
+    before = _files(tmp_path)
+    capfd.readouterr()
+    error = _refused(["evaluate", str(folder)], capfd)
+    assert named in error
+    assert str(folder) in error
+    assert _files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["", "train", "compare", "sweep", "evaluate", "report"]
+)
+def test_help(name, capfd):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*name.split(), "--help"])
+    output = capfd.readouterr()
+    assert not caught.value.code
+    assert output.err == ""
+    text = " ".join(output.out.replace("│", " ").split())
+    if not name:
+        assert all(name in text for name in options.COMMANDS)
+        return
+    for field in dataclasses.fields(options.COMMANDS[name][0]):
+        _, found, after = text.partition(f"--{field.name.replace('_', '-')} ")
+        explained = found or f"--{field.name.replace('_', '-')}, " in text
+        assert explained or field.name in ("run_dir", "run_dirs"), field.name
+        if found:
+            assert len(after.partition("(default:")[0].split()) > 1, field.name
+
+
+def test_refusal_in_a_process_of_its_own():
+    done = shared_runs.command("train", "--epochs", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "sgdat-jax: error: epochs must be at least 1, got 0.\n"
+
+
+def test_without_the_extra():
+    hidden = "import sys; sys.modules['tyro'] = None; from sgdat_jax import __main__; "
+    done = shared_runs.python("-c", hidden + "__main__.main()")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "sgdat-jax: error: tyro is not installed; the training program needs: "
+        "pip install 'sgdat-jax[train]'\n"
+    )
+
+
+def test_import_is_cheap():
+    heavy = ["tyro", "matplotlib", "sklearn", "tensorflow"]
+    heavy += ["tensorflow_datasets", "grain", "sgdat_jax.cli", "sgdat_jax.training"]
+    code = f"import sys, sgdat_jax; print([m for m in {heavy} if m in sys.modules])"
+    done = shared_runs.python("-c", code)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "[]\n")
+
+
+def test_training_that_diverges_says_so_in_one_line(tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = ["train", "--epochs", "2", "--real-learning-rate", "1e30"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*arguments, "--run-dir", str(folder)])
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sgdat-jax: error: the loss or gradients of 10 steps in")
+    assert error.count("\n") == 1
+    assert json.loads((folder / "diverged.json").read_text())["epoch"] == 1
+    assert not (folder / "result.json").exists()
+    assert (
+        setup.resume(run_folder.read_config(folder, configs.TrainConfig)).steps_done
+        > 10
+    )
+
+
+@pytest.mark.parametrize("own", [None, "/own/folder"])
+def test_compiled_programs_are_kept(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name = "jax_compilation_cache_dir"
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update(name, own)
+        command._keep_compiled_programs()
+        expected = own or str(tmp_path / "sgdat_jax" / "compiled")
+        assert jax.config.jax_compilation_cache_dir == expected
+    finally:
+        jax.config.update(name, before)
+
+
+def _without_home(monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+
+
+def _below_a_file(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("place", ["no home", "below a file"])
+def test_a_cache_that_cannot_be_is_done_without(place, tmp_path, monkeypatch):
+    if place == "no home":
+        _without_home(monkeypatch)
+    else:
+        _below_a_file(monkeypatch, tmp_path)
+    name = "jax_compilation_cache_dir"
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update(name, None)
+        command._keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update(name, before)
+
+
+def test_a_terminal_without_the_signs_gets_others(tmp_path):
+    run = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
+    again = shutil.copytree(run, tmp_path / "again")
+    config = json.loads((again / "config.json").read_text())
+    (again / "config.json").write_text(json.dumps(config | {"seed": 1}))
+    arguments = ["report", str(run), str(again), "--out", str(tmp_path / "out")]
+    done = shared_runs.python(
+        "-m", "sgdat_jax", *arguments, PYTHONIOENCODING="ascii", COLUMNS="200"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?0.00" in done.stdout  # plus-minus
+    assert "±" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_version(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"sgdat-jax {sgdat_jax.__version__}\n"

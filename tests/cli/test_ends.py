@@ -1,0 +1,57 @@
+"""Ends that are nobody's wish: lost interrupts, full disks, folders that vanish."""
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+
+import pytest
+
+from sgdat_jax import cli
+from sgdat_jax.cli import work
+from sgdat_jax.training import loop
+
+_SHORT = ("train", "--epochs", "1", "--batch-size", "512", "--run-dir")
+
+
+def test_output_that_cannot_be_written_costs_no_result(tmp_path, capfd, monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as caught:
+            cli.main([*_SHORT, str(tmp_path / "run")])
+        monkeypatch.undo()
+    assert caught.value.code == 1
+    assert capfd.readouterr().err == (
+        "sgdat-jax: error: the output could not be written: No space left on device\n"
+    )
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 1
+    assert (tmp_path / "run" / "plots" / "learning.png").exists()
+
+
+def test_folder_that_vanishes_is_an_error(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+
+    def stepped(watcher, metrics, flip_ratio):
+        shutil.rmtree(folder, ignore_errors=True)
+
+    monkeypatch.setattr(work.progress.ProgressBar, "stepped", stepped)
+    monkeypatch.setattr(loop.Watcher, "stepped", stepped)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*_SHORT, str(folder)])
+    assert caught.value.code == 1
+    assert "was the folder removed?" in capsys.readouterr().err
+    assert not (folder / "result.json").exists()
+
+
+def test_interrupt_that_a_library_swallows_is_not_lost(capsys, monkeypatch):
+    def set_up(config):
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    swallowing = work.WORK["train"]._replace(set_up=set_up)
+    monkeypatch.setitem(work.WORK, "train", swallowing)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["train"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "sgdat-jax: error: interrupted\n"

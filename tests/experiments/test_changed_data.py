@@ -1,0 +1,84 @@
+"""A run knows its images: others are refused, or taken on request and recorded."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sgdat_jax import cli
+
+_TRAIN = ("train", "--dataset", "./set", "--batch-size", "32", "--resume", "run")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a small set of arrays and a run of one epoch on it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        images = rng.integers(0, 256, (64, 8, 8, 1), np.uint8)
+        np.save(tmp_path / "set" / f"{part}_images.npy", images)
+        np.save(tmp_path / "set" / f"{part}_labels.npy", np.arange(64) % 2)
+    cli.main([*_TRAIN, "--epochs", "1"])
+    return tmp_path
+
+
+def _change(folder, name):
+    array = np.load(folder / "set" / name)
+    array[3] = 1 - array[3]
+    np.save(folder / "set" / name, array)
+
+
+def _refused(*words):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    return caught.value.code == 2
+
+
+def test_other_data_are_refused_or_recorded(folder, capsys):
+    recorded = json.loads((folder / "run" / "config.json").read_text())["data"]
+    _change(folder, "train_images.npy")
+    _change(folder, "test_labels.npy")
+    for words in (
+        (*_TRAIN, "--epochs", "2"),
+        ("evaluate", "run"),
+        ("evaluate", "run/best.npz"),
+    ):
+        capsys.readouterr()
+        assert _refused(*words)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "on other data: train_images, test_labels have changed since" in error
+        assert "--allow-changed-data" in error
+    cli.main(["evaluate", "run", "--allow-changed-data"])
+    cli.main(["evaluate", "run/best.npz", "--allow-changed-data"])
+    cli.main([*_TRAIN, "--epochs", "2", "--allow-changed-data"])
+    config = json.loads((folder / "run" / "config.json").read_text())
+    assert config["data_before"] == [recorded]
+    changed = {key for key, value in config["data"].items() if value != recorded[key]}
+    assert changed == {"train_images", "test_labels"}
+    cli.main(["evaluate", "run"])  # on what it ended with
+
+
+def test_finished_run_and_older_runs_are_left_alone(folder, capsys):
+    _change(folder, "train_images.npy")
+    cli.main([*_TRAIN])
+    assert "already finished" in capsys.readouterr().out
+    path = folder / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["data"]  # as former versions wrote it
+    path.write_text(json.dumps(config))
+    cli.main([*_TRAIN, "--epochs", "2"])
+    assert json.loads(path.read_text())["epochs"] == 2
+
+
+def test_sweep_of_other_data_is_refused(folder, capsys):
+    words = ("sweep", "--dataset", "./set", "--batch-size", "32", "--epochs", "1")
+    words += ("--learning-rate", "1e-4", "1e-3", "--seeds", "1", "--run-dir", "s")
+    cli.main(words)
+    _change(folder, "test_images.npy")
+    assert _refused(*words)
+    assert (
+        "sweep.json is of a run on other data: test_images" in capsys.readouterr().err
+    )

@@ -1,0 +1,39 @@
+"""What a run is set up with."""
+
+import jax
+import pytest
+
+from sgdat_jax.data import sources
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import runs
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "streamed"),
+    [(0.0, True), (91_967e-9, True), (91_969e-9, False), (1.0, False)],
+)
+def test_images_are_streamed_above_so_many_gigabytes(gigabytes, streamed):
+    dataset = sources.digits()
+    assert dataset.train_images.nbytes == 91_968
+    settings = configs.TrainConfig(stream_above=gigabytes)
+    plan = runs.Plan(settings, dataset, None, None, 1, {})
+    assert runs.is_streamed(plan) == streamed
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(1437, 1), (719, 1), (718, 2)])
+def test_steps_of_an_epoch_are_whole_batches(batch_size, steps):
+    settings = configs.TrainConfig(batch_size=batch_size, devices=1)
+    assert setup.plan(settings, sources.digits()).steps_per_epoch == steps
+
+
+def test_a_run_on_a_cpu_takes_one_device_or_as_many_as_are_told():
+    there = jax.local_device_count()
+    layouts = [
+        setup.plan(configs.TrainConfig(devices=count), sources.digits()).task.layout
+        for count in (None, 1, there)
+    ]
+    assert layouts[:2] == [None, None]
+    assert there == layouts[2].devices > 1
+    message = f"devices must be at most the {there} there are, got {there + 1}"
+    with pytest.raises(ValueError, match=message):
+        setup.plan(configs.TrainConfig(devices=there + 1), sources.digits())
