@@ -26,8 +26,9 @@ from flax import nnx
 import sgdat_jax as sj
 from benchmarks import timing
 from sgdat_jax.data import sources
+from sgdat_jax.experiments import configs, registry, setup
 from sgdat_jax.optimizers import words
-from sgdat_jax.training import config, loop, registry, setup
+from sgdat_jax.training import loop
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compact_state"
 _RANDOM_WEIGHTS = 100_000
@@ -254,7 +255,7 @@ def accuracies(options: argparse.Namespace) -> list[dict[str, Any]]:
     for layout in LAYOUTS:
         name = f"sgdat_{layout}"
         registry.OPTIMIZERS[name] = functools.partial(sj.sgdat, layout=layout)
-        settings = config.TrainConfig(
+        settings = configs.TrainConfig(
             dataset=options.dataset,
             optimizer=name,
             epochs=options.epochs,

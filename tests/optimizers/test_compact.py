@@ -14,8 +14,7 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax.optimizers import binary, compact, words
-from sgdat_jax.training import checkpoint, parallel
-from sgdat_jax.training import state as train_state
+from sgdat_jax.training import checkpoint, parallel, states
 
 settings = hypothesis.settings(deadline=None, derandomize=True, max_examples=100)
 COUNTERS = np.arange(256, dtype=np.uint32)
@@ -249,7 +248,7 @@ def test_states_are_saved_and_go_on_to_the_bit(tmp_path):
 
     def run(step, params, opt_state):
         zero = jnp.int32(0)
-        return train_state.TrainState(
+        return states.TrainState(
             jnp.int32(step), jnp.uint32(0), params, {}, opt_state, zero, None
         )
 
