@@ -198,7 +198,9 @@ def test_evaluating_a_run_of_others_imports_nothing(sets, tmp_path, payload, cap
     run.mkdir()
     crafted = configs.TrainConfig(dataset="tfds:pictures", data_dir=str(sets))
     (run / "config.json").write_text(json.dumps(dataclasses.asdict(crafted)))
-    (run / "result.json").write_text("{}")
+    result = {"best_epoch": 1, "epochs": 1, "seconds": 1, "seed": 0, "device": "cpu"}
+    result |= {"test_accuracy": 0.5, "best_test_accuracy": 0.5}
+    (run / "result.json").write_text(json.dumps(result))
     for words in (["evaluate"], ["train", "--resume"]):
         with pytest.raises(SystemExit) as caught:
             cli.main([*words, str(run)])
