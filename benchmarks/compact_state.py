@@ -28,7 +28,7 @@ from benchmarks import timing
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, registry, setup
 from sgdat_jax.optimizers import words
-from sgdat_jax.training import loop
+from sgdat_jax.training import loop, runs
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compact_state"
 _RANDOM_WEIGHTS = 100_000
@@ -266,14 +266,14 @@ def accuracies(options: argparse.Namespace) -> list[dict[str, Any]]:
     for seed in range(options.seeds):
         for layout, plan in plans.items():
             with tempfile.TemporaryDirectory() as folder:
-                run = setup.begin(plan, seed, pathlib.Path(folder, "run"))
+                run = runs.begin(plan, seed, pathlib.Path(folder, "run"))
                 row = {"layout": layout, "seed": seed} | _train(run)
             print(row, flush=True)
             rows.append(row)
     return rows
 
 
-def _train(run: setup.Run) -> dict[str, Any]:
+def _train(run: runs.Run) -> dict[str, Any]:
     run, result = loop.train(run, loop.Watcher())
     counts = _flat(sj.flip_counts(run.state.opt_state))
     return {
