@@ -323,7 +323,6 @@ def test_bad_slopes_are_refused():
         (jnp.tanh, None),
         (None, None),
     ],
-    ids=str,
 )
 def test_precision_is_that_of_the_values(quantizer, bits):
     assert signs.precision(quantizer) == bits
