@@ -154,6 +154,7 @@ def test_networks_options_that_a_plugin_does_not_take():
         (["nesterov=true", "nesterov=false"], "set must have nesterov once"),
         (["nesterof=true"], "sgdat has no `nesterof`.*nearest is `nesterov`"),
         (["weight_decay=1e39"], "weight_decay must be at most 3.4e.38 in float32"),
+        ([f"weight_decay=1{400 * '0'}"], "weight_decay must be at most 3.4e.38"),
         (["weight_decay=[1]"], "weight_decay"),
     ],
 )
