@@ -17,7 +17,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-collect_ignore = ["golden/record_restarts.py"]  # a program, which needs PyTorch
+# A program that needs PyTorch, and a plug-in, which would add to the tables at once.
+collect_ignore = ["golden/record_restarts.py", "plugin.py"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
