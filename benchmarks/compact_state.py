@@ -1,8 +1,8 @@
 """What does the compact layout of an optimizer's state change in what it trains?
 
 ``random`` and ``digits`` feed the same gradients to an exact optimizer and to narrower
-ones, and count the flips of which one makes and the other does not; the weights that
-gradients are taken at are the exact optimizer's. ``accuracy`` lets the training program
+ones, and count the flips that only one of the two makes. Gradients are taken at the
+weights of the exact optimizer. ``accuracy`` lets the training program
 train with either layout, the same seeds.
 
     python -m benchmarks.compact_state random digits

@@ -1,9 +1,9 @@
 """Multiply-accumulates of a traced program, by the module that asks for them.
 
 Every module of a network is made to name its operations while it is traced, in the same
-scopes that profiles show. The program then says all there is to know: what products
-there are, of which shapes, how often a scan repeats them, and whose they are, whatever
-the modules are called and however they were written.
+scopes that profiles show. The program then says all there is to know: the products,
+their shapes, how often a scan repeats them, and whose they are, whatever the modules
+are called and however they were written.
 """
 
 import collections

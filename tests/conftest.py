@@ -17,8 +17,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# Programs, which need PyTorch.
-collect_ignore = ["golden/record_restarts.py", "inference/published_torch.py"]
+# Programs that need PyTorch, and a plug-in, which would add to the tables at once.
+collect_ignore = ["golden/record_restarts.py", "plugin.py", "inference/published_torch.py"]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -21,7 +21,7 @@ OTHER_SUFFIXES = frozenset(
     (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".nef")
 )
 RESIZES = {
-    "crop": "scaled to cover the image, of which the centre is kept",
+    "crop": "scaled to cover the image, then cut to its centre",
     "squash": "stretched to the image's height and width",
 }
 LEAST_SIZE = 8  # pixels of a side, which every network takes

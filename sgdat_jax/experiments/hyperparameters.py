@@ -3,7 +3,6 @@
 import inspect
 import json
 import math
-import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -116,12 +115,13 @@ def check_float32(name: str, value: Any) -> None:
       ...
       ValueError: threshold must be at most 3.4e+38 in float32, got 1e+39.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return
-    size, bounds = abs(float(value)), np.finfo(np.float32)
-    if math.isfinite(size) and size > bounds.max:
+    bounds, size = np.finfo(np.float32), abs(value)
+    # A float may be infinite, which optimizers refuse or take; an integer may be huge.
+    if float(bounds.max) < size < math.inf:
         raise ValueError(f"{name} must be at most 3.4e+38 in float32, got {value!r}.")
-    if 0 < size < bounds.smallest_normal:
+    if 0 < size < float(bounds.smallest_normal):
         raise ValueError(
             f"{name} must be 0 or at least 1.2e-38 in float32, got {value!r}."
         )

@@ -35,13 +35,8 @@ def counter(flips: jax.Array, is_positive: jax.Array) -> jax.Array:
     return kept << 1 | is_positive.astype(jnp.uint32)
 
 
-def is_positive(counter: jax.Array) -> jax.Array:
-    """Returns where the weight is +1."""
-    return counter & 1 == 1
-
-
 def weight(counter: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns the weights, -1 or +1."""
+    """Returns the weights, -1 or +1, of counters or of words."""
     # Cheaper for a CPU than a selection, whose two sides it would narrow to the dtype.
     bits = ~counter << 31 | _ONE
     return jax.lax.bitcast_convert_type(bits, jnp.float32).astype(dtype)

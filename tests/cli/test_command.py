@@ -74,7 +74,7 @@ def test_train_fills_the_folder():
     assert len(list((folder / "plots").glob("*.png"))) == 3
     settings = json.loads((folder / "config.json").read_text())
     fields = {f.name for f in dataclasses.fields(configs.TrainConfig)}
-    assert set(settings) == {"format"} | fields
+    assert set(settings) == {"format", "data"} | fields
     assert settings["epochs"] == shared_runs.EPOCHS
     assert settings["run_dir"] == str(folder)
 

@@ -47,7 +47,7 @@ def test_table(pictures, capsys, monkeypatch):
         assert row[2::2] == [f"{value:.1%}" for value in best]
     assert output.err == (
         "sgdat-jax: resized 3 of 3 pictures to 8x8 (crop: scaled to cover the image, "
-        "of which the centre is kept)\n"
+        "then cut to its centre)\n"
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import shared_runs
-from sgdat_jax import cli, inference
+from sgdat_jax import cli, experiments, inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, hyperparameters, plugins, setup
 
@@ -17,6 +17,24 @@ _TASK = (
     *("--dataset", "blobs", "--model", "PairNet", "--input-sign", "triangle"),
     *("--real-schedule", "halves", "--epochs", "2", "--batch-size", "32"),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tables():
+    """Leaves the tables of the process to other tests as they were."""
+    tables = [
+        getattr(experiments, name)
+        for name in ("DATASETS", "METHODS", "NETWORKS", "OPTIMIZERS", "SCHEDULES")
+    ]
+    tables.append(experiments.SIGNS)
+    before = [dict(table) for table in tables]
+    loaded = set(plugins._loaded)
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+    plugins._loaded.clear()
+    plugins._loaded.update(loaded)
 
 
 @pytest.fixture
@@ -76,7 +94,7 @@ def test_sweep_of_its_hyperparameters(folder, capsys):
 
 
 _READ = """
-from sgdat_jax import cli, inference
+from sgdat_jax import cli, experiments, inference
 for words in ("evaluate run", "evaluate run/best.npz", "train --resume run",
               "report run"):
     try:
@@ -136,6 +154,7 @@ def test_networks_options_that_a_plugin_does_not_take():
         (["nesterov=true", "nesterov=false"], "set must have nesterov once"),
         (["nesterof=true"], "sgdat has no `nesterof`.*nearest is `nesterov`"),
         (["weight_decay=1e39"], "weight_decay must be at most 3.4e.38 in float32"),
+        ([f"weight_decay=1{400 * '0'}"], "weight_decay must be at most 3.4e.38"),
         (["weight_decay=[1]"], "weight_decay"),
     ],
 )
@@ -152,7 +171,9 @@ def test_every_hyperparameter_can_be_set():
         "diode": ("b1=0.8",),
     }.items():
         momentum = 0.9 if optimizer == "sgdat" else None
-        configs.TrainConfig(optimizer=optimizer, momentum=momentum, set=words)
+        config = configs.TrainConfig(optimizer=optimizer, momentum=momentum, set=words)
+        given = config.hyperparameters()
+        assert all(word.partition("=")[0] in given for word in words)
 
 
 @pytest.mark.parametrize("value", [1e39, 1e-40])

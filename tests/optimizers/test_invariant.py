@@ -62,7 +62,7 @@ def train_by(name):
     if name == "adam":
         return train(optax.adam(1e-2), params)
     if name == "lookahead":
-        # Its parameters are two sets, the slow ones of which are averages.
+        # It has two sets of parameters: the slow ones are averages.
         tx = optax.lookahead(sgdat(), sync_period=2, slow_step_size=0.5)
         both = optax.LookaheadParams.init_synced(nnx.state(model, sj.BinaryParam))
         state = tx.init(both)

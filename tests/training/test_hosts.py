@@ -242,9 +242,9 @@ def test_processes_with_other_settings_all_end(tmp_path):
     assert_all_end(
         job,
         tmp_path / "run",
-        "sgdat-jax: error: The processes of a job must be alike: seed differs (0 "
-        "in process 0, 5 in process 1); learning_rate differs (None in process 0, 0.3 "
-        "in process 1).\n",
+        "sgdat-jax: error: The processes of a job must be alike: learning_rate "
+        "differs (None in process 0, 0.3 in process 1); seed differs (0 in process 0, "
+        "5 in process 1).\n",
     )
 
 
@@ -325,7 +325,7 @@ def test_all_but_what_may_differ_is_compared(two_processes, monkeypatch):
     free = fields - seen[0].keys()
     assert free == {
         *("data_dir", "run_dir", "save_every_minutes", "save_every_steps"),
-        *("keep_states", "tensorboard"),
+        *("keep_states", "tensorboard", "label", "plugin", "allow_changed_data"),
     }
     names = ("Python", "sgdat-jax", "jax", "jaxlib", "numpy", "flax", "optax")
     assert {f"version of {name}" for name in names} <= seen[0].keys()
