@@ -18,7 +18,11 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # Programs that need PyTorch, and a plug-in, which would add to the tables at once.
-collect_ignore = ["golden/record_restarts.py", "plugin.py", "inference/published_torch.py"]
+collect_ignore = [
+    "golden/record_restarts.py",
+    "plugin.py",
+    "inference/published_torch.py",
+]
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
