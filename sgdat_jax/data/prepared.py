@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sgdat_jax import files
 from sgdat_jax.data import dataset, decoding, feature_classes, tiny_imagenet
 
 PREFIX = "tfds:"
@@ -267,8 +268,8 @@ def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
     References:
       https://www.tensorflow.org/tutorials/load_data/tfrecord
     """
-    left = path.stat().st_size
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size
         while left:
             head = file.read(12)
             length = struct.unpack_from("<Q", head)[0] if len(head) == 12 else left

@@ -195,6 +195,13 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("train --run-dir sweep[1]", "run_dir must have none of *, ? and ["),
         ("compare --run-dir x[1]", "run_dir must have none of *, ? and [ in its path"),
         ("compare --optimizers sgd --run-dir " + 300 * "x", "File name too long"),
+        ("train --run-dir \udcff", "run_dir must have a path in UTF-8"),
+        ("compare --run-dir a\udcff", "run_dir must have a path in UTF-8"),
+        ("train --run-dir=", "--run-dir must not be empty"),
+        ("data show digits --out=", "--out must not be empty"),
+        ("report x --out=", "--out must not be empty"),
+        ("train --width 1e30", "width must be less for these images, got 1e+30"),
+        ("compare --width 1000", "DigitsNet would have 3.69e+10 numbers"),
     ],
 )
 def test_refused_arguments(arguments, named, capfd, tmp_path, monkeypatch):
