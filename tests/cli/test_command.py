@@ -343,6 +343,17 @@ def test_without_the_extra():
     )
 
 
+def test_imports_leave_the_root_logger_alone():
+    code = (
+        "import logging; from sgdat_jax.cli import work; from sgdat_jax.data import "
+        "sources, stream; import numpy as np; data = sources.digits();"
+        "next(stream.batches(data, np.zeros((1, 2), int), lambda x: x));"
+        "print(logging.root.handlers, logging.root.level)"
+    )
+    done = shared_runs.python("-c", code)
+    assert (done.returncode, done.stdout) == (0, "[] 30\n"), done.stderr
+
+
 def test_import_is_cheap():
     heavy = ["tyro", "matplotlib", "sklearn", "tensorflow"]
     heavy += ["tensorflow_datasets", "grain", "sgdat_jax.cli", "sgdat_jax.training"]
