@@ -21,6 +21,9 @@ from sgdat_jax.training import hosts, interruption
 
 # Options from which the defaults of the others come.
 _EARLY = ("recipe", "config", "resume", "rows")
+_NO_MEMORY = "RESOURCE_EXHAUSTED"  # in what XLA raises
+# Options that an unset variable of a shell must not send elsewhere.
+_PATHS = ("--run-dir", "--data-dir", "--out")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,13 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(str(error), 2)
         output = _Output(sys.stdout)
         terminal = rich_console.Console(
-            file=cast(IO[str], output), highlight=False, quiet=not hosts.is_writer()
+            file=cast(IO[str], output),
+            highlight=False,
+            markup=False,  # labels and names of folders are the user's
+            emoji=False,
+            quiet=not hosts.is_writer(),
         )
         with hosts.one_for_all(FloatingPointError, interruption.Interrupted):
             do(prepared, terminal)
         output.check()
     except (FloatingPointError, OSError) as error:
         _fail(str(error), 1)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and _NO_MEMORY not in str(
+            error
+        ):
+            raise
+        _fail(f"out of memory: {error}", 1)
     except interruption.Interrupted as interrupted:
         _fail(str(interrupted), 75)
     except KeyboardInterrupt:
@@ -152,6 +165,9 @@ def _parse(words: Sequence[str]) -> tuple[str, Any]:
     words, modules = _gathered("--plugin", words)
     plugins.load(modules)
     name = words[0] if words else ""
+    for option in _PATHS:
+        if "" in _values(option, words):
+            raise ValueError(f"{option} must not be empty.")
     given = {key: _value(f"--{key}", words) for key in _EARLY}
     default = options.defaults(name, given) if name in options.COMMANDS else None
     commands: Any = Union[  # noqa: UP007, as it is not of types known here
@@ -222,15 +238,20 @@ def _number(name: str, word: str | None) -> int | None:
 
 def _value(option: str, words: Sequence[str]) -> str | None:
     """Returns the value of an option that is needed before the others are parsed."""
+    values = _values(option, words)
+    if len(values) > 1 or "" in values:
+        raise ValueError(f"{option} must have one value, got {' '.join(words)}")
+    return values[0] if values else None
+
+
+def _values(option: str, words: Sequence[str]) -> list[str]:
     values = []
     left = iter(words)
     for word in left:
         name, equals, value = word.partition("=")
         if name == option:
             values.append(value if equals else next(left, ""))
-    if len(values) > 1 or "" in values:
-        raise ValueError(f"{option} must have one value, got {' '.join(words)}")
-    return values[0] if values else None
+    return values
 
 
 def _gathered(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:

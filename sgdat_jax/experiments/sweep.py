@@ -138,7 +138,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     if not (folder / TRIALS).exists():
         return []
     lines = files.read_lines(folder / TRIALS)
-    return formats.check_all(folder / TRIALS, lines, formats.Trial)
+    checked = formats.check_all(folder / TRIALS, lines, formats.Trial)
+    return [{"diverged": False} | line for line in checked]  # not in former versions
 
 
 def _check_same(config: configs.SweepConfig) -> None:
