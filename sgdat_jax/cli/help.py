@@ -28,7 +28,7 @@ _COLUMN = 28  # where explanations begin
 # group of its command, and on the first page if the command has few options.
 _GROUPS = {
     "data": (
-        "dataset flip crop_padding | data_dir test_share image_size "
+        "dataset validation_share flip crop_padding | data_dir test_share image_size "
         "resize skip_broken resized_crop label_smoothing normalization stream_above "
         "allow_changed_data"
     ),

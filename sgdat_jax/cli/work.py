@@ -206,10 +206,12 @@ def _print_task(
     dataset: sources.Dataset,
     terminal: rich_console.Console,
 ) -> None:
+    held = 0 if dataset.valid_images is None else len(dataset.valid_images)
     terminal.print(
         f"{config.model} on {dataset.name}: "
         f"{len(dataset.train_images):,} images to train, "
-        f"{len(dataset.test_images):,} to test"
+        + (f"{held:,} to pick the best epoch, " if held else "")
+        + f"{len(dataset.test_images):,} to test"
     )
     for note in dataset.notes:
         terminal.print(note, markup=False, emoji=False, soft_wrap=True)

@@ -50,6 +50,7 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
       ValueError: if the config does not fit them.
     """
     dataset = sources.load(config.dataset, config.data_dir, config.pictures())
+    dataset = dataset_lib.hold_out(dataset, config.validation_share)
     runs.check_fits(config, dataset)
     constants = registry.NORMALIZATIONS[config.normalization]
     channels = dataset.input_shape[2]

@@ -60,6 +60,10 @@ class Passes(Options):
     batch_size: int = 64
     """Images per training step."""
 
+    validation_share: float = 0.0
+    """Share of training images kept to pick the best epoch. Of each class, in [0, 1),
+    and not trained with; 0: the test set picks it, as in the paper."""
+
     crop_padding: int = 1
     """Pixels that images are shifted by at most. Each time by chance; 0: not at all."""
 
@@ -81,6 +85,7 @@ class Passes(Options):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("crop_padding", self.crop_padding, 0)
         check_in("label_smoothing", self.label_smoothing, 1)
+        check_in("validation_share", self.validation_share, 1)
         check_in("stream_above", self.stream_above, math.inf)
 
 
