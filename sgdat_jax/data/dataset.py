@@ -117,7 +117,7 @@ def hold_out(data: Dataset, share: float) -> Dataset:
       >>> from sgdat_jax.data import dataset, sources
       >>> data = dataset.hold_out(sources.digits(), 0.1)
       >>> len(data.train_images), len(data.valid_images)
-      (1293, 144)
+      (1295, 142)
     """
     if not share:
         return data

@@ -3,14 +3,16 @@
 import json
 
 import numpy as np
+import optax
 import pytest
 
 import sgdat_jax as sj
 import shared_runs
 import small_runs
-from sgdat_jax import inference, report
+from sgdat_jax import inference, report, training
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.experiments import configs, setup, sweep
+from sgdat_jax.models import specs
 from sgdat_jax.training import formats, loop, results, run_folder, runs
 
 _TASK = {"model": "TinyNet", "epochs": 3, "validation_share": 0.2}
@@ -91,13 +93,8 @@ def test_the_first_of_equal_epochs_is_the_best():
 
 
 def test_fit_divides_too_and_the_report_reads_it(tmp_path):
-    import optax
-    from flax import nnx
-
-    from sgdat_jax import training
-
     for seed in (0, 1):
-        model = small_runs.TinyNet(10, input_shape=(8, 8, 1), rngs=nnx.Rngs(seed))
+        model = specs.Spec("TinyNet", 10, (8, 8, 1)).build(seed)
         tx = sj.partition_binary(model, binary=sj.sgdat(), real=optax.adam(1e-3))
         fitted = training.fit(
             model,
