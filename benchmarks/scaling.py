@@ -23,7 +23,7 @@ from benchmarks import timing, train_step
 from sgdat_jax import cpu, files, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, parallel, steps
+from sgdat_jax.training import loop, parallel, splits, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 DEVICES = tuple(2**power for power in range(3, 13))
@@ -59,9 +59,9 @@ def gathered_bytes(params: Any, devices: int, *, bits: bool) -> float:
     """
 
     def count(binary: Any, leaf: Any) -> float:
-        pieces = math.prod(parallel.parts(leaf.shape, devices))
+        pieces = math.prod(splits.parts(leaf.shape, devices))
         is_binary = not isinstance(binary, optax.MaskedNode)
-        packs = parallel.packed_dimension(leaf.shape, devices) is not None
+        packs = splits.packed_dimension(leaf.shape, devices) is not None
         whole = leaf.size / 8 if bits and is_binary and packs else _bytes(leaf)
         return whole * (pieces - 1) / pieces
 

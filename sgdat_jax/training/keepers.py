@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import checkpoint, hosts, parallel, run_folder, runs
+from sgdat_jax.training import checkpoint, hosts, run_folder, runs
 
 
 class Weights(NamedTuple):
@@ -155,4 +155,4 @@ def _is_best(run: runs.Run, line: Mapping[str, Any]) -> bool:
 
 def _weights(run: runs.Run) -> Weights:
     trained = Weights(run.state.params, run.state.stats)
-    return jax.device_get(parallel.gather(run.task.layout, trained))
+    return jax.device_get(run.task.layout.gather(trained))
