@@ -60,8 +60,8 @@ def _programs(plan: runs.Plan) -> Any:
     return loop.programs(plan.task.layout.platform)
 
 
-def _batch(plan: runs.Plan, size: int) -> steps.Batch:
+def _batch(plan: runs.Plan, size: int) -> Any:
     shape = (size, *plan.dataset.input_shape)
-    return steps.Batch(
-        jax.ShapeDtypeStruct(shape, jnp.uint8), jax.ShapeDtypeStruct((size,), jnp.int32)
-    )
+    images: Any = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    labels: Any = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return steps.Batch(images, labels)

@@ -1,0 +1,52 @@
+"""TPUs that are not there: their devices, and what programs for them tell."""
+
+import os
+
+# Read when libtpu is loaded. It would ask a cloud's metadata server, lock a file that
+# other processes of tests need, and look for other hosts.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+
+import functools
+
+import jax
+import pytest
+from jax.experimental import topologies
+
+from benchmarks import hlo
+from sgdat_jax.training import parallel
+
+
+@functools.cache
+def devices(topology="v5e:2x2"):
+    """The chips of a topology."""
+    pytest.importorskip("libtpu")
+    described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    return described.devices
+
+
+def alone():
+    """One chip."""
+    return parallel.lay_out(devices()[:1])
+
+
+def compile_for(layout, function, *arguments, **options):
+    """Compiles a function for arguments that lie whole on the devices of a layout."""
+    shapes = layout.whole_shapes(arguments)
+    return jax.jit(function, **options).lower(*shapes).compile()
+
+
+def program(compiled):
+    """The parts of a compiled program's text."""
+    return hlo.parse(compiled.as_text())
+
+
+def operands(compiled, scope=""):
+    """The dtypes of all products in a scope: of both operands and the result."""
+    return {
+        (*product.operands, product.result)
+        for product in hlo.products(program(compiled))
+        if scope in product.scope
+    }
