@@ -335,21 +335,25 @@ def _pairs(inputs: int, kernel: int, outputs: int, window: dict[str, str]) -> in
 
 def collectives(program: Program) -> list[Collective]:
     """Returns what is sent between devices; of those in loops, what one turn sends."""
-    found, channels = [], set()
+    found, known = [], set()
     for name, computation in program.computations.items():
         for one in computation.values():
             kind = one.opcode.removesuffix("-start")
-            channel = re.search(r"channel_id=(\d+)", one.attributes)
-            # Begun at once and ended later, one appears in several computations.
-            if kind not in COLLECTIVES or (channel and channel[1] in channels):
+            if kind not in COLLECTIVES:
                 continue
-            channels.add(channel[1] if channel else None)
+            # Begun at once and ended later, one appears in several computations.
+            channel = re.search(r"channel_id=(\d+)", one.attributes)
+            results = _whole_results(one)
+            key = channel and (channel[1], *(array[:2] for array in results))
+            if key in known:
+                continue
+            known.add(key or object())
             devices = _group(one.attributes)
             # TPUs reduce and scatter by a fusion that slices the sum.
             if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
                 kind = "reduce-scatter"
             scale = devices if one.opcode.startswith("reduce-scatter") else 1
-            for array in _whole_results(one):
+            for array in results:
                 found.append(
                     Collective(kind, array.dtype, scale * array.nbytes, devices)
                 )

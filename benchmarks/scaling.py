@@ -36,7 +36,7 @@ for n devices in a ring:
 - gradients: each device sends 2 (n - 1) / n times their bytes to sum them up, whether
   the state is copied or split; where it is split the compiler may do with half of them;
 - weights, where they are split into p parts: it sends (p - 1) / p times their bytes, 4
-  per weight, or 1/8 per binary weight of a shape that whole bytes divide;
+  per weight, or 1/8 per binary weight;
 - efficiency: the measured seconds over the same and the bytes sent over the bandwidth,
   as if nothing of the two overlapped. Latency is left out.
 """
@@ -61,8 +61,7 @@ def gathered_bytes(params: Any, devices: int, *, bits: bool) -> float:
     def count(binary: Any, leaf: Any) -> float:
         pieces = math.prod(splits.parts(leaf.shape, devices))
         is_binary = not isinstance(binary, optax.MaskedNode)
-        packs = splits.packed_dimension(leaf.shape, devices) is not None
-        whole = leaf.size / 8 if bits and is_binary and packs else _bytes(leaf)
+        whole = leaf.size / 8 if bits and is_binary else _bytes(leaf)
         return whole * (pieces - 1) / pieces
 
     counts = jax.tree.map(

@@ -20,12 +20,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import splits
+from sgdat_jax.training import gathering, splits
 
 _AVERAGES = "stats"  # the field of `TrainState`
 
@@ -108,19 +107,18 @@ class Layout:
           params: parameters of the run; all binary weights are -1 or +1.
         """
 
-        def send(binary: Any, leaf: jax.Array) -> jax.Array:
-            if isinstance(binary, optax.MaskedNode):
-                return leaf
-            return self._through_bits(leaf)
-
-        if self.sharded and self.bits:
-            params = jax.tree.map(
-                send,
-                optimizers.select_binary(params, params),
-                params,
-                is_leaf=lambda node: isinstance(node, optax.MaskedNode),
-            )
-        return self.whole(params)
+        if not self.sharded:
+            return self.whole(params)
+        leaves, structure = jax.tree.flatten(params)
+        binary = jax.tree.leaves(
+            optimizers.select_binary(params, params),
+            is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+        )
+        as_bits = [
+            self.bits and not isinstance(leaf, optax.MaskedNode) for leaf in binary
+        ]
+        found = gathering.whole(self.mesh, leaves, as_bits)
+        return self.whole(jax.tree.unflatten(structure, found))
 
     def gather(self, tree: Any) -> Any:
         """Returns arrays whole on each device; all processes call this together."""
@@ -218,17 +216,6 @@ class Layout:
         is_default = self.first == jax.local_devices()[0]
         return jax.device_put(tree, None if is_default else self.first)
 
-    def _through_bits(self, weights: jax.Array) -> jax.Array:
-        """Returns the same weights, gathered as bits if they can be packed."""
-        packed = splits.packed_dimension(weights.shape, self.devices)
-        if packed is None:
-            return weights
-        bits = jnp.packbits(weights > 0, axis=packed)
-        # Each part is packed where it lies.
-        bits = self._pin(bits, self._split(weights.shape))
-        bits = jnp.unpackbits(self.whole(bits), axis=packed)
-        return jnp.where(bits > 0, 1, -1).astype(weights.dtype)
-
 
 def lay_out(
     devices: Sequence[jax.Device], *, sharded: bool = False, bits: bool = True
@@ -263,8 +250,7 @@ def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:
     """Returns the bytes that each device holds of a state, or of its shapes.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from sgdat_jax.training import parallel
+      >>>       >>> from sgdat_jax.training import parallel
       >>> state = {"kernel": jnp.ones((16, 10)), "bias": jnp.ones(10)}
       >>> parallel.bytes_per_device(state, 8, sharded=True)  # 2 rows, half the bias
       100

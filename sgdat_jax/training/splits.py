@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-_BITS = 8  # in a byte
-
 
 def parts(shape: Sequence[int], devices: int) -> tuple[int, ...]:
     """Returns into how many equal parts each dimension of an array is split.
@@ -65,22 +63,3 @@ def prime_factors(number: int) -> list[int]:
             number //= divisor
         divisor += 1
     return factors
-
-
-def packed_dimension(shape: Sequence[int], devices: int) -> int | None:
-    """Returns along which dimension the parts of split binary weights become bits.
-
-    It is the largest of a part that whole bytes divide; None if there is none, or if
-    the array is not split.
-
-    Example:
-      >>> from sgdat_jax.training import splits
-      >>> splits.packed_dimension((3, 3, 64, 128), devices=8)
-      2
-    """
-    pieces = parts(shape, devices)
-    sizes = [size // piece for size, piece in zip(shape, pieces, strict=True)]
-    fit = [i for i, size in enumerate(sizes) if size and size % _BITS == 0]
-    if math.prod(pieces) == 1 or not fit:
-        return None
-    return max(fit, key=lambda i: sizes[i])

@@ -1,15 +1,7 @@
 """TPUs that are not there: their devices, and what programs for them tell."""
 
-import os
-
-# Read when libtpu is loaded. It would ask a cloud's metadata server, lock a file that
-# other processes of tests need, and look for other hosts.
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
-os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-
 import functools
+import os
 
 import jax
 import pytest
@@ -18,11 +10,22 @@ from jax.experimental import topologies
 from benchmarks import hlo
 from sgdat_jax.training import parallel
 
+# Read when libtpu is loaded. It would ask a cloud's metadata server, lock a file that
+# other processes of tests need, and look for other hosts.
+_WITHOUT_A_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
 
 @functools.cache
 def devices(topology="v5e:2x2"):
     """The chips of a topology."""
     pytest.importorskip("libtpu")
+    for name, value in _WITHOUT_A_TPU.items():
+        os.environ.setdefault(name, value)
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     return described.devices
 
