@@ -92,11 +92,11 @@ def trials(config: configs.SweepConfig) -> list[Trial]:
     ]
 
 
-def models_at_once(config: configs.SweepConfig) -> int:
-    """Returns how many models one program trains."""
+def models_at_once(config: configs.SweepConfig, platform: str) -> int:
+    """Returns how many models one program trains on a platform."""
     if config.models_at_once is not None:
         return config.models_at_once
-    return 1 if jax.default_backend() == "cpu" else _MODELS_AT_ONCE
+    return 1 if platform == "cpu" else _MODELS_AT_ONCE
 
 
 def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
@@ -110,10 +110,11 @@ def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
 def _train_chunks(
     config: configs.SweepConfig, plan: runs.Plan, todo: list[Trial]
 ) -> Iterator[list[dict[str, Any]]]:
-    images = loop.on_device(plan.dataset)
+    layout = plan.task.layout
+    images = loop.on_device(plan.dataset, layout)
     parts = ["test"] if plan.dataset.valid_images is None else ["valid", "test"]
-    batches = {p: tuple(loop.test_batches(plan.dataset, part=p)) for p in parts}
-    size = min(models_at_once(config), len(todo))
+    batches = {p: tuple(loop.test_batches(plan.dataset, layout, p)) for p in parts}
+    size = min(models_at_once(config, layout.platform), len(todo))
     for first in range(0, len(todo), max(size, 1)):
         start = time.perf_counter()
         chunk = todo[first : first + size]
@@ -178,15 +179,17 @@ def _train_chunk(
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     assert isinstance(plan.config, configs.TrainConfig)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
-    of_models = _programs().init(plan.init, fixed, hyperparameters, seeds)
+    programs = _programs(plan.task.layout.platform)
+    steps_per_call = steps.steps_per_call(plan.task.layout.platform)
+    of_models = programs.init(plan.init, fixed, hyperparameters, seeds)
     flips, diverged = np.zeros(len(chunk)), np.zeros(len(chunk), bool)
     accuracies: dict[str, list[np.ndarray]] = {part: [] for part in batches}
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
         examples, skipped, ratios = [], [], []
-        for first in range(0, plan.steps_per_epoch, steps.steps_per_call()):
-            indices = orders[:, first : first + steps.steps_per_call()]
-            of_models, (metrics, weights) = _programs().train_steps(
+        for first in range(0, plan.steps_per_epoch, steps_per_call):
+            indices = orders[:, first : first + steps_per_call]
+            of_models, (metrics, weights) = programs.train_steps(
                 fixed, hyperparameters, of_models, images, indices
             )
             examples.append(metrics.examples)
@@ -319,9 +322,10 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs() -> _Programs:
-    """Returns the functions above, compiled."""
-    compiled = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
+def _programs(platform: str) -> _Programs:
+    """Returns the functions above, compiled for a platform."""
+    options = cpu.compiler_options(platform)
+    compiled = functools.partial(jax.jit, compiler_options=options)
     return _Programs(
         init=compiled(_init, static_argnums=(0, 1)),
         train_steps=compiled(_train_steps, static_argnums=0, donate_argnums=2),
@@ -335,9 +339,7 @@ def _accuracies(
     batches: Sequence[loop.TestBatch],
 ) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
-    correct = [
-        _programs().eval_step(task, of_models, batch, weights)
-        for batch, weights in batches
-    ]
+    evaluate = _programs(task.layout.platform).eval_step
+    correct = [evaluate(task, of_models, *batch) for batch in batches]
     images = sum(float(weights.sum()) for _, weights in batches)
     return np.sum(correct, axis=0) / images
