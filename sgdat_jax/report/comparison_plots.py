@@ -152,7 +152,7 @@ def plot_thresholds(groups: _Groups) -> figure.Figure:
 
 
 def plot_margins(groups: _Groups) -> figure.Figure:
-    """Draws the distribution of |latent| / threshold at the end; means over seeds."""
+    """Draws how abs(latent) / threshold is distributed at the end; means of seeds."""
     fig, (axes,) = figures.panels(1)
     _draw_powers(axes, groups, "margin_histogram", *diagnostics.MARGIN_EXPONENTS)
     axes.axvline(1, color="black", linestyle="--")
