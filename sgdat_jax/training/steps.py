@@ -66,9 +66,9 @@ def train_step(
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
     params = task.layout.whole_params(state.params)
-    gradients, (stats, metrics) = task.layout.whole(
-        jax.grad(loss_fn, has_aux=True)(params)
-    )
+    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(params)
+    gradients = task.layout.sums(gradients)
+    stats, metrics = task.layout.whole((stats, metrics))
     with jax.named_scope("optimizer"):
         updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
