@@ -5,8 +5,6 @@ import functools
 import pathlib
 import platform
 
-import jax
-
 # Which operations are for YNNPACK: at reductions it is the fastest.
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 _WIDE = {"xla_cpu_prefer_vector_width": "512"}
@@ -42,6 +40,8 @@ def compiler_options(platform: str | None = None) -> dict[str, str]:
       >>> step(jnp.ones(3))
       Array(3., dtype=float32)
     """
+    import jax  # not needed to keep memory, which comes first
+
     is_cpu = (platform or jax.default_backend()) == "cpu"
     return dict(_OPTIONS) if is_cpu and _are_known(**_OPTIONS) else {}
 
@@ -82,6 +82,8 @@ def counts_bits_in_vectors() -> bool:
 
 @functools.cache
 def _are_known(**options: str) -> bool:
+    import jax
+
     here = jax.local_devices(backend="cpu")[0]
     try:
         with jax.default_device(here):

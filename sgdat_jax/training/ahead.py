@@ -50,7 +50,7 @@ def train_steps(plan: runs.Plan, number: int | None = None) -> jax.stages.Lowere
 
 def eval_step(plan: runs.Plan) -> jax.stages.Lowered:
     """Lowers the evaluation of a batch of test images."""
-    size = loop.test_batch_size(plan.dataset, plan.task.layout)
+    size = loop.test_batch_size(len(plan.dataset.test_images), plan.task.layout)
     weights = jax.ShapeDtypeStruct((size,), jnp.float32)
     shapes = plan.task.layout.row_shapes((_batch(plan, size), weights))
     return _programs(plan).eval_step.lower(plan.task, state(plan), *shapes)
