@@ -2,13 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 import sgdat_jax as sj
+import small_runs  # noqa: F401  # whose TinyNet compiles quickly
 import tpus
 from benchmarks import hlo
 from sgdat_jax import inference
+from sgdat_jax.data import sources
+from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import ahead, parallel
 
 pytestmark = pytest.mark.tpu_compile
@@ -52,6 +56,24 @@ def test_evaluation_moves_no_gradients():
     found = tpus.sums(ahead.eval_step(tpus.plan("copied")).compile())
     assert set(found) <= {"all-gather", "all-reduce"}
     assert sum(found.values()) < 100_000
+
+
+def test_steps_in_a_loop_copy_no_images():
+    count = 50_000  # as in CIFAR-10, made of one pixel
+    pixels = np.broadcast_to(np.uint8(0), (count, 32, 32, 3))
+    labels = np.broadcast_to(np.int32(0), count)
+    names = tuple("0123456789")
+    made = sources.Dataset("made", pixels, labels, pixels, labels, class_names=names)
+    config = configs.TrainConfig(
+        model="TinyNet", batch_size=tpus.BATCH, normalization="imagenet"
+    )
+    plan = setup.plan(config, made, tpus.alone())
+    compiled = ahead.train_steps(plan, 2).compile()
+    memory = compiled.memory_analysis()
+    assert pixels.size < memory.argument_size_in_bytes < 1.05 * pixels.size
+    assert memory.temp_size_in_bytes < 0.01 * pixels.size
+    # Of the images a step reads its batch.
+    assert hlo.hbm_bytes(tpus.program(compiled)) < 0.1 * pixels.size
 
 
 @pytest.mark.parametrize(
