@@ -8,7 +8,7 @@ import optax
 
 from sgdat_jax import names, optimizers
 from sgdat_jax.experiments import hyperparameters as hyperparameters_lib
-from sgdat_jax.optimizers import checks, restart
+from sgdat_jax.optimizers import binary, checks, restart
 
 
 # At zero latents as published: the rows of the paper are held to recorded steps.
@@ -17,9 +17,10 @@ def _latent_sgd(
     *,
     momentum: float | None = None,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
+    return optimizers.latent(inner, start=start, at_zero="positive")
 
 
 def _sgdt(
@@ -28,23 +29,32 @@ def _sgdt(
     *,
     momentum: float | None = None,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, threshold=threshold, at_zero="positive")
+    return optimizers.latent(
+        inner, threshold=threshold, start=start, at_zero="positive"
+    )
 
 
 def _latent_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3, *, restart_every: int | None = None
+    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    *,
+    restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
+    return optimizers.latent(inner, start=start, at_zero="positive")
 
 
 def _latent_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4, *, restart_every: int | None = None
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    *,
+    restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
+    return optimizers.latent(inner, start=start, at_zero="positive")
 
 
 # Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.
@@ -53,9 +63,12 @@ def _adaptive_adam(
     threshold: optax.ScalarOrSchedule = 1e-3,
     *,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
+    return optimizers.latent(
+        inner, clip=None, start=start, adaptive_threshold=threshold
+    )
 
 
 def _adaptive_lion(
@@ -63,9 +76,12 @@ def _adaptive_lion(
     threshold: optax.ScalarOrSchedule = 1e-4,
     *,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
+    return optimizers.latent(
+        inner, clip=None, start=start, adaptive_threshold=threshold
+    )
 
 
 # The optimizers of `optax` of the same name, whose moments may restart.
@@ -130,6 +146,14 @@ OPTIMIZERS = names.Table(
         "diode": optimizers.diode,
     },
 )
+# Where latent weights start for weights of magnitude 1, in learning rates: far enough
+# from 0 to hold against the first gradients, near enough to flip within some epochs. A
+# step of adam and lion is of the learning rate's size, one of the others of its product
+# with a gradient.
+LATENT_STARTS = {
+    **dict.fromkeys(("sgdat", "sgdt", "sgd"), 0.1),
+    **dict.fromkeys(("adam", "lion", "adam_adaptive", "lion_adaptive"), 10.0),
+}
 # What `optax.adam` and `optax.sgd` chain with their learning rate.
 REAL_OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": _momentum}
 # Mean and standard deviation of the channels of images in [0, 1].
@@ -232,6 +256,12 @@ def can_restart(name: str, momentum: float | None) -> bool:
     accepted = inspect.signature(look_up("optimizer", OPTIMIZERS, name)).parameters
     has_moments = momentum is not None or "momentum" not in accepted
     return "restart_every" in accepted and has_moments
+
+
+def takes_start(name: str) -> bool:
+    """Returns whether a binary optimizer can go on from real-valued weights."""
+    factory = look_up("optimizer", OPTIMIZERS, name)
+    return "start" in inspect.signature(factory).parameters
 
 
 def defaults(name: str) -> dict[str, float]:

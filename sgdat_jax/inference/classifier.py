@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from sgdat_jax import files
 from sgdat_jax.data import augment, pictures
@@ -167,6 +168,30 @@ def load(file: str | pathlib.Path, dtype: str = "bits") -> Classifier:
     path = find(file)
     about = weight_files.read_about(path)
     return of_images(folding.fold(weight_files.read_model(path), dtype), about)
+
+
+def load_model(file: str | pathlib.Path) -> nnx.Module:
+    """Returns the network of a file of weights, to train on, change or look into.
+
+    It is as its class builds it, in training mode. Use it with `nnx.Optimizer` or
+    `training.fit`; to classify images, `load` is faster and normalizes them.
+
+    Args:
+      file: as in `load`.
+
+    Raises:
+      ValueError: if the file is not a whole file of weights, or its network cannot be
+        built.
+
+    Example:
+      >>> from sgdat_jax import inference
+      >>> model = inference.load_model("digits")
+      >>> type(model).__name__, model.conv2.kernel.shape
+      ('DigitsNet', (3, 3, 64, 64))
+    """
+    model = weight_files.read_model(find(file))
+    nnx.update(model, jax.tree.map(jnp.asarray, nnx.state(model)))
+    return model
 
 
 def of_images(model: Any, about: weight_files.About) -> Classifier:
