@@ -1,6 +1,46 @@
-"""Entry point of ``python -m sgdat_jax``, the same as that of ``sgdat-jax``."""
+"""Entry point of ``sgdat-jax`` and ``python -m sgdat_jax``.
 
-from sgdat_jax_command import main
+An interrupt ends the command with one line even while the libraries are imported.
+"""
+
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable
+
+
+def main() -> None:
+    """Runs the command line, or says what to install for it."""
+    before = signal.signal(signal.SIGINT, _end)
+    try:
+        run = _load()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    run()
+
+
+def _load() -> Callable[[], None]:
+    try:
+        from sgdat_jax import cli, cpu
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("sgdat_jax"):
+            raise
+        print(
+            f"sgdat-jax: error: {error.name} is not installed; the training program "
+            "needs: pip install 'sgdat-jax[train]'",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    cpu.keep_freed_memory()
+    return cli.main
+
+
+def _end(number: int, frame: types.FrameType | None) -> None:
+    """Ends at once: libraries drop or rename what is raised while they are imported."""
+    os.write(2, b"sgdat-jax: error: interrupted\n")
+    os._exit(130)
+
 
 if __name__ == "__main__":
     main()

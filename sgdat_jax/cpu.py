@@ -5,8 +5,6 @@ import functools
 import pathlib
 import platform
 
-import jax
-
 # Which operations are for YNNPACK: at reductions it is the fastest.
 _OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 _WIDE = {"xla_cpu_prefer_vector_width": "512"}
@@ -39,6 +37,8 @@ def compiler_options() -> dict[str, str]:
       >>> step(jnp.ones(3))
       Array(3., dtype=float32)
     """
+    import jax  # not needed to keep memory, which comes first
+
     return (
         dict(_OPTIONS)
         if jax.default_backend() == "cpu" and _are_known(**_OPTIONS)
@@ -82,6 +82,8 @@ def counts_bits_in_vectors() -> bool:
 
 @functools.cache
 def _are_known(**options: str) -> bool:
+    import jax
+
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import optax
@@ -64,6 +64,7 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
       ValueError: if the config does not fit them.
     """
     dataset = sources.load(config.dataset, config.data_dir, config.pictures())
+    dataset = dataset_lib.hold_out(dataset, config.validation_share)
     runs.check_fits(config, dataset)
     constants = registry.NORMALIZATIONS[config.normalization]
     channels = dataset.input_shape[2]
@@ -292,6 +293,13 @@ class Images(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
+class Shape(NamedTuple):
+    """Images of a shape, of which nothing else is known."""
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+
+
 def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
     """Returns what builds the network of a run."""
     choices = {name: getattr(config, name) for name in specs.CHOICES}
@@ -302,10 +310,12 @@ def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
 
 
 def summarize(
-    config: configs.BaseConfig, dataset: sources.Dataset
+    config: configs.BaseConfig, dataset: Images
 ) -> list[summary.LayerSummary]:
     """Returns a summary of the network of a run, without building it for real."""
     layers: list[summary.LayerSummary] = []
+    # That variance is not defined for the one image of a summary, and counts alike.
+    config = dataclasses.replace(config, unbiased_variance=False)
 
     def trace() -> None:
         model = spec_of(config, dataset).build()

@@ -10,36 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sgdat_jax import names, signs
-from sgdat_jax.models import binarynet, digits_net, resnet
 
-# Classes of networks, or functions that make them: of the number of classes, of `rngs`,
-# and of those other arguments in `Spec.build` that they take.
-NETWORKS = names.Table(
-    "networks",
-    {
-        "DigitsNet": digits_net.DigitsNet,
-        "BinaryNet": binarynet.BinaryNet,
-        "SgdatResNet18": resnet.SgdatResNet18,
-        "BiRealResNet18": resnet.BiRealResNet18,
-    },
-)
-# Quantizers of activations; those with a schedule in their paper follow it in training.
-SIGNS = names.Table(
-    "signs",
-    {
-        "ste_sign": signs.ste_sign,
-        "approx_sign": signs.approx_sign,
-        "swish_sign": signs.swish_sign,
-        "ede_sign": signs.annealed(signs.ede_sign, "t", signs.ede_t),
-        "reste_sign": signs.annealed(signs.reste_sign, "o", signs.reste_o),
-        "magnitude_aware_sign": signs.magnitude_aware_sign,
-        "ste_heaviside": signs.ste_heaviside,
-        "ste_ternary": signs.ste_ternary,
-        "dorefa": signs.dorefa,
-    },
-)
+# Those of `names`, where they are known without an import of JAX.
+NETWORKS, SIGNS = names.NETWORKS, names.SIGNS
 _LARGEST_ARRAY = 2**31 - 1  # numbers; XLA's indices have 32 bits
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters
+# Signs whose parameter follows the schedule of their paper in training.
+annealed_ede_sign = signs.annealed(signs.ede_sign, "t", signs.ede_t)
+annealed_reste_sign = signs.annealed(signs.reste_sign, "o", signs.reste_o)
 
 
 # Fields of `Spec` that networks take under another name.

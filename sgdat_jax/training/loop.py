@@ -12,6 +12,7 @@ from sgdat_jax import cpu
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import stream
 from sgdat_jax.training import (
+    formats,
     hosts,
     interruption,
     keepers,
@@ -45,7 +46,7 @@ class Watcher:
         The next step takes the state's memory: what is kept must be copied.
         """
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def epoch_ended(self, line: formats.EpochLine) -> None:
         """Hears of an epoch, by its line of the metrics file."""
 
 
@@ -69,7 +70,7 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.epoch_trained(state)
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def epoch_ended(self, line: formats.EpochLine) -> None:
         """Tells all."""
         for watcher in self._watchers:
             watcher.epoch_ended(line)
@@ -130,20 +131,22 @@ def evaluate(
     run: runs.Run,
     tests: Iterable[TestBatch] | None = None,
     check: interruption.Check = interruption.never,
+    part: str = "test",
 ) -> dict[str, float]:
-    """Returns loss and accuracies on the whole test set, as in a line of metrics.
+    """Returns loss and accuracies on a whole part of the data, as in a line of metrics.
 
     Args:
       run: with the state to evaluate.
       tests: what `test_batches` gives, where it is at hand already.
       check: as in `train`.
+      part: of the data set: ``"test"`` or ``"valid"``.
     """
     metrics = []
-    for batch, weights in tests or test_batches(run.dataset, run.task.layout):
+    for batch, weights in tests or test_batches(run.dataset, run.task.layout, part):
         metrics.append(programs().eval_step(run.task, run.state, batch, weights))
         check()
     total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
-    return results.means("test", total._asdict())
+    return results.means(part, total._asdict())
 
 
 def on_device(
@@ -161,15 +164,19 @@ def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
 
 
 def test_batches(
-    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
+    dataset: dataset_lib.Dataset,
+    layout: parallel.Layout | None = None,
+    part: str = "test",
 ) -> Iterator[TestBatch]:
-    """Yields the test set in batches of one size, the last padded by weight 0."""
+    """Yields a part of a data set in batches of one size; weight 0 pads the last."""
+    all_images = getattr(dataset, f"{part}_images")
+    all_labels = getattr(dataset, f"{part}_labels")
     parts = 1 if layout is None else layout.devices
-    size = -(-min(_EVAL_BATCH, len(dataset.test_images)) // parts) * parts
+    size = -(-min(_EVAL_BATCH, len(all_images)) // parts) * parts
     rows = parallel.rows(layout, size)
-    for start in range(0, len(dataset.test_images), size):
-        images = dataset.test_images[start : start + size]
-        labels = dataset.test_labels[start : start + size]
+    for start in range(0, len(all_images), size):
+        images = all_images[start : start + size]
+        labels = all_labels[start : start + size]
         missing = size - len(images)
         whole = (
             np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
@@ -244,11 +251,14 @@ def _advance(
     Its caller may stop at each of them: the state is then still there.
     """
     start = time.perf_counter() - run.progress.seconds
-    data = tests = None
+    data = None
+    parts = ["test"] if run.dataset.valid_images is None else ["valid", "test"]
+    batches: dict[str, tuple[TestBatch, ...]] = {}  # none where they are streamed
     if not runs.is_streamed(run):
         layout = run.task.layout
         data = on_device(run.dataset, layout)
-        tests = tuple(test_batches(run.dataset, layout))
+        for part in parts:
+            batches[part] = tuple(test_batches(run.dataset, layout, part))
     while len(run.progress.lines) < run.config.epochs:
         calls = _train_epoch(run, data, watcher)
         for run in calls:
@@ -256,8 +266,10 @@ def _advance(
             yield run._replace(progress=run.progress._replace(seconds=seconds))
         watcher.epoch_trained(run.state)
         line, times = results.epoch_lines(run)
-        alone = jax.process_count() == 1
-        line |= evaluate(run, tests, check if alone else interruption.never)
+        now = check if jax.process_count() == 1 else interruption.never
+        for part in parts:
+            found: Any = evaluate(run, batches.get(part), now, part)
+            line |= found
         keeper.end_epoch(run, line, times)
         progress = runs.Progress(
             lines=(*run.progress.lines, line),
@@ -265,7 +277,8 @@ def _advance(
             seconds=time.perf_counter() - start,
         )
         run = run._replace(progress=progress)
-        watcher.epoch_ended(line | times)
+        told: Any = line | times
+        watcher.epoch_ended(told)
         yield run
 
 

@@ -342,7 +342,7 @@ def check_same(
         )
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(path: pathlib.Path) -> list[formats.EpochLine]:
     """Reads the metrics of all epochs, with their times.
 
     Raises:
@@ -356,8 +356,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         return lines  # of format 0
     found = files.read_lines(path / TIMES)
     formats.check_all(path / TIMES, found, formats.Times)
-    times = {line["epoch"]: line for line in found}
-    return [line | times.get(line["epoch"], {}) for line in lines]
+    times: dict[int, Any] = {line["epoch"]: line for line in found}
+    for line in lines:
+        line.update(times.get(line["epoch"], {}))
+    return lines
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -392,16 +394,17 @@ def read_diverged(path: pathlib.Path) -> dict[str, Any]:
     return formats.check(path / DIVERGED, read_json(path, DIVERGED), formats.Diverged)
 
 
-def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:
-    """Returns the seconds of training in the median epoch.
+def seconds_per_epoch(lines: Sequence[formats.EpochLine]) -> float | None:
+    """Returns the seconds of training in the median epoch after the first.
 
-    The first epoch, which holds the compiling, counts only if there is no other.
+    The first holds the compiling; without another there is no such number, nor in
+    folders of former versions that have no times.
 
     Args:
       lines: of the metrics of all epochs.
     """
-    seconds = [line["seconds"] for line in lines]
-    return statistics.median(seconds[1:] or seconds)
+    seconds = [line["seconds"] for line in lines[1:] if "seconds" in line]
+    return statistics.median(seconds) if seconds else None
 
 
 def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:

@@ -27,8 +27,8 @@ _Settings = TypeVar("_Settings", bound=settings.Upkeep)
 class Progress(NamedTuple):
     """How far a run has come, besides its state."""
 
-    lines: tuple[dict[str, Any], ...] = ()  # of metrics, one per epoch that has ended
-    times: tuple[dict[str, Any], ...] = ()  # of the same epochs
+    lines: tuple[formats.EpochLine, ...] = ()  # one per epoch that has ended
+    times: tuple[formats.Times, ...] = ()  # of the same epochs
     seconds: float = 0.0  # of the whole run so far
     steps: int = 0  # of the epoch under way
     epoch_seconds: float = 0.0  # that these took

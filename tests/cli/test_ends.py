@@ -63,7 +63,7 @@ def test_interrupt_that_a_library_swallows_is_not_lost(capsys, monkeypatch):
 def test_an_interrupt_from_the_first_moment_on(seconds, tmp_path):
     code = (
         "import sys; sys.argv[1:] = ['data', 'info', 'digits'];"
-        "import sgdat_jax_command as command; print(flush=True); command.main()"
+        "import sgdat_jax.__main__ as command; print(flush=True); command.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
