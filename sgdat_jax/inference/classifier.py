@@ -174,6 +174,30 @@ def load(
     return of_images(folding.fold(weight_files.read_model(path, model), dtype), about)
 
 
+def load_model(file: str | pathlib.Path) -> nnx.Module:
+    """Returns the network of a file of weights, to train on, change or look into.
+
+    It is as its class builds it, in training mode. Use it with `nnx.Optimizer` or
+    `training.fit`; to classify images, `load` is faster and normalizes them.
+
+    Args:
+      file: as in `load`.
+
+    Raises:
+      ValueError: if the file is not a whole file of weights, or its network cannot be
+        built.
+
+    Example:
+      >>> from sgdat_jax import inference
+      >>> model = inference.load_model("digits")
+      >>> type(model).__name__, model.conv2.kernel.shape
+      ('DigitsNet', (3, 3, 64, 64))
+    """
+    model = weight_files.read_model(find(file))
+    nnx.update(model, jax.tree.map(jnp.asarray, nnx.state(model)))
+    return model
+
+
 def of_images(model: Any, about: weight_files.About) -> Classifier:
     """Returns a network as the classifier of images that `load` returns.
 

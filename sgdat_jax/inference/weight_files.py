@@ -214,6 +214,24 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
     return jax.tree.map_with_path(take, params), jax.tree.map_with_path(take, stats)
 
 
+def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a file by their names; bits become float32 -1 and +1.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    about, arrays = _read(file)
+    for name, shape in about["packed"].items():
+        unpacked = None
+        if name in arrays and min(shape, default=0) >= 0:
+            unpacked = _unpack(arrays[name], shape, np.float32)
+        if unpacked is None:
+            error = ValueError(f"{name} has not the bits of an array of shape {shape}")
+            raise _not_whole(file, error)
+        arrays[name] = unpacked
+    return arrays
+
+
 def _is_random_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
