@@ -17,6 +17,7 @@ from sgdat_jax.cli import parsing
 from sgdat_jax.training import interruption
 
 _Do = Callable[[Any, rich_console.Console], None]
+_NO_MEMORY = "RESOURCE_EXHAUSTED"  # in what XLA raises
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.check()
     except (FloatingPointError, OSError) as error:
         _fail(str(error), 1)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and _NO_MEMORY not in str(error):
+            raise
+        _fail(f"out of memory: {error}", 1)
     except interruption.Interrupted as interrupted:
         _fail(str(interrupted), 75)
     except KeyboardInterrupt:
@@ -90,7 +95,11 @@ def _work(do: _Do, prepared: Any, output: "_Output") -> None:
     from sgdat_jax.training import hosts
 
     terminal = rich_console.Console(
-        file=cast(IO[str], output), highlight=False, quiet=not hosts.is_writer()
+        file=cast(IO[str], output),
+        highlight=False,
+        markup=False,  # labels and names of folders are the user's
+        emoji=False,
+        quiet=not hosts.is_writer(),
     )
     with hosts.one_for_all(FloatingPointError, interruption.Interrupted):
         do(prepared, terminal)

@@ -16,6 +16,8 @@ from sgdat_jax.experiments import plugins
 
 # Options from which the defaults of the others come.
 _EARLY = ("recipe", "config", "resume", "rows")
+# Options that an unset variable of a shell must not send elsewhere.
+_PATHS = ("--run-dir", "--data-dir", "--out")
 
 
 class Asked(Exception):
@@ -36,6 +38,9 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     words, modules = _gathered("--plugin", words)
     plugins.load(modules)
     name = words[0] if words else ""
+    for option in _PATHS:
+        if "" in _values(option, words):
+            raise ValueError(f"{option} must not be empty.")
     if help_pages.asked_for(words):
         raise Asked(help_pages.page(words, _defaults(words)))
     if name not in options.COMMANDS:
@@ -114,15 +119,20 @@ def _parsed(words: Sequence[str], default: Any) -> Any:
 
 def option_value(option: str, words: Sequence[str]) -> str | None:
     """Returns the value of an option that is needed before the others are parsed."""
+    values = _values(option, words)
+    if len(values) > 1 or "" in values:
+        raise ValueError(f"{option} must have one value, got {' '.join(words)}")
+    return values[0] if values else None
+
+
+def _values(option: str, words: Sequence[str]) -> list[str]:
     values = []
     left = iter(words)
     for word in left:
         name, equals, value = word.partition("=")
         if name == option:
             values.append(value if equals else next(left, ""))
-    if len(values) > 1 or "" in values:
-        raise ValueError(f"{option} must have one value, got {' '.join(words)}")
-    return values[0] if values else None
+    return values
 
 
 def _gathered(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
 from sgdat_jax.experiments import configs, methods, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
-from sgdat_jax.training import hosts, interruption, loop, parallel, run_folder, runs
+from sgdat_jax.training import hosts, interruption, loop, run_folder, runs
 
 
 def train(run: runs.Run, terminal: rich_console.Console) -> None:
@@ -34,7 +34,7 @@ def train(run: runs.Run, terminal: rich_console.Console) -> None:
         run = _train(run, folder, config.tensorboard, terminal)
     opt_state = None
     if run.steps_done:  # not if the last state of a finished run is damaged or gone
-        opt_state = parallel.gather(run.task.layout, run.state.opt_state)
+        opt_state = run.task.layout.gather(run.state.opt_state)
     if not hosts.is_writer():
         return
     result = run_folder.read_result(folder)
@@ -44,7 +44,8 @@ def train(run: runs.Run, terminal: rich_console.Console) -> None:
         report.save_plots(folder / run_folder.PLOTS, lines, opt_state, subject)
     terminal.print(
         f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
-        f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
+        f"(best by {result.get('selected_by', 'test')}: "
+        f"{result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
         f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}",
         soft_wrap=True,
     )

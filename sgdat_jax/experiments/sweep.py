@@ -105,11 +105,11 @@ def trials(config: configs.SweepConfig) -> list[Trial]:
     ]
 
 
-def models_at_once(config: configs.SweepConfig) -> int:
-    """Returns how many models one program trains."""
+def models_at_once(config: configs.SweepConfig, platform: str) -> int:
+    """Returns how many models one program trains on a platform."""
     if config.models_at_once is not None:
         return config.models_at_once
-    return 1 if jax.default_backend() == "cpu" else _MODELS_AT_ONCE
+    return 1 if platform == "cpu" else _MODELS_AT_ONCE
 
 
 def train_all(
@@ -134,10 +134,11 @@ def _train_chunks(
     todo: list[Trial],
     watcher: Watcher,
 ) -> Iterator[list[dict[str, Any]]]:
-    images = loop.on_device(plan.dataset)
+    layout = plan.task.layout
+    images = loop.on_device(plan.dataset, layout)
     parts = ["test"] if plan.dataset.valid_images is None else ["valid", "test"]
-    batches = {p: tuple(loop.test_batches(plan.dataset, part=p)) for p in parts}
-    size = min(models_at_once(config), len(todo))
+    batches = {p: tuple(loop.test_batches(plan.dataset, layout, p)) for p in parts}
+    size = min(models_at_once(config, layout.platform), len(todo))
     for first in range(0, len(todo), max(size, 1)):
         start = time.perf_counter()
         chunk = todo[first : first + size]
@@ -164,7 +165,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     if not (folder / TRIALS).exists():
         return []
     lines = files.read_lines(folder / TRIALS)
-    return formats.check_all(folder / TRIALS, lines, formats.Trial)
+    checked = formats.check_all(folder / TRIALS, lines, formats.Trial)
+    return [{"diverged": False} | line for line in checked]  # not in former versions
 
 
 def _check_same(config: configs.SweepConfig) -> None:
@@ -204,15 +206,17 @@ def _train_chunk(
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     assert isinstance(plan.config, configs.TrainConfig)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
-    of_models = _programs().init(plan.init, fixed, hyperparameters, seeds)
+    programs = _programs(plan.task.layout.platform)
+    steps_per_call = steps.steps_per_call(plan.task.layout.platform)
+    of_models = programs.init(plan.init, fixed, hyperparameters, seeds)
     flips, diverged = np.zeros(len(chunk)), np.zeros(len(chunk), bool)
     accuracies: dict[str, list[np.ndarray]] = {part: [] for part in batches}
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
         examples, skipped, ratios = [], [], []
-        for first in range(0, plan.steps_per_epoch, steps.steps_per_call()):
-            indices = orders[:, first : first + steps.steps_per_call()]
-            of_models, (metrics, weights) = _programs().train_steps(
+        for first in range(0, plan.steps_per_epoch, steps_per_call):
+            indices = orders[:, first : first + steps_per_call]
+            of_models, (metrics, weights) = programs.train_steps(
                 fixed, hyperparameters, of_models, images, indices
             )
             examples.append(metrics.examples)
@@ -347,9 +351,10 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs() -> _Programs:
-    """Returns the functions above, compiled."""
-    compiled = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
+def _programs(platform: str) -> _Programs:
+    """Returns the functions above, compiled for a platform."""
+    options = cpu.compiler_options(platform)
+    compiled = functools.partial(jax.jit, compiler_options=options)
     return _Programs(
         init=compiled(_init, static_argnums=(0, 1)),
         train_steps=compiled(_train_steps, static_argnums=0, donate_argnums=2),
@@ -363,9 +368,7 @@ def _accuracies(
     batches: Sequence[loop.TestBatch],
 ) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
-    correct = [
-        _programs().eval_step(task, of_models, batch, weights)
-        for batch, weights in batches
-    ]
+    evaluate = _programs(task.layout.platform).eval_step
+    correct = [evaluate(task, of_models, *batch) for batch in batches]
     images = sum(float(weights.sum()) for _, weights in batches)
     return np.sum(correct, axis=0) / images

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from sgdat_jax import names, signs
 
 # Those of `names`, where they are known without an import of JAX.
 NETWORKS, SIGNS = names.NETWORKS, names.SIGNS
+_LARGEST_ARRAY = 2**31 - 1  # numbers; XLA's indices have 32 bits
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters
 # Signs whose parameter follows the schedule of their paper in training.
 annealed_ede_sign = signs.annealed(signs.ede_sign, "t", signs.ede_t)
@@ -84,9 +86,18 @@ class Spec:
         """Returns the network with shapes in place of its weights.
 
         Raises:
-          ValueError: as in `build`.
+          ValueError: as in `build`, or if an array would have too many numbers.
         """
-        return nnx.eval_shape(self.build)
+        shapes = nnx.eval_shape(self.build)
+        for path, leaf in jax.tree.leaves_with_path(nnx.state(shapes)):
+            if math.prod(leaf.shape) > _LARGEST_ARRAY:
+                raise ValueError(
+                    f"width must be less for these images, got {self.width}: "
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} of "
+                    f"{self.model} would have {float(math.prod(leaf.shape)):.3g} "
+                    "numbers."
+                )
+        return shapes
 
 
 # What of a network is the user's to choose, whatever the images are.

@@ -163,7 +163,7 @@ def plot_thresholds(groups: _Groups) -> figure.Figure:
 
 
 def plot_margins(groups: _Groups) -> figure.Figure:
-    """Draws the distribution of |latent| / threshold at the end; means over seeds."""
+    """Draws how abs(latent) / threshold is distributed at the end; means of seeds."""
     fig, grid = _powers(groups, "margin_histogram", *diagnostics.MARGIN_EXPONENTS)
     grid[0].set_ylim(0, 1.2 * grid[0].get_ylim()[1])  # names above the bars
     for axes in grid:

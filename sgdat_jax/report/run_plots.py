@@ -11,8 +11,9 @@ from matplotlib import figure
 
 from sgdat_jax import files, optimizers
 from sgdat_jax.report import figures
+from sgdat_jax.training import formats
 
-_Lines = Sequence[Mapping[str, Any]]  # `training.formats.EpochLine`
+_Lines = Sequence[formats.EpochLine]
 
 
 def plot_learning(lines: _Lines, subject: str = "") -> figure.Figure:
@@ -32,9 +33,10 @@ def plot_learning(lines: _Lines, subject: str = "") -> figure.Figure:
     for part, color in parts.items():
         name = "validation" if part == "valid" else part
         style = {"color": color, "marker": figures.marker(epochs), "label": name}
-        loss.plot(epochs, [line[f"{part}_loss"] for line in lines], **style)
+        found: Any = lines  # whose keys are put together here
+        loss.plot(epochs, [line[f"{part}_loss"] for line in found], **style)
         accuracy.plot(
-            epochs, [100 * line[f"{part}_accuracy"] for line in lines], **style
+            epochs, [100 * line[f"{part}_accuracy"] for line in found], **style
         )
     last = lines[-1]
     loss.set_title("cross-entropy (nats)", loc="left")

@@ -81,8 +81,15 @@ def create(
 def check_path(path: pathlib.Path) -> None:
     """Raises ValueError if no run can be kept at a path.
 
-    Orbax looks for its own files by a pattern, and would lose the checkpoint.
+    Orbax looks for its own files by a pattern, and would lose the checkpoint. Names
+    that are not UTF-8 it cannot open.
     """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"run_dir must have a path in UTF-8, got {str(path.absolute())!r}."
+        ) from None
     if set("*?[") & set(str(path.absolute())):
         raise ValueError(
             f"run_dir must have none of *, ? and [ in its path, got {path}."
@@ -114,7 +121,7 @@ def lock(path: pathlib.Path) -> "filelock.BaseFileLock":
     import filelock  # not needed by who only reads a file of weights
 
     check_links(path)
-    held = filelock.FileLock(path / LOCK, blocking=False)
+    held = filelock.FileLock(path / LOCK, blocking=False, thread_local=False)
     try:
         held.acquire()
     except filelock.Timeout:

@@ -130,7 +130,7 @@ def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
     cli.main(["train", "--resume", str(folder)])
     printed = capsys.readouterr().out
     assert "already finished\ntest accuracy " in printed
-    assert " after 2 epochs (best 98.76% after 1), seed 0, " in printed
+    assert " after 2 epochs (best by test: 98.76% after 1), seed 0, " in printed
 
 
 def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
@@ -195,6 +195,13 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("train --run-dir sweep[1]", "run_dir must have none of *, ? and ["),
         ("compare --run-dir x[1]", "run_dir must have none of *, ? and [ in its path"),
         ("compare --optimizers sgd --run-dir " + 300 * "x", "File name too long"),
+        ("train --run-dir \udcff", "run_dir must have a path in UTF-8"),
+        ("compare --run-dir a\udcff", "run_dir must have a path in UTF-8"),
+        ("train --run-dir=", "--run-dir must not be empty"),
+        ("data show digits --out=", "--out must not be empty"),
+        ("report x --out=", "--out must not be empty"),
+        ("train --width 1e30", "width must be less for these images, got 1e+30"),
+        ("compare --width 1000", "DigitsNet would have 3.69e+10 numbers"),
     ],
 )
 def test_refused_arguments(arguments, named, capfd, tmp_path, monkeypatch):
@@ -313,6 +320,17 @@ def test_without_the_extra():
         "sgdat-jax: error: tyro is not installed; the training program needs: "
         "pip install 'sgdat-jax[train]'\n"
     )
+
+
+def test_imports_leave_the_root_logger_alone():
+    code = (
+        "import logging; from sgdat_jax.cli import work; from sgdat_jax.data import "
+        "sources, stream; import numpy as np; data = sources.digits();"
+        "next(stream.batches(data, np.zeros((1, 2), int), lambda x: x));"
+        "print(logging.root.handlers, logging.root.level)"
+    )
+    done = shared_runs.python("-c", code)
+    assert (done.returncode, done.stdout) == (0, "[] 30\n"), done.stderr
 
 
 def test_import_is_cheap():
