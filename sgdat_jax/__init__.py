@@ -61,4 +61,4 @@ from sgdat_jax.signs import swish_sign as swish_sign
 from sgdat_jax.summary import LayerSummary as LayerSummary
 from sgdat_jax.summary import summarize as summarize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
