@@ -1,17 +1,28 @@
-"""Entry point of ``sgdat-jax`` and ``python -m sgdat_jax``."""
+"""Entry point of ``sgdat-jax`` and ``python -m sgdat_jax``.
 
+An interrupt ends the command with one line even while the libraries are imported.
+"""
+
+import os
+import signal
 import sys
-
-from sgdat_jax import cpu
+import types
+from collections.abc import Callable
 
 
 def main() -> None:
     """Runs the command line, or says what to install for it."""
+    before = signal.signal(signal.SIGINT, _end)
     try:
-        from sgdat_jax import cli
-    except KeyboardInterrupt:
-        print("sgdat-jax: error: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        run = _load()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    run()
+
+
+def _load() -> Callable[[], None]:
+    try:
+        from sgdat_jax import cli, cpu
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("sgdat_jax"):
             raise
@@ -22,7 +33,13 @@ def main() -> None:
         )
         raise SystemExit(2) from None
     cpu.keep_freed_memory()
-    cli.main()
+    return cli.main
+
+
+def _end(number: int, frame: types.FrameType | None) -> None:
+    """Ends at once: libraries drop or rename what is raised while they are imported."""
+    os.write(2, b"sgdat-jax: error: interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -9,18 +9,39 @@ or of a file to append to is refused. Files that the caller does not name stay.
 import contextlib
 import errno
 import json
+import lzma
 import os
 import pathlib
 import re
 import secrets
 import shutil
 import stat
+import tokenize
 import tomllib
+import zipfile
+import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 PARTIAL = ".partial"  # suffix of a file that is being written
 _PARTIAL_NAME = re.compile(r".+\.[0-9a-f]{8}\.partial", re.DOTALL)
+# What NumPy, zipfile and json raise for files that are damaged or made to do harm.
+DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    tokenize.TokenError,
+    lzma.LZMAError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 # Windows has neither; there, creating links takes rights of its own.
 _NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT: int = getattr(os, "O_NONBLOCK", 0)  # at a named pipe
@@ -98,13 +119,27 @@ def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
             os.fsync(lines.fileno())
 
 
+def read_text(file: pathlib.Path) -> str:
+    """Reads a file of text in UTF-8.
+
+    Raises:
+      ValueError: if it is not there, cannot be read or is not a regular file.
+    """
+    try:
+        with open(file, encoding="utf-8", opener=_open_no_wait) as data:
+            _check_regular(data)
+            return data.read()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}.") from None
+
+
 def read_json(file: pathlib.Path) -> dict[str, Any]:
     """Reads a file of JSON.
 
     Raises:
       ValueError: if it is not there, cannot be read or holds no JSON object.
     """
-    return _parse(file, _read_text(file))
+    return _parse(file, read_text(file))
 
 
 def read_toml(file: pathlib.Path) -> dict[str, Any]:
@@ -113,7 +148,7 @@ def read_toml(file: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: if it is not there, cannot be read or is not TOML.
     """
-    text = _read_text(file)
+    text = read_text(file)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -148,7 +183,7 @@ def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       ValueError: if it cannot be read or a line is damaged.
     """
-    ended, _, last = _read_text(file).rpartition("\n")
+    ended, _, last = read_text(file).rpartition("\n")
     lines = [*ended.splitlines(), *([] if _is_torn(last) or not last else [last])]
     return [_parse(file, line) for line in lines]
 
@@ -159,7 +194,7 @@ def has_torn_line(file: pathlib.Path) -> bool:
     Raises:
       ValueError: if the file is there and cannot be read.
     """
-    return is_file(file) and _is_torn(_read_text(file).rpartition("\n")[-1])
+    return is_file(file) and _is_torn(read_text(file).rpartition("\n")[-1])
 
 
 def _is_torn(last: str | bytes) -> bool:
@@ -350,15 +385,6 @@ def _open_no_link(path: str, flags: int) -> int:
 def _check_regular(data: IO[Any]) -> None:
     if not stat.S_ISREG(os.fstat(data.fileno()).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
-
-
-def _read_text(file: pathlib.Path) -> str:
-    try:
-        with open(file, encoding="utf-8", opener=_open_no_wait) as data:
-            _check_regular(data)
-            return data.read()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}.") from None
 
 
 def _parse(file: pathlib.Path, text: str) -> dict[str, Any]:

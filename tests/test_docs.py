@@ -13,7 +13,7 @@ import guides
 import shared_runs
 import tables
 from sgdat_jax import inference
-from sgdat_jax.cli import command
+from sgdat_jax.cli import parsing
 from sgdat_jax.training import run_folder
 
 _DOCS = guides.ROOT / "docs"
@@ -51,7 +51,7 @@ def test_what_is_not_run_is_understood(page, scratch):
         for line in guides.commands(block.code):
             _, found, words = line.rpartition("sgdat-jax ")
             if found and words not in ("--version", "train --help"):
-                command._parse(shlex.split(words))
+                parsing.parse(shlex.split(words))
 
 
 @pytest.mark.parametrize(

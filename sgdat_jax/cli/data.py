@@ -1,16 +1,14 @@
 """The work of ``sgdat-jax data``: prepare a set, say what is in it, show it."""
 
-import dataclasses
 import os
 import pathlib
-from typing import Annotated
 
 import numpy as np
-import tyro
 from matplotlib import figure
 from rich import box, table, text
 
 from sgdat_jax import files
+from sgdat_jax.cli import options
 from sgdat_jax.data import dataset, pictures, prepared, sources
 
 _COLUMNS = 12
@@ -18,84 +16,25 @@ _ROWS = 8
 _CELL = 0.8  # inches
 
 
-@dataclasses.dataclass(frozen=True)
-class PrepareConfig:
-    """Prepares a data set for training, once; downloads it where that is possible."""
-
-    name: tyro.conf.Positional[str]
-    """Data set: cifar10, cifar100, mnist, tiny_imagenet or tfds:NAME[:CONFIG]."""
-
-    data_dir: str | None = None
-    """Folder of prepared sets; None: that of tensorflow-datasets."""
-
-    source: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Zip or folder of what was downloaded by hand, as tiny_imagenet must be."""
-
-
-@dataclasses.dataclass(frozen=True)
-class InfoConfig:
-    """Prints what is in a data set."""
-
-    name: tyro.conf.Positional[str]
-    """Data set, as in training."""
-
-    data_dir: str | None = None
-    """Folder of prepared sets, or of decoded photos; None: as in training."""
-
-    test_share: float | None = None
-    """Share of the photos of each class to test with, as in training."""
-
-    image_size: int | None = None
-    """Height and width that photos are brought to, as in training."""
-
-    resize: str | None = None
-    """How photos are brought to that size, crop or squash, as in training."""
-
-    skip_broken: bool = False
-    """Whether broken photos are left out, as in training."""
-
-    plugin: tuple[str, ...] = ()
-    """Modules that add the set, as in train."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ShowConfig(InfoConfig):
-    """Draws images of a data set with their labels."""
-
-    out: str = "images.png"
-    """PNG file to write."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Prepares data sets, says what is in them and shows them."""
-
-    command: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
-        | Annotated[InfoConfig, tyro.conf.subcommand("info")]
-        | Annotated[ShowConfig, tyro.conf.subcommand("show")]
-    ]
-
-
-def run(config: DataConfig) -> str | table.Table:
+def run(config: options.DataConfig) -> str | table.Table:
     """Does what a command says and returns what is to be printed.
 
     Raises:
       ValueError: if the set is unknown or unfit, or if something cannot be written.
     """
     command = config.command
-    if isinstance(command, PrepareConfig):
+    if isinstance(command, options.PrepareConfig):
         return prepare(command)
-    options = pictures.Options(
+    chosen = pictures.Options(
         command.test_share, command.image_size, command.resize, command.skip_broken
     )
-    data = sources.load(command.name, command.data_dir, options)
-    if isinstance(command, ShowConfig):
+    data = sources.load(command.name, command.data_dir, chosen)
+    if isinstance(command, options.ShowConfig):
         return show(data, pathlib.Path(command.out))
     return info_table(data)
 
 
-def prepare(config: PrepareConfig) -> str:
+def prepare(config: options.PrepareConfig) -> str:
     """Prepares a set and returns where it is."""
     sources.check_name(config.name)
     if config.name == "digits" or "/" in config.name:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 from flax import nnx
 
+from sgdat_jax.cli import options
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.inference import torch_weights, weight_files
 from sgdat_jax.inference.export import formats, networks
@@ -15,52 +15,7 @@ from sgdat_jax.inference.export import formats, networks
 _COMPARED = 512  # test images at most
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportConfig:
-    """Writes a trained network for other programs, and checks what it predicts."""
-
-    source: tyro.conf.Positional[str]
-    """File of weights, or the folder of a run, for its best.npz; or digits, as in
-    predict."""
-
-    out: str
-    """File to write; another of the same name with .json says what is in it."""
-
-    format: Annotated[str, tyro.conf.arg(name="to")]
-    """Format: stablehlo, iree, onnx, npz or torch."""
-
-    target: str | None = None
-    """Target triple of iree, such as aarch64-linux-gnu; None: this machine."""
-
-    cpu: str | None = None
-    """Processor of iree's target as LLVM names it; None: this machine's, or for a
-    target any of its kind."""
-
-    batch_size: int | None = None
-    """Images that iree's file takes at once; None: 1."""
-
-    plugin: tuple[str, ...] = ()
-    """Modules that the network needs, as in train."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportConfig:
-    """Makes a file of weights of a PyTorch state_dict of the published networks."""
-
-    source: tyro.conf.Positional[str]
-    """File of torch.save (.pth, .pt, .tar) or .safetensors; no code in it is run."""
-
-    out: str
-    """File of weights to write, NAME.npz."""
-
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of each channel that training subtracted from images in [0, 1]."""
-
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of each channel that training divided by."""
-
-
-def export(config: ExportConfig) -> str:
+def export(config: options.ExportConfig) -> str:
     """Exports a network; returns what to print.
 
     Raises:
@@ -95,8 +50,8 @@ def _test_images(about: weight_files.About) -> tuple[np.ndarray | None, str]:
     fields = dataclasses.fields(pictures.Options)
     try:
         known = {f.name: config[f.name] for f in fields if f.name in config}
-        options = pictures.Options(**known)
-        data = sources.load(str(name), data_dir and str(data_dir), options)
+        chosen = pictures.Options(**known)
+        data = sources.load(str(name), data_dir and str(data_dir), chosen)
     except (TypeError, ValueError, OSError, ImportError):
         return None, "random images, as its data are not at hand"
     images = data.test_images
@@ -105,7 +60,7 @@ def _test_images(about: weight_files.About) -> tuple[np.ndarray | None, str]:
     return images[:_COMPARED], f"test images of {name}"
 
 
-def import_weights(config: ImportConfig) -> str:
+def import_weights(config: options.ImportConfig) -> str:
     """Writes a file of weights; returns what to print.
 
     Raises:

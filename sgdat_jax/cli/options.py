@@ -2,12 +2,11 @@
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from sgdat_jax import files
-from sgdat_jax.cli import data, export, predict
 from sgdat_jax.experiments import configs, methods, recipes
 from sgdat_jax.training import run_folder, settings
 
@@ -17,16 +16,16 @@ class Start(settings.Options):
     """Where the defaults of all other options come from."""
 
     recipe: str | None = None
-    """The paper's experiment whose settings are the defaults: cifar10, cifar100 or
-    tiny_imagenet; binarynet or resnet18; and in train a row of its table, as in
-    cifar10-binarynet-sgdat."""
+    """Defaults of an experiment of the paper. `sgdat-jax recipes` names them:
+    cifar10, cifar100 or tiny_imagenet; binarynet or resnet18; and in train a row of
+    its table, as in cifar10-binarynet-sgdat."""
 
     config: str | None = None
-    """File whose settings are the defaults: the config.json of a run, or a file ending
-    in .toml with the same names, as --print-config writes it."""
+    """Defaults of a file. The config.json of a run, or a file ending in .toml with
+    the same names, as --print-config writes it."""
 
     print_config: bool = False
-    """Prints all settings as TOML, and does nothing else."""
+    """Print all settings as TOML, and end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +33,18 @@ class Job(settings.Options):
     """How this process finds the others of a job."""
 
     distributed: bool = False
-    """Trains in several processes, one for each host, as one job: the same command is
+    """Train in several processes as one job. One for each host: the same command is
     started on each, with a folder that all of them see."""
 
     coordinator: str | None = None
-    """Host and port of the first process, such as 10.0.0.1:1234; None: as the cluster
+    """HOST:PORT of the first process. Such as 10.0.0.1:1234; None: as the cluster
     says, on TPU pods, with Slurm and others."""
 
     process_id: int | None = None
-    """Number of this process, from 0; None: likewise."""
+    """Number of this process, from 0. None: as the cluster says."""
 
     num_processes: int | None = None
-    """How many processes there are; None: likewise."""
+    """How many processes there are. None: as the cluster says."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +56,9 @@ class Train(Job, configs.TrainConfig, Start):
     """
 
     resume: str | None = None
-    """Folder of an interrupted run, which goes on from its last saved state with its
-    own settings; a greater --epochs makes it longer. If the folder is new or empty, a
-    run with the options given begins there."""
+    """Folder of a run to go on with, or to begin. A run goes on from its last saved
+    state with its own settings; a greater --epochs makes it longer. If the folder is
+    new or empty, a run with the options given begins there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Compare(configs.CompareConfig, Start):
     """
 
     rows: str | None = None
-    """File of TOML with rows of one's own, a table for each: [NAME], then its label,
+    """File of TOML with rows of your own. A table for each: [NAME], then its label,
     optimizer, hyperparameters and other options of train. They are compared if
     --optimizers names no others."""
 
@@ -91,14 +90,14 @@ class Evaluate:
     """Evaluates a finished run on the whole test set, and prints what it reached."""
 
     run_dir: tyro.conf.Positional[str]
-    """Folder of the run, for its last state; or a file of weights, such as the best.npz
-    in it."""
+    """Folder of the run, or a file of its weights. Of a folder the last state; a file
+    is such as the best.npz in it."""
 
     allow_changed_data: bool = False
-    """Whether other images or labels than it was trained with will do."""
+    """Take other images or labels than it was trained with."""
 
     plugin: tuple[str, ...] = ()
-    """Modules that the run needs, as in train."""
+    """Modules that the run needs. As in train."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,13 +108,171 @@ class Report:
     """
 
     run_dirs: tyro.conf.Positional[tuple[str, ...]]
-    """Folders of runs, or folders that hold such folders at any depth."""
+    """Folders of runs. Or folders that hold such folders at any depth."""
 
     out: str = "report"
-    """Folder of the table and the plots."""
+    """Folder of tables, plots and report.html."""
 
     plugin: tuple[str, ...] = ()
-    """Modules that the runs need, as in train."""
+    """Modules that the runs need. As in train."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+    """Prepares a data set for training, once; downloads it where that is possible."""
+
+    name: tyro.conf.Positional[str]
+    """Data set to prepare. cifar10, cifar100, mnist, tiny_imagenet or
+    tfds:NAME[:CONFIG]."""
+
+    data_dir: str | None = None
+    """Folder of prepared sets. None: that of tensorflow-datasets."""
+
+    source: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """What was downloaded by hand. A zip or folder, as tiny_imagenet must be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InfoConfig:
+    """Prints what is in a data set."""
+
+    name: tyro.conf.Positional[str]
+    """Data set, as in train."""
+
+    data_dir: str | None = None
+    """Folder of prepared sets, or of decoded photos. None: as in train."""
+
+    test_share: float | None = None
+    """Share of each class of photos to test with. As in train."""
+
+    image_size: int | None = None
+    """Height and width that photos are brought to. As in train."""
+
+    resize: str | None = None
+    """How photos are brought to one size. crop or squash, as in train."""
+
+    skip_broken: bool = False
+    """Leave out broken photos instead of refusing them."""
+
+    plugin: tuple[str, ...] = ()
+    """Modules that add the set. As in train."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShowConfig(InfoConfig):
+    """Draws images of a data set with their labels."""
+
+    out: str = "images.png"
+    """PNG file to write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Prepares data sets, says what is in them and shows them."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[PrepareConfig, tyro.conf.subcommand("prepare")]
+        | Annotated[InfoConfig, tyro.conf.subcommand("info")]
+        | Annotated[ShowConfig, tyro.conf.subcommand("show")]
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Writes a trained network for other programs, and checks what it predicts."""
+
+    source: tyro.conf.Positional[str]
+    """File of weights, folder of a run (its best.npz), or digits. As in predict."""
+
+    out: str
+    """File to write. Another of the same name with .json says what is in it."""
+
+    format: Annotated[str, tyro.conf.arg(name="to")]
+    """Format of the file."""
+
+    target: str | None = None
+    """Target triple of iree. Such as aarch64-linux-gnu; None: this machine."""
+
+    cpu: str | None = None
+    """Processor of iree's target. As LLVM names it; None: this machine's, or for a
+    target any of its kind."""
+
+    batch_size: int | None = None
+    """Images that iree's file takes at once. None: 1."""
+
+    plugin: tuple[str, ...] = ()
+    """Modules that the network needs. As in train."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportConfig:
+    """Makes a file of weights of a PyTorch state_dict of the published networks."""
+
+    source: tyro.conf.Positional[str]
+    """PyTorch's file (.pth, .pt, .tar) or .safetensors. No code in it is run."""
+
+    out: str
+    """File of weights to write, NAME.npz."""
+
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean of each channel, subtracted in training. Of images in [0, 1]."""
+
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Deviation of each channel, divided by in training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+    """Says what pictures show, by a trained network."""
+
+    weights: tyro.conf.Positional[str]
+    """File of weights, folder of a run (its best.npz), or digits. digits is a network
+    of light 8x8 digits on dark ground that is installed, unless a file or run of that
+    name is there."""
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Pictures, folders of them, or .npy files. Those hold uint8 images of shape (n,
+    height, width, channels)."""
+
+    top: int = 3
+    """Classes shown of each picture, likeliest first."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    csv: bool = False
+    """Print comma-separated values instead of a table."""
+
+    plugin: tuple[str, ...] = ()
+    """Modules that the network needs. As in train."""
+
+    skip_broken: bool = False
+    """Name and leave out unreadable pictures. Those that are broken, animated or of
+    other formats, instead of refusing them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipes:
+    """Lists the paper's experiments: data, network, and what each costs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """Lists names that options take, those of plug-ins included."""
+
+    kind: tyro.conf.Positional[str]
+    """What to list."""
+
+    plugin: tuple[str, ...] = ()
+    """Modules that add names. As in train."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Prints a script with which a shell completes commands and options."""
+
+    shell: tyro.conf.Positional[str]
+    """Shell to complete in."""
 
 
 # The options of each command, and what of them is its config.
@@ -125,11 +282,21 @@ COMMANDS: dict[str, tuple[type, type]] = {
     "sweep": (Sweep, configs.SweepConfig),
     "evaluate": (Evaluate, Evaluate),
     "report": (Report, Report),
-    "data": (data.DataConfig, data.DataConfig),
-    "export": (export.ExportConfig, export.ExportConfig),
-    "import": (export.ImportConfig, export.ImportConfig),
-    "predict": (predict.PredictConfig, predict.PredictConfig),
+    "data": (DataConfig, DataConfig),
+    "export": (ExportConfig, ExportConfig),
+    "import": (ImportConfig, ImportConfig),
+    "predict": (PredictConfig, PredictConfig),
+    "recipes": (Recipes, Recipes),
+    "list": (Names, Names),
+    "completion": (Completion, Completion),
 }
+
+
+def subcommands(kind: type) -> dict[str, type]:
+    """Returns the commands within a command, by name; none for most."""
+    if kind is not DataConfig:
+        return {}
+    return {"prepare": PrepareConfig, "info": InfoConfig, "show": ShowConfig}
 
 
 def defaults(name: str, given: dict[str, str | None]) -> Any:

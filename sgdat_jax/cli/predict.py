@@ -1,7 +1,6 @@
 """The work of ``sgdat-jax predict``: say what pictures show."""
 
 import csv
-import dataclasses
 import io
 import json
 import pathlib
@@ -9,43 +8,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 from rich import box, console, table, text
 
 from sgdat_jax import files, inference
+from sgdat_jax.cli import options
 from sgdat_jax.data import arrays, photos, pictures
 
 _NAMED = 3  # pictures that a note names, at most
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictConfig:
-    """Says what pictures show, by a trained network."""
-
-    weights: tyro.conf.Positional[str]
-    """File of weights, such as best.npz of a run; folder of a run, for its best.npz; or
-    digits, a network of light 8x8 digits on dark ground that is installed, unless a
-    file or run of that name is there."""
-
-    images: tyro.conf.Positional[tuple[str, ...]]
-    """Pictures, folders of pictures, or .npy files of uint8 images of shape (n, height,
-    width, channels)."""
-
-    top: int = 3
-    """Classes that are shown of each picture, the likeliest first."""
-
-    json: bool = False
-    """Whether to print JSON instead of a table."""
-
-    csv: bool = False
-    """Whether to print comma-separated values instead of a table."""
-
-    plugin: tuple[str, ...] = ()
-    """Modules that the network needs, as in train."""
-
-    skip_broken: bool = False
-    """Whether pictures that are broken, animated or of other formats are named and left
-    out, instead of refused."""
 
 
 class Row(NamedTuple):
@@ -61,7 +30,7 @@ class Work(NamedTuple):
 
     rows: Sequence[Row]
     notes: Sequence[str]  # that belong to no row
-    config: PredictConfig
+    config: options.PredictConfig
 
 
 class _Image(NamedTuple):
@@ -70,7 +39,7 @@ class _Image(NamedTuple):
     size: tuple[int, int]  # height and width
 
 
-def set_up(config: PredictConfig) -> Work:
+def set_up(config: options.PredictConfig) -> Work:
     """Classifies pictures.
 
     Raises:

@@ -2,12 +2,11 @@
 
 import math
 import time
-from typing import Any
 
 import jax
 from rich import console, progress, text
 
-from sgdat_jax.training import loop, runs, steps
+from sgdat_jax.training import formats, loop, runs, steps
 
 # Between two readings of the arrays, which wait for the step.
 _SECONDS = 0.2
@@ -87,7 +86,7 @@ class ProgressBar(loop.Watcher):
                 status += f"  flips {float(flip_ratio[-1]):.2e}"
             self._bar.update(self._task, status=status)
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def epoch_ended(self, line: formats.EpochLine) -> None:
         """Prints the epoch where there is no bar."""
         self._epoch = line["epoch"] + 1
         if self._lines:

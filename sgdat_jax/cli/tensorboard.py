@@ -3,10 +3,11 @@
 import importlib.util
 import pathlib
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from sgdat_jax import files
-from sgdat_jax.training import loop
+from sgdat_jax.training import formats, loop
 
 
 def check_installed() -> None:
@@ -49,14 +50,14 @@ class EventFile(loop.Watcher):
         """Closes the file."""
         self._writer.close()
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def epoch_ended(self, line: formats.EpochLine) -> None:
         """Writes the epoch, at the step of its number."""
         for name, value in _scalars(line).items():
             self._writer.add_scalar(name, value, line["epoch"])
         self._writer.flush()
 
 
-def _scalars(line: dict[str, Any], prefix: str = "") -> dict[str, float]:
+def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     """Returns the numbers of a line by their paths, such as flip_ratio_per_layer/a."""
     scalars: dict[str, float] = {}
     for name, value in line.items():

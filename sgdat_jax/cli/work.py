@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from rich import box, table
 from rich import console as rich_console
 
 from sgdat_jax import files, report
@@ -17,9 +18,9 @@ from sgdat_jax.cli import export as export_commands
 from sgdat_jax.cli import options, predict, progress, tensorboard
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
-from sgdat_jax.experiments import configs, setup
+from sgdat_jax.experiments import configs, methods, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
-from sgdat_jax.training import hosts, interruption, loop, parallel, run_folder, runs
+from sgdat_jax.training import hosts, interruption, loop, run_folder, runs
 
 
 def train(run: runs.Run, terminal: rich_console.Console) -> None:
@@ -34,7 +35,7 @@ def train(run: runs.Run, terminal: rich_console.Console) -> None:
         run = _train(run, folder, config.tensorboard, terminal)
     opt_state = None
     if run.steps_done:  # not if the last state of a finished run is damaged or gone
-        opt_state = parallel.gather(run.task.layout, run.state.opt_state)
+        opt_state = run.task.layout.gather(run.state.opt_state)
     if not hosts.is_writer():
         return
     result = run_folder.read_result(folder)
@@ -148,6 +149,33 @@ def evaluate(run: runs.Run, terminal: rich_console.Console) -> None:
     )
 
 
+def list_recipes(config: options.Recipes) -> table.Table:
+    """Returns the table of the paper's experiments."""
+    listed = table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for header in ("recipe", "network"):
+        listed.add_column(header, no_wrap=True)
+    for header in ("epochs", "images", "MACs", "CPU hours"):
+        listed.add_column(header, justify="right")
+    for name, settings in recipes.TASKS.items():
+        cost = recipes.cost(name)
+        listed.add_row(
+            name,
+            settings["model"],
+            str(settings["epochs"]),
+            f"{cost.images / 1e6:g} M",
+            f"{cost.macs / 1e6:.0f} M",
+            f"{cost.cpu_hours:.0f}",
+        )
+    listed.caption = (
+        "images: seen in training, over all epochs. MACs: of a forward pass of one.\n"
+        "CPU hours: on two cores, about, from rates measured at 32x32 "
+        "(no GPU was measured).\n"
+        f"train also takes RECIPE-METHOD:\n{', '.join(methods.PAPER)}"
+    )
+    listed.caption_justify = "left"
+    return listed
+
+
 def show(result: Any, terminal: rich_console.Console) -> None:
     """Prints what a command returned."""
     terminal.print(result, markup=False, emoji=False, soft_wrap=True)
@@ -178,10 +206,12 @@ def _print_task(
     dataset: sources.Dataset,
     terminal: rich_console.Console,
 ) -> None:
+    held = 0 if dataset.valid_images is None else len(dataset.valid_images)
     terminal.print(
         f"{config.model} on {dataset.name}: "
         f"{len(dataset.train_images):,} images to train, "
-        f"{len(dataset.test_images):,} to test"
+        + (f"{held:,} to pick the best epoch, " if held else "")
+        + f"{len(dataset.test_images):,} to test"
     )
     for note in dataset.notes:
         terminal.print(note, markup=False, emoji=False, soft_wrap=True)
@@ -256,4 +286,5 @@ WORK = {
     "export": Work(export_commands.export, show),
     "import": Work(export_commands.import_weights, show),
     "predict": Work(predict.set_up, predict.run),
+    "recipes": Work(list_recipes, show),
 }

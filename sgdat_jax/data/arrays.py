@@ -1,10 +1,12 @@
 """Data sets of NumPy's own files."""
 
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from sgdat_jax import files
 from sgdat_jax.data import dataset
 
 _CLASS_NAMES = "class_names.txt"
@@ -53,12 +55,13 @@ def read(path: pathlib.Path) -> np.ndarray:
       ValueError: if it is missing, damaged or holds pickled objects.
     """
     try:
+        files.open_regular(path).close()  # not a pipe, which would wait for ever
         # Unlike np.load, this takes neither pickles nor archives for an array.
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise ValueError(f"{path} is missing.") from None
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+    except files.DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is not a whole .npy file: {reason}") from error
     return array
 
@@ -67,11 +70,8 @@ def _class_names(
     folder: pathlib.Path, fields: dict[str, np.ndarray]
 ) -> tuple[str, ...]:
     path = folder / _CLASS_NAMES
-    if path.exists():
-        try:
-            names = tuple(path.read_text("utf-8").splitlines())
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+    if os.path.lexists(path):
+        names = tuple(files.read_text(path).splitlines())
         if not all(names) or not names or len(set(names)) != len(names):
             raise ValueError(f"{path}: must have a name of its own on each line.")
         return names

@@ -26,6 +26,8 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     options: pictures.Options | None = None  # as chosen, if it is made of pictures
     notes: tuple[str, ...] = ()  # what users should hear of how it was made
+    valid_images: np.ndarray | None = None  # as `hold_out` takes them from training
+    valid_labels: np.ndarray | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -94,6 +96,47 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
     return data._replace(
         train_labels=np.asarray(data.train_labels, np.int32),
         test_labels=np.asarray(data.test_labels, np.int32),
+    )
+
+
+def hold_out(data: Dataset, share: float) -> Dataset:
+    """Returns a data set with a validation part, taken from its training part.
+
+    It is the same images for the same set and share: of each class, drawn by a fixed
+    seed. Both parts are copies in memory.
+
+    Args:
+      data: a set without a validation part.
+      share: of the training images of each class, in [0, 1); at least one image is
+        held out and one is left; 0: the set stays as it is.
+
+    Raises:
+      ValueError: if a class has a single training image.
+
+    Example:
+      >>> from sgdat_jax.data import dataset, sources
+      >>> data = dataset.hold_out(sources.digits(), 0.1)
+      >>> len(data.train_images), len(data.valid_images)
+      (1295, 142)
+    """
+    if not share:
+        return data
+    held = np.zeros(len(data.train_labels), bool)
+    generator = np.random.default_rng(0)
+    for label in range(data.num_classes):
+        places = np.flatnonzero(data.train_labels == label)
+        if len(places) < 2:
+            raise ValueError(
+                "validation_share needs two training images of each class, got one of "
+                f"class {label} ({data.class_names[label]})."
+            )
+        number = min(max(1, round(share * len(places))), len(places) - 1)
+        held[generator.permutation(places)[:number]] = True
+    return data._replace(
+        train_images=data.train_images[~held],
+        train_labels=data.train_labels[~held],
+        valid_images=data.train_images[held],
+        valid_labels=data.train_labels[held],
     )
 
 

@@ -1,13 +1,15 @@
 """From compressed images to arrays."""
 
+import contextlib
 import io
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 # Formats of images in data sets. For some others Pillow starts other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF")
+MAX_PIXELS = 89_000_000  # of an image; Pillow warns of more
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by number of channels
 
 
@@ -17,6 +19,39 @@ class Example(NamedTuple):
     place: str  # what error messages call it
     content: bytes  # of a file in one of `FORMATS`
     label: int
+
+
+@contextlib.contextmanager
+def opened(file: IO[bytes], formats: tuple[str, ...]) -> Iterator[Any]:
+    """Opens an image for a block that decodes it.
+
+    Args:
+      file: to read, which stays open.
+      formats: that Pillow may take it for.
+
+    Raises:
+      OSError: if it is no image of these formats, damaged, or has more than
+        `MAX_PIXELS`; the message is a reason, without the file's name.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file, formats=formats) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise OSError(
+                    f"it has more than {MAX_PIXELS:,} pixels, {width:,}x{height:,}"
+                )
+            yield image
+    except Image.UnidentifiedImageError:
+        raise OSError(f"its format must be one of {', '.join(formats)}") from None
+    except Image.DecompressionBombError:
+        raise OSError(f"it has more than {MAX_PIXELS:,} pixels") from None
+    except OSError:
+        raise
+    except Exception as error:  # whatever damage makes Pillow raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OSError(reason) from error
 
 
 def decode(content: bytes, channels: int = 3) -> np.ndarray:
@@ -39,15 +74,8 @@ def decode(content: bytes, channels: int = 3) -> np.ndarray:
       array([[[7, 7, 7],
               [7, 7, 7]]], dtype=uint8)
     """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            pixels = np.asarray(image.convert(MODES[channels]))
-    except Image.UnidentifiedImageError:
-        raise OSError(f"its format must be one of {', '.join(FORMATS)}") from None
-    except (ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(str(error)) from error  # as Pillow does for most other damage
+    with opened(io.BytesIO(content), FORMATS) as image:
+        pixels = np.asarray(image.convert(MODES[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from sgdat_jax.data import arrays
 
 _FORMAT = 1  # of the cache, and of what decoding gives
 _ABOUT = "about.json"
+_KEY = re.compile("[0-9a-f]{16}")  # what `digest` returns
 
 
 @contextlib.contextmanager
@@ -45,10 +47,13 @@ def locked(
             raise
         yield None
         return
+    try:
+        files.check_no_link(folder / "lock")
+    except OSError as error:
+        raise files.not_writable(folder, "data_dir", error) from None
     with filelock.FileLock(folder / "lock"):
-        for path in files.entries(folder):
-            if path.name.endswith(files.PARTIAL):
-                files.remove(path)  # of a process that was killed
+        for path in _entries(folder, files.PARTIAL):
+            files.remove(path)  # of a process that was killed
         yield folder
 
 
@@ -61,6 +66,17 @@ def digest(value: Any) -> str:
     """Returns what changes with a value, as in JSON, and with the cache's format."""
     text = json.dumps([_FORMAT, value], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _entries(folder: pathlib.Path, suffix: str = "") -> list[pathlib.Path]:
+    """Returns the entries of the cache in a folder, and nothing else that is there."""
+    return [
+        path
+        for path in files.entries(folder)
+        if _KEY.fullmatch(path.name.removesuffix(suffix))
+        and path.name.endswith(suffix)
+        and files.is_folder(path)
+    ]
 
 
 def read(entry: pathlib.Path, version: str) -> dict[str, Any] | None:
@@ -85,7 +101,7 @@ def write_about(folder: pathlib.Path, version: str, about: Mapping[str, Any]) ->
 
 def remove_outdated(folder: pathlib.Path, version: str) -> None:
     """Removes the entries of other versions."""
-    for entry in files.entries(folder):
+    for entry in _entries(folder):
         with contextlib.suppress(ValueError):
             if files.read_json(entry / _ABOUT).get("version") != version:
                 files.remove(entry)

@@ -19,6 +19,7 @@ from sgdat_jax.data import dataset, picture_cache, pictures
 TEST_SHARE = 0.2  # unless the user says otherwise
 _SIZES = "image_size.json"
 _LARGEST_DEFAULT = 64  # pixels of a side
+_DEFAULT_SIZES = range(pictures.LEAST_SIZE, _LARGEST_DEFAULT + 1)
 _AT_ONCE = 1024  # pictures given to the threads together
 _NAMED = 3  # pictures that a message names, at most
 
@@ -160,7 +161,9 @@ def _image_size(
     kept: dict[str, Any] = {}
     with contextlib.suppress(ValueError):
         kept = files.read_json(place / _SIZES) if place else {}
-    if kept.get("version") == _version(source) and isinstance(kept.get("size"), int):
+    size = kept.get("size")
+    is_kept = isinstance(size, int) and size in _DEFAULT_SIZES
+    if is_kept and kept.get("version") == _version(source):
         return kept["size"]
     headers.update(_read_headers(source))
     sides = [min(h.height, h.width) for h in headers["train"] if not isinstance(h, str)]

@@ -25,7 +25,6 @@ RESIZES = {
     "squash": "stretched to the image's height and width",
 }
 LEAST_SIZE = 8  # pixels of a side, which every network takes
-_MAX_PIXELS = 89_000_000  # Pillow warns of more
 _16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_16_BITS)
 _BEFORE_RESIZE = 2  # times the size, below which a JPEG is not decoded: Pillow's advice
@@ -171,27 +170,12 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(file: IO[bytes]) -> Iterator[Any]:
     """Opens a picture and checks its header."""
-    from PIL import Image
-
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            _check(image)
-            yield image
-    except Image.UnidentifiedImageError:
-        raise OSError(f"its format must be one of {', '.join(FORMATS)}") from None
-    except Image.DecompressionBombError:
-        raise OSError(f"it has more than {_MAX_PIXELS:,} pixels") from None
-    except OSError:
-        raise
-    except Exception as error:  # whatever damage makes Pillow raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OSError(reason) from error
+    with decoding.opened(file, FORMATS) as image:
+        _check(image)
+        yield image
 
 
 def _check(image: Any) -> None:
-    width, height = image.size
-    if width * height > _MAX_PIXELS:
-        raise OSError(f"it has more than {_MAX_PIXELS:,} pixels, {width:,}x{height:,}")
     # Cameras put a second picture, of another size, behind the first of a JPEG file.
     if image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False):
         raise OSError(f"it has {image.n_frames} frames, not one")

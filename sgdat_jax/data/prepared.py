@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import shlex
 import struct
 import sys
@@ -15,9 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from sgdat_jax import files
 from sgdat_jax.data import dataset, decoding, feature_classes, tiny_imagenet
 
 PREFIX = "tfds:"
+_LOCK = ".lock"  # in the folder of a set's versions
+# What tensorflow-datasets calls a version that is not finished.
+_INCOMPLETE = re.compile(r"incomplete\.[A-Z0-9]{6}_", re.ASCII)
 _AT_ONCE = 1000  # records; one at a time, reading takes twice as long
 _PARTS = {"train": ("train",), "test": ("test", "validation")}  # splits, best first
 
@@ -113,12 +118,43 @@ def prepare(
     if source is not None and not pathlib.Path(source).is_dir():
         raise ValueError(f"{source} must be a folder with the files of {name}.")
     try:
-        _download_and_prepare(builder, source)
+        with _alone(place):
+            _download_and_prepare(builder, source)
     except Exception as error:  # of TensorFlow, of the network, of the disk
         raise ValueError(
             f"{name} could not be prepared in {place}: {_reason(error)}"
         ) from error
     return place, True
+
+
+@contextlib.contextmanager
+def _alone(place: pathlib.Path) -> Iterator[None]:
+    """Removes what killed processes have left of a set, and keeps others away.
+
+    Raises:
+      ValueError: if another process prepares the set.
+    """
+    import filelock
+
+    made = files.make([place.parent], "data_dir")
+    lock = place.parent / _LOCK
+    files.check_no_link(lock)
+    try:
+        with filelock.FileLock(lock, blocking=False):
+            try:
+                for path in files.entries(place.parent):
+                    version = _INCOMPLETE.sub("", path.name)
+                    if version == place.name != path.name and files.is_folder(path):
+                        files.remove(path)
+                yield
+            except BaseException:
+                if made:
+                    lock.unlink(missing_ok=True)
+                raise
+    except filelock.Timeout:
+        raise ValueError("another process is preparing it") from None
+    finally:
+        files.remove_empty(made)
 
 
 def _download_and_prepare(builder: Any, manual_dir: str | pathlib.Path | None) -> None:
@@ -267,8 +303,8 @@ def _tfrecords(path: pathlib.Path) -> Iterator[bytes]:
     References:
       https://www.tensorflow.org/tutorials/load_data/tfrecord
     """
-    left = path.stat().st_size
-    with path.open("rb") as file:
+    with files.open_regular(path) as file:
+        left = os.fstat(file.fileno()).st_size
         while left:
             head = file.read(12)
             length = struct.unpack_from("<Q", head)[0] if len(head) == 12 else left

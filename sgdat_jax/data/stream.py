@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from sgdat_jax import loggers
 from sgdat_jax.data import dataset
 
 _THREADS = 4  # that gather batches on the host
@@ -63,7 +64,8 @@ def batches(
       >>> [images.shape for images, labels in stream.batches(sources.digits(), order)]
       [(500, 8, 8, 1), (500, 8, 8, 1)]
     """
-    import grain
+    with loggers.kept():
+        import grain
 
     source = _Batches(data.train_images, data.train_labels, np.asarray(order))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_ON_HOST)

@@ -2,15 +2,16 @@
 
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from sgdat_jax import files as file_lib
 from sgdat_jax.data import dataset, decoding
 
 NAME = "tiny_imagenet"
 _ROOT = "tiny-imagenet-200"
 _CLASS_IDS = "wnids.txt"
+_MOST_BYTES = 2**26  # of a file within the zip
 
 
 class Files(NamedTuple):
@@ -58,7 +59,7 @@ def open_files(path: str | pathlib.Path) -> Files:
             raise ValueError(f"{path} holds no {_ROOT} (no {_CLASS_IDS}).")
         found = (file for file in root.rglob("*") if file.is_file())
         names = frozenset(file.relative_to(root).as_posix() for file in found)
-        return Files(str(root), names, lambda name: (root / name).read_bytes())
+        return Files(str(root), names, lambda name: _read_file(root / name))
     try:
         archive = zipfile.ZipFile(path)
     except FileNotFoundError:
@@ -77,11 +78,19 @@ def open_files(path: str | pathlib.Path) -> Files:
 
     def read(name: str) -> bytes:
         try:
+            size = archive.getinfo(prefix + name).file_size
+            if size > _MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {_MOST_BYTES:,} bytes")
             return archive.read(prefix + name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except file_lib.DAMAGE as error:
             raise ValueError(f"{path}/{name} is damaged: {error}") from error
 
     return Files(str(path), names, read)
+
+
+def _read_file(path: pathlib.Path) -> bytes:
+    with file_lib.open_regular(path) as data:
+        return data.read()
 
 
 def listing(files: Files) -> Listing:

@@ -22,5 +22,5 @@ from sgdat_jax.experiments.methods import METHODS as METHODS
 from sgdat_jax.experiments.methods import Method as Method
 from sgdat_jax.experiments.registry import OPTIMIZERS as OPTIMIZERS
 from sgdat_jax.experiments.registry import SCHEDULES as SCHEDULES
-from sgdat_jax.models.specs import NETWORKS as NETWORKS
-from sgdat_jax.models.specs import SIGNS as SIGNS
+from sgdat_jax.names import NETWORKS as NETWORKS
+from sgdat_jax.names import SIGNS as SIGNS

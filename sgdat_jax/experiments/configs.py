@@ -50,7 +50,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
     """
 
     tensorboard: bool = settings.option(False, settings.HOUSEKEEPING)
-    """Whether the run folder also gets an event file for TensorBoard."""
+    """Write an event file for TensorBoard too."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
@@ -75,23 +75,21 @@ class CompareConfig(RunConfig):
     """
 
     epochs: int = 10
-    """Passes over the training images, fewer than in train as there are many runs."""
+    """Passes over the training images. Fewer than in train, as there are many runs."""
 
     optimizers: tuple[str, ...] = tuple(methods.PAPER)
-    """Rows of the comparison: those of the paper's table by default, or any of
-    sgd_star, sgdm_star and adam_star (where the same optimizer trains all parameters),
-    sgd, sgdm, bop, bop2nd_order, sgdt, sgdat, sgdat_momentum, sgdat_restart (with
-    --reset-flips-every-epoch), adam_adaptive, lion, lion_adaptive, boat, prob_bop and
-    diode."""
+    """Rows of the comparison. Those of the paper's table by default, or any others; a
+    star, as in sgd_star, means that the same optimizer trains all parameters."""
 
     seeds: int = 5
-    """Runs of each optimizer, with seeds that follow each other."""
+    """Runs of each row, with seeds in a row."""
 
     seed: int = 0
-    """The first of them."""
+    """The first seed."""
 
     run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
-    """Folder of all runs; None: one under runs/, named after data set and model."""
+    """Folder of all runs; else one under runs/. None: it is named after data set and
+    model."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
@@ -129,45 +127,44 @@ class SweepConfig(BaseConfig):
     """
 
     optimizer: str = "sgdat"
-    """Optimizer of the binary weights, as in train. Without any values below, its
-    learning rate (or gamma, or eta) and threshold go over a tenth of, once and ten
-    times their defaults."""
+    """Optimizer of the binary weights. As in train. Without any values its learning
+    rate (or gamma, or eta) and threshold go over a tenth of, once and ten times their
+    defaults."""
 
     learning_rate: tuple[float, ...] | None = None
-    """Values of the hyperparameter, as in train; none: the default."""
+    """Values of the step size. As in train; none: the default."""
 
     threshold: tuple[float, ...] | None = None
-    """Likewise."""
+    """Values of the threshold. As in train; none: the default."""
 
     momentum: tuple[float, ...] | None = None
-    """Likewise."""
+    """Values of the momentum. None: no momentum."""
 
     gamma: tuple[float, ...] | None = None
-    """Likewise."""
+    """Values of gamma, as in train. None: the default."""
 
     sigma: tuple[float, ...] | None = None
-    """Likewise."""
+    """Values of sigma, as in train. None: the default."""
 
     eta: tuple[float, ...] | None = None
-    """Likewise."""
+    """Values of eta, as in train. None: the default."""
 
     set: tuple[str, ...] = ()
-    """Other hyperparameters as in train, each with one value or with several divided by
-    commas: decay=0.1,0.3."""
+    """Other hyperparameters, several values by commas. As in train: decay=0.1,0.3."""
 
     seeds: int = 3
-    """Models of each combination, with seeds that follow each other."""
+    """Models of each combination."""
 
     seed: int = 0
-    """The first of them."""
+    """The first seed."""
 
     models_at_once: int | None = settings.option(None, settings.PLACEMENT)
-    """Models trained in one compiled program; None: 16, or 1 on a CPU, where more are
+    """Models trained in one compiled program. None: 16, or 1 on a CPU, where more are
     slower."""
 
     run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
-    """Folder of the results; None: one under runs/, named after data set, model and
-    optimizer."""
+    """Folder of the results; else one under runs/. None: it is named after data set,
+    model and optimizer."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""

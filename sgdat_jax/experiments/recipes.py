@@ -12,7 +12,7 @@ Unlike in the script, the last images of an epoch, fewer than a batch, are left 
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sgdat_jax import names
 from sgdat_jax.experiments import configs, methods
@@ -88,3 +88,47 @@ def settings(kind: type[configs.BaseConfig], name: str) -> Mapping[str, Any]:
             f"(recipes are DATASET-NETWORK{form})."
         )
     return table[name]
+
+
+class Cost(NamedTuple):
+    """What it costs to train one network by a recipe."""
+
+    images: int  # seen in training, over all epochs
+    macs: float  # multiplications and additions of a forward pass of one image
+    cpu_hours: float  # of two CPU cores, about
+
+
+# Images of each set to train with, their shape, and the number of classes.
+_IMAGES = {
+    "cifar10": (50_000, (32, 32, 3), 10),
+    "cifar100": (50_000, (32, 32, 3), 100),
+    "tiny_imagenet": (100_000, (64, 64, 3), 200),
+}
+# Images per second in training, 32x32, batches of 128, float32, on two shared cores of
+# an AMD EPYC: benchmarks/results/train_step/cpu-float32-width1.json.
+_RATES = {"BinaryNet": 50.0, "SgdatResNet18": 45.0}
+
+
+def cost(name: str) -> Cost:
+    """Returns what a task of `TASKS` costs.
+
+    The hours are what was measured with images of 32x32, in proportion to the
+    multiplications of the task's images; what other machines take was not measured.
+
+    Args:
+      name: a key of `TASKS`.
+    """
+    from sgdat_jax import summary
+    from sgdat_jax.experiments import setup
+
+    task = config(configs.CompareConfig, name)
+    number, shape, num_classes = _IMAGES[task.dataset]
+
+    def macs(shape: tuple[int, ...]) -> float:
+        images = setup.Shape(num_classes, shape)
+        total = summary.total(setup.summarize(task, images))
+        return total.binary_macs + total.real_macs
+
+    images = number * task.epochs
+    seconds = images / _RATES[str(task.model)] * macs(shape) / macs((32, 32, 3))
+    return Cost(images, macs(shape), seconds / 3600)

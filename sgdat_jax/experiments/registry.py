@@ -2,136 +2,40 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optax
-
-from sgdat_jax import names, optimizers
+from sgdat_jax import names
 from sgdat_jax.experiments import hyperparameters as hyperparameters_lib
-from sgdat_jax.optimizers import checks, restart
 
-
-# At zero latents as published: the rows of the paper are held to recorded steps.
-def _latent_sgd(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    *,
-    momentum: float | None = None,
-    restart_every: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
-
-
-def _sgdt(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    threshold: optax.ScalarOrSchedule = 1e-8,
-    *,
-    momentum: float | None = None,
-    restart_every: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, threshold=threshold, at_zero="positive")
-
-
-def _latent_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3, *, restart_every: int | None = None
-) -> optax.GradientTransformationExtraArgs:
-    inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
-
-
-def _latent_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4, *, restart_every: int | None = None
-) -> optax.GradientTransformationExtraArgs:
-    inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
-
-
-# Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.
-def _adaptive_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3,
-    threshold: optax.ScalarOrSchedule = 1e-3,
-    *,
-    restart_every: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
-
-
-def _adaptive_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    threshold: optax.ScalarOrSchedule = 1e-4,
-    *,
-    restart_every: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
-
-
-# The optimizers of `optax` of the same name, whose moments may restart.
-
-
-def _sgd(
-    learning_rate: optax.ScalarOrSchedule,
-    momentum: float | None,
-    restart_every: int | None,
-) -> optax.GradientTransformationExtraArgs:
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
-    return _chain(_momentum(momentum), restart_every, learning_rate)
-
-
-def _adam(
-    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
-) -> optax.GradientTransformationExtraArgs:
-    return _chain(optax.scale_by_adam(), restart_every, learning_rate)
-
-
-def _lion(
-    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
-) -> optax.GradientTransformationExtraArgs:
-    decay = optax.add_decayed_weights(1e-3)
-    return _chain(optax.scale_by_lion(), restart_every, learning_rate, decay)
-
-
-def _chain(
-    moments: optax.GradientTransformation,
-    restart_every: int | None,
-    learning_rate: optax.ScalarOrSchedule,
-    *others: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """Chains moments, which may restart, with a learning rate, which goes on."""
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    if restart_every is not None:
-        moments = restart.restart_every(moments, restart_every)
-    return optax.chain(moments, *others, optax.scale_by_learning_rate(learning_rate))
-
-
-def _momentum(momentum: float | None = None) -> optax.GradientTransformation:
-    return optax.identity() if momentum is None else optax.trace(momentum)
+if TYPE_CHECKING:  # what a help text does without
+    import optax
 
 
 look_up = names.look_up
 
+_HERE = "sgdat_jax.experiments.factories"
 # Factories of binary optimizers; their keyword arguments are the hyperparameters.
 OPTIMIZERS = names.Table(
     "optimizers",
-    {
-        "sgdat": optimizers.sgdat,
-        "sgdt": _sgdt,
-        "sgd": _latent_sgd,
-        "adam": _latent_adam,
-        "lion": _latent_lion,
-        "adam_adaptive": _adaptive_adam,
-        "lion_adaptive": _adaptive_lion,
-        "bop": optimizers.bop,
-        "bop2nd_order": optimizers.bop2nd_order,
-        "boat": optimizers.boat,
-        "prob_bop": optimizers.prob_bop,
-        "diode": optimizers.diode,
-    },
+    names.places(
+        sgdat="sgdat_jax.optimizers:sgdat",
+        sgdt=f"{_HERE}:sgdt",
+        sgd=f"{_HERE}:latent_sgd",
+        adam=f"{_HERE}:latent_adam",
+        lion=f"{_HERE}:latent_lion",
+        adam_adaptive=f"{_HERE}:adaptive_adam",
+        lion_adaptive=f"{_HERE}:adaptive_lion",
+        bop="sgdat_jax.optimizers:bop",
+        bop2nd_order="sgdat_jax.optimizers:bop2nd_order",
+        boat="sgdat_jax.optimizers:boat",
+        prob_bop="sgdat_jax.optimizers:prob_bop",
+        diode="sgdat_jax.optimizers:diode",
+    ),
 )
 # What `optax.adam` and `optax.sgd` chain with their learning rate.
-REAL_OPTIMIZERS = {"adam": optax.scale_by_adam, "sgd": _momentum}
+REAL_OPTIMIZERS = names.Table(
+    None, names.places(adam="optax:scale_by_adam", sgd=f"{_HERE}:momentum_of")
+)
 # Mean and standard deviation of the channels of images in [0, 1].
 NORMALIZATIONS = {
     "dataset": None,
@@ -141,16 +45,13 @@ NORMALIZATIONS = {
 # Functions of what a rate starts from and of the steps of the whole run.
 SCHEDULES = names.Table(
     "schedules",
-    {
-        "constant": lambda value, steps: optax.constant_schedule(value),
-        "cosine": optax.cosine_decay_schedule,
-    },
+    names.places(constant=f"{_HERE}:constant", cosine="optax:cosine_decay_schedule"),
 )
 
 
 def schedule(
     name: str, value: Any, steps: int, warmup_steps: int = 0
-) -> optax.Schedule:
+) -> "optax.Schedule":
     """Returns the schedule of a name.
 
     Args:
@@ -171,6 +72,8 @@ def schedule(
     main = look_up("schedule", SCHEDULES, name)(value, steps - warmup_steps)
     if not warmup_steps:
         return main
+    import optax
+
     rise = optax.linear_schedule(0.0, value, warmup_steps)
     return optax.join_schedules([rise, main], [warmup_steps])
 
@@ -183,7 +86,7 @@ def binary_optimizer(
     restart: bool = False,
     schedule: str = "constant",
     steps: int = 1,
-) -> optax.GradientTransformationExtraArgs:
+) -> "optax.GradientTransformationExtraArgs":
     """Returns the binary optimizer of a name.
 
     Args:
@@ -220,7 +123,9 @@ def binary_optimizer(
 
 def _made(
     factory: Callable[..., Any], given: Mapping[str, Any]
-) -> optax.GradientTransformationExtraArgs:
+) -> "optax.GradientTransformationExtraArgs":
+    import optax
+
     try:
         return optax.with_extra_args_support(factory(**given))
     except TypeError as error:
@@ -244,12 +149,23 @@ def defaults(name: str) -> dict[str, float]:
     }
 
 
+def check_real_optimizer(name: str, momentum: float | None) -> None:
+    """Raises ValueError as `real_optimizer` does, without making it."""
+    names.check("real optimizer", REAL_OPTIMIZERS, name)
+    if momentum is None:
+        return
+    if name != "sgd":
+        raise ValueError(f"{name} has no `real_momentum`, got {momentum!r}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"`real_momentum` must be in [0, 1), got {momentum!r}.")
+
+
 def real_optimizer(
     name: str,
-    learning_rate: optax.ScalarOrSchedule,
+    learning_rate: "optax.ScalarOrSchedule",
     momentum: float | None = None,
     restart_every: int | None = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> "optax.GradientTransformationExtraArgs":
     """Returns the optimizer of the real-valued parameters of a name.
 
     Args:
@@ -262,11 +178,9 @@ def real_optimizer(
     Raises:
       ValueError: if the optimizer is unknown, has no momentum, or refuses it.
     """
-    factory = look_up("real optimizer", REAL_OPTIMIZERS, name)
-    options = {}
-    if momentum is not None:
-        if name != "sgd":
-            raise ValueError(f"{name} has no `real_momentum`, got {momentum!r}.")
-        checks.check_number("real_momentum", momentum, below=1.0)
-        options["momentum"] = momentum
-    return _chain(factory(**options), restart_every, learning_rate)
+    check_real_optimizer(name, momentum)
+    options = {} if momentum is None else {"momentum": momentum}
+    factory = REAL_OPTIMIZERS[name]
+    from sgdat_jax.experiments import factories
+
+    return factories.chain(factory(**options), restart_every, learning_rate)

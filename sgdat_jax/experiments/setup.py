@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import optax
@@ -50,6 +50,7 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
       ValueError: if the config does not fit them.
     """
     dataset = sources.load(config.dataset, config.data_dir, config.pictures())
+    dataset = dataset_lib.hold_out(dataset, config.validation_share)
     runs.check_fits(config, dataset)
     constants = registry.NORMALIZATIONS[config.normalization]
     channels = dataset.input_shape[2]
@@ -89,15 +90,25 @@ def _planned(config: configs.TrainConfig) -> tuple[configs.TrainConfig, runs.Pla
     return settle(config, dataset), plan(config, dataset)
 
 
-def plan(config: configs.TrainConfig, dataset: sources.Dataset) -> runs.Plan:
+def plan(
+    config: configs.TrainConfig,
+    dataset: sources.Dataset,
+    layout: parallel.Layout | None = None,
+) -> runs.Plan:
     """Builds the network, in shapes alone, and what else the runs of any seed share.
+
+    Args:
+      config: description of the runs.
+      dataset: their images.
+      layout: their devices, which need not be there; None: those that ``config`` asks
+        for.
 
     Raises:
       ValueError: if the network does not fit the images.
     """
     config = settle(config, dataset)
     steps_per_epoch = runs.steps_per_epoch(config, dataset)
-    task, init = create(config, dataset, steps_per_epoch, runs.lay_out(config))
+    task, init = create(config, dataset, steps_per_epoch, layout)
     data = dataset_lib.fingerprint(dataset)
     return runs.Plan(config, dataset, task, init, steps_per_epoch, data)
 
@@ -118,7 +129,7 @@ def create(
       dataset: its images, whose training part gives mean and standard deviation if
         ``config`` does not.
       steps_per_epoch: training steps in an epoch, for schedules and restarts.
-      layout: the devices of the run; None: one device.
+      layout: the devices of the run; None: those that ``config`` asks for.
 
     Raises:
       ValueError: if the model does not fit the images, or a batch cannot be divided
@@ -132,7 +143,13 @@ def create(
     constants = registry.NORMALIZATIONS[config.normalization]
     normalization = constants or dataset_lib.channel_statistics(dataset.train_images)
     task = states.create(
-        model, tx, config, normalization, steps_per_epoch, layout, network
+        model,
+        tx,
+        config,
+        normalization,
+        steps_per_epoch,
+        layout or runs.lay_out(config),
+        network,
     )
 
     # One program: layer by layer, each small operation would be compiled by itself.
@@ -262,6 +279,13 @@ class Images(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...  # noqa: D102
 
 
+class Shape(NamedTuple):
+    """Images of a shape, of which nothing else is known."""
+
+    num_classes: int
+    input_shape: tuple[int, ...]
+
+
 def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
     """Returns what builds the network of a run."""
     choices = {name: getattr(config, name) for name in specs.CHOICES}
@@ -272,10 +296,12 @@ def spec_of(config: configs.BaseConfig, dataset: Images) -> specs.Spec:
 
 
 def summarize(
-    config: configs.BaseConfig, dataset: sources.Dataset
+    config: configs.BaseConfig, dataset: Images
 ) -> list[summary.LayerSummary]:
     """Returns a summary of the network of a run, without building it for real."""
     layers: list[summary.LayerSummary] = []
+    # That variance is not defined for the one image of a summary, and counts alike.
+    config = dataclasses.replace(config, unbiased_variance=False)
 
     def trace() -> None:
         model = spec_of(config, dataset).build()

@@ -6,7 +6,7 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,11 +92,11 @@ def trials(config: configs.SweepConfig) -> list[Trial]:
     ]
 
 
-def models_at_once(config: configs.SweepConfig) -> int:
-    """Returns how many models one program trains."""
+def models_at_once(config: configs.SweepConfig, platform: str) -> int:
+    """Returns how many models one program trains on a platform."""
     if config.models_at_once is not None:
         return config.models_at_once
-    return 1 if jax.default_backend() == "cpu" else _MODELS_AT_ONCE
+    return 1 if platform == "cpu" else _MODELS_AT_ONCE
 
 
 def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
@@ -110,15 +110,17 @@ def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
 def _train_chunks(
     config: configs.SweepConfig, plan: runs.Plan, todo: list[Trial]
 ) -> Iterator[list[dict[str, Any]]]:
-    images = loop.on_device(plan.dataset)
-    tests = tuple(loop.test_batches(plan.dataset))
-    size = min(models_at_once(config), len(todo))
+    layout = plan.task.layout
+    images = loop.on_device(plan.dataset, layout)
+    parts = ["test"] if plan.dataset.valid_images is None else ["valid", "test"]
+    batches = {p: tuple(loop.test_batches(plan.dataset, layout, p)) for p in parts}
+    size = min(models_at_once(config, layout.platform), len(todo))
     for first in range(0, len(todo), max(size, 1)):
         start = time.perf_counter()
         chunk = todo[first : first + size]
         # For fewer models the program would be compiled anew: the last is repeated.
         filled = [*chunk, *chunk[-1:] * (size - len(chunk))]
-        measured = _train_chunk(plan, filled, images, tests)
+        measured = _train_chunk(plan, filled, images, batches)
         seconds = (time.perf_counter() - start) / len(chunk)
         lines = [
             {**trial._asdict(), **values, "seconds": seconds, "models_at_once": size}
@@ -138,7 +140,8 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     if not (folder / TRIALS).exists():
         return []
     lines = files.read_lines(folder / TRIALS)
-    return formats.check_all(folder / TRIALS, lines, formats.Trial)
+    checked = formats.check_all(folder / TRIALS, lines, formats.Trial)
+    return [{"diverged": False} | line for line in checked]  # not in former versions
 
 
 def _check_same(config: configs.SweepConfig) -> None:
@@ -159,9 +162,16 @@ def _train_chunk(
     plan: runs.Plan,
     chunk: Sequence[Trial],
     images: steps.Batch,
-    tests: Sequence[loop.TestBatch],
+    batches: Mapping[str, Sequence[loop.TestBatch]],
 ) -> list[dict[str, Any]]:
-    """Trains models side by side and returns what is measured of each."""
+    """Trains models side by side and returns what is measured of each.
+
+    Args:
+      plan: what they have in common.
+      chunk: their hyperparameters and seeds.
+      images: all training images.
+      batches: of the test set, and of the validation part if there is one.
+    """
     hyperparameters = {
         name: jnp.array([trial.hyperparameters[name] for trial in chunk], jnp.float32)
         for name in chunk[0].hyperparameters
@@ -169,14 +179,17 @@ def _train_chunk(
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     assert isinstance(plan.config, configs.TrainConfig)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
-    of_models = _programs().init(plan.init, fixed, hyperparameters, seeds)
-    accuracies, flips, diverged = [], np.zeros(len(chunk)), np.zeros(len(chunk), bool)
+    programs = _programs(plan.task.layout.platform)
+    steps_per_call = steps.steps_per_call(plan.task.layout.platform)
+    of_models = programs.init(plan.init, fixed, hyperparameters, seeds)
+    flips, diverged = np.zeros(len(chunk)), np.zeros(len(chunk), bool)
+    accuracies: dict[str, list[np.ndarray]] = {part: [] for part in batches}
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
         examples, skipped, ratios = [], [], []
-        for first in range(0, plan.steps_per_epoch, steps.steps_per_call()):
-            indices = orders[:, first : first + steps.steps_per_call()]
-            of_models, (metrics, weights) = _programs().train_steps(
+        for first in range(0, plan.steps_per_epoch, steps_per_call):
+            indices = orders[:, first : first + steps_per_call]
+            of_models, (metrics, weights) = programs.train_steps(
                 fixed, hyperparameters, of_models, images, indices
             )
             examples.append(metrics.examples)
@@ -189,18 +202,32 @@ def _train_chunk(
         in_a_row = np.concatenate(skipped, axis=1).max(1)
         diverged |= in_a_row >= plan.config.max_skipped_steps
         diverged |= np.concatenate(examples, axis=1).sum(1) == 0
-        accuracies.append(_test_accuracies(plan.task, of_models, tests))
-    per_model = np.stack(accuracies, axis=1)  # (models, epochs)
+        for part, of_part in batches.items():
+            accuracies[part].append(_accuracies(plan.task, of_models, of_part))
+    curves = {part: np.stack(rows, axis=1) for part, rows in accuracies.items()}
     return [
         {
-            "test_accuracy": float(curve[-1]),
-            "best_test_accuracy": float(curve.max()),
-            "test_accuracies": curve.tolist(),
+            **_reached({part: rows[model] for part, rows in curves.items()}),
             "flips_per_weight": float(flips[model]),
             "diverged": bool(diverged[model]),
         }
-        for model, curve in enumerate(per_model)
+        for model in range(len(chunk))
     ]
+
+
+def _reached(curves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns what a model reached, by its accuracies in each epoch."""
+    test = curves["test"]
+    best = int(np.argmax(curves.get("valid", test)))  # the first of the greatest
+    reached: dict[str, Any] = {
+        "test_accuracy": float(test[-1]),
+        "best_test_accuracy": float(test[best]),
+        "test_accuracies": test.tolist(),
+    }
+    if "valid" in curves:
+        reached["valid_accuracy"] = float(curves["valid"][-1])
+        reached["valid_accuracies"] = curves["valid"].tolist()
+    return reached
 
 
 class _Fixed(NamedTuple):
@@ -295,9 +322,10 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs() -> _Programs:
-    """Returns the functions above, compiled."""
-    compiled = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
+def _programs(platform: str) -> _Programs:
+    """Returns the functions above, compiled for a platform."""
+    options = cpu.compiler_options(platform)
+    compiled = functools.partial(jax.jit, compiler_options=options)
     return _Programs(
         init=compiled(_init, static_argnums=(0, 1)),
         train_steps=compiled(_train_steps, static_argnums=0, donate_argnums=2),
@@ -305,15 +333,13 @@ def _programs() -> _Programs:
     )
 
 
-def _test_accuracies(
+def _accuracies(
     task: states.Task,
     of_models: states.TrainState,
-    tests: Sequence[loop.TestBatch],
+    batches: Sequence[loop.TestBatch],
 ) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
-    correct = [
-        _programs().eval_step(task, of_models, batch, weights)
-        for batch, weights in tests
-    ]
-    images = sum(float(weights.sum()) for _, weights in tests)
+    evaluate = _programs(task.layout.platform).eval_step
+    correct = [evaluate(task, of_models, *batch) for batch in batches]
+    images = sum(float(weights.sum()) for _, weights in batches)
     return np.sum(correct, axis=0) / images

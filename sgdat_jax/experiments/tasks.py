@@ -9,7 +9,6 @@ from typing import Any
 from sgdat_jax import names
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import hyperparameters, plugins, registry
-from sgdat_jax.models import specs
 from sgdat_jax.training import settings
 
 # Those with an option of their own.
@@ -25,8 +24,8 @@ class Plugged(settings.Options):
     """
 
     plugin: tuple[str, ...] = settings.option((), settings.HOUSEKEEPING)
-    """Modules, or files ending in .py, that add optimizers, networks, signs, data sets,
-    schedules or methods to the tables of sgdat_jax.experiments."""
+    """Modules, or files ending in .py, that add names. They add optimizers, networks,
+    signs, data sets, schedules or methods to the tables of sgdat_jax.experiments."""
 
     def __post_init__(self) -> None:
         """Checks that all names can be known."""
@@ -46,102 +45,98 @@ class Task(Plugged):
     """
 
     dataset: str = "digits"
-    """Images to learn: digits (scikit-learn's, 8x8); cifar10, cifar100, mnist,
-    tiny_imagenet or tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has prepared
-    them; a folder of photos, CLASS/*.jpg or train/CLASS/*.jpg with test/CLASS/*.jpg, or
-    of arrays, with a slash in its path; or hf:PATH, saved by Hugging Face's
-    datasets."""
+    """Images to learn. A name; tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has
+    prepared it; a folder with a slash in its path, of photos (CLASS/*.jpg, or
+    train/CLASS/*.jpg with test/CLASS/*.jpg) or of arrays; or hf:PATH, saved by
+    Hugging Face's datasets."""
 
     data_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
-    """Folder of prepared data sets; None: that of tensorflow-datasets. For
+    """Folder of prepared data sets. None: that of tensorflow-datasets. For
     tiny_imagenet also its published zip or folder; for photos the folder of what is
     decoded of them, None: the user's cache."""
 
     test_share: float | None = None
-    """Share of the photos of each class to test with, where the folder has none to test
+    """Share of each class of photos to test with. Where the folder has none to test
     with; None: 0.2."""
 
     image_size: int | None = None
-    """Height and width that photos are brought to; None: the median of their shorter
+    """Height and width that photos are brought to. None: the median of their shorter
     sides, at most 64."""
 
     resize: str | None = None
-    """How photos are brought to that size: crop (None), so that the shorter side fits
+    """How photos are brought to one size. crop (None), so that the shorter side fits
     and the centre is kept, or squash, which stretches them."""
 
     skip_broken: bool = False
-    """Whether photos that are broken, animated or of other formats are named and left
-    out, instead of refused."""
+    """Leave out broken photos instead of refusing them. Those that are animated or of
+    other formats too; all are named."""
 
     model: str | None = None
-    """Network: DigitsNet, BinaryNet, SgdatResNet18 (the paper's, of three stages) or
-    BiRealResNet18 (of four stages); None: DigitsNet for images up to 16x16, BinaryNet
-    up to 64x64, BiRealResNet18 for larger ones."""
+    """Network, else one that fits the images. None: DigitsNet for images up to 16x16,
+    BinaryNet up to 64x64, BiRealResNet18 for larger ones. SgdatResNet18 is the
+    paper's ResNet-18, of three stages."""
 
     width: float = 1.0
-    """Factor of the network's channels and hidden features."""
+    """Factor of channels and hidden features."""
 
     full_precision: tuple[str, ...] = ()
-    """Layers that are real-valued instead of binary, by name or pattern, such as conv2
-    or 'dense*'; '*' is the same network without binary layers, which the optimizer of
-    the real-valued parameters trains alone."""
+    """Layers that are real-valued instead of binary. By name or pattern, such as
+    conv2 or 'dense*'; '*' is the same network without binary layers, which the
+    optimizer of the real-valued parameters trains alone."""
 
     pad_value: float = 0.0
-    """What binary convolutions pad their inputs with: 0 as published, 1 or -1."""
+    """Padding of binary convolutions: 0, 1 or -1. 0 as published."""
 
     input_sign: str = "ste_sign"
-    """How activations are quantized: by their sign, with the gradient of ste_sign as
+    """How activations are quantized. By their sign, with the gradient of ste_sign as
     published, approx_sign, swish_sign, ede_sign or reste_sign (these two annealed
     during training) or magnitude_aware_sign; or by ste_heaviside, ste_ternary or
     dorefa."""
 
     compute_dtype: str = "float32"
-    """Type of the network's products: float32 or bfloat16. Parameters, sums and batch
-    normalization are float32 always."""
+    """Type of the network's products. Parameters, sums and batch normalization are
+    float32 always."""
 
     unbiased_variance: bool = False
-    """Whether running variances of batch normalization have divisor n - 1, as in
-    PyTorch, instead of n."""
+    """Running variances with divisor n - 1. As in PyTorch, instead of n."""
 
     normalization: str = "dataset"
-    """Mean and standard deviation that images are normalized with: those of the data
-    set's training images, or the published constants imagenet or tiny_imagenet."""
+    """Mean and deviation that images are normalized by. Those of the data set's
+    training images, or published constants."""
 
     real_optimizer: str = "adam"
-    """Optimizer of the real-valued parameters: adam or sgd."""
+    """Optimizer of the real-valued parameters."""
 
     real_learning_rate: float = 1e-3
     """Its learning rate."""
 
     real_momentum: float | None = None
-    """Its momentum if it is sgd, from 0 up to but not including 1; None: no
-    momentum."""
+    """Its momentum if it is sgd, in [0, 1). None: no momentum."""
 
     real_schedule: str = "cosine"
-    """How its learning rate goes on: constant, or cosine (down to 0 at the end)."""
+    """How its learning rate goes on. cosine: down to 0 at the end."""
 
     real_warmup_epochs: int = 0
-    """Epochs in which it first rises from 0 in a straight line."""
+    """Epochs in which it first rises from 0."""
 
     restart_real_every_epoch: bool = False
-    """Whether the moments of Adam, or the momentum of sgd, start again at every epoch,
-    as in the published training script; the schedule goes on."""
+    """Restart its moments at every epoch. As in the published training script: the
+    moments of Adam, or the momentum of sgd; the schedule goes on."""
 
     reset_flips_every_epoch: bool = False
-    """Whether flip counts and momentum of sgdat start again at zero at every epoch, as
-    in the published training script; other binary optimizers go on."""
+    """Restart flip counts and momentum of sgdat. At every epoch, as in the published
+    training script; other binary optimizers go on."""
 
     restart_binary_every_epoch: bool = False
-    """Whether the momentum and moments with which sgd, sgdt, adam and lion train latent
-    weights start again at every epoch, as in the published training script. Latent
-    weights, the averages of bop and the schedule go on."""
+    """Restart moments of sgd, sgdt, adam and lion. At every epoch, as in the
+    published training script. Latent weights, the averages of bop and the schedule go
+    on."""
 
     binary_schedule: str = "constant"
-    """How the binary optimizer's learning rate, or gamma, goes on: constant, or cosine
-    (down to 0 at the end)."""
+    """How its learning rate, or gamma, goes on. cosine: down to 0 at the end."""
 
     clip_norm: float | None = None
-    """Greatest norm of all gradients together, to which larger ones are scaled down;
+    """Greatest norm of all gradients together. Larger ones are scaled down to it;
     None: any."""
 
     def __post_init__(self) -> None:
@@ -150,10 +145,10 @@ class Task(Plugged):
         sources.check_name(self.dataset)
         self.pictures()
         if self.model is not None:
-            names.check("model", specs.NETWORKS, self.model)
+            names.check("model", names.NETWORKS, self.model)
         for kind, table, name in (
-            ("sign", specs.SIGNS, self.input_sign),
-            ("compute dtype", specs.DTYPES, self.compute_dtype),
+            ("sign", names.SIGNS, self.input_sign),
+            ("compute dtype", names.COMPUTE_DTYPES, self.compute_dtype),
             ("normalization", registry.NORMALIZATIONS, self.normalization),
             ("schedule", registry.SCHEDULES, self.real_schedule),
             ("schedule", registry.SCHEDULES, self.binary_schedule),
@@ -164,9 +159,7 @@ class Task(Plugged):
             hyperparameters.check_float32(name, getattr(self, name))
         if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
             raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
-        registry.real_optimizer(
-            self.real_optimizer, self.real_learning_rate, self.real_momentum
-        )
+        registry.check_real_optimizer(self.real_optimizer, self.real_momentum)
 
     def pictures(self) -> pictures.Options:
         """Returns how photos become images."""
@@ -186,36 +179,34 @@ class Method(Plugged):
     """Who learns the binary weights."""
 
     optimizer: str = "sgdat"
-    """Optimizer of the binary weights: sgdat, sgdt, sgd, adam and lion (these three on
-    latent weights), adam_adaptive and lion_adaptive (with the thresholds of sgdat),
-    bop, bop2nd_order, boat, prob_bop or diode."""
+    """Optimizer of the binary weights. sgd, adam and lion train latent weights;
+    adam_adaptive and lion_adaptive have the thresholds of sgdat besides."""
 
     learning_rate: float | None = None
-    """Step size of sgdat, sgdt, diode and the optimizers on latent weights; None: the
-    optimizer's own default, for sgdat 1e-4."""
+    """Step size; of sgdat 1e-4 unless given. Of sgdat, sgdt, diode and the optimizers
+    on latent weights; None: the optimizer's own default."""
 
     threshold: float | None = None
-    """For sgdat, adam_adaptive and lion_adaptive the growth of a weight's flip
-    threshold with each flip, for sgdt, bop, bop2nd_order and prob_bop the threshold;
-    None: the optimizer's own default, for sgdat 1e-7."""
+    """Flip threshold; of sgdat 1e-7 per flip. Its growth with each flip for sgdat,
+    adam_adaptive and lion_adaptive, the threshold itself for sgdt, bop, bop2nd_order
+    and prob_bop; None: the optimizer's own default."""
 
     momentum: float | None = None
-    """Momentum of sgdat, sgdt and sgd, from 0 up to but not including 1; None: no
-    momentum."""
+    """Momentum of sgdat, sgdt and sgd, in [0, 1). None: no momentum."""
 
     gamma: float | None = None
-    """Rate of the average gradient of bop, bop2nd_order and prob_bop; None: the
-    optimizer's own default."""
+    """Rate of the average gradient of bop and its kin. Those are bop2nd_order and
+    prob_bop; None: the optimizer's own default."""
 
     sigma: float | None = None
-    """Rate of the average squared gradient of bop2nd_order; None: 1e-3."""
+    """Rate of the average square of bop2nd_order. None: 1e-3."""
 
     eta: float | None = None
-    """Growth of the squared threshold of boat; None: 0.1."""
+    """Growth of the squared threshold of boat. None: 0.1."""
 
     set: tuple[str, ...] = ()
-    """Other hyperparameters of the optimizer, as NAME=VALUE: any keyword argument of
-    its function in Python, such as nesterov=true or weight_decay=1e-4."""
+    """Other hyperparameters of the optimizer. Any keyword argument of its function in
+    Python, such as nesterov=true or weight_decay=1e-4."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""

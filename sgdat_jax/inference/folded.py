@@ -12,7 +12,7 @@ from flax.typing import PrecisionLike
 from jax import lax
 
 from sgdat_jax import bits, layers
-from sgdat_jax.layers import operations
+from sgdat_jax.layers import operations, products
 
 
 class FoldedLayer(nnx.Module):
@@ -58,7 +58,8 @@ class FoldedLayer(nnx.Module):
         self.operation: operations.Operation = layer.operation
         self.precision: PrecisionLike = layer.precision
         self.input_quantizer = input_quantizer
-        self.is_packed = dtype == "bits" and layer.is_packable
+        self.has_zeros = not layer.is_packable
+        self.is_packed = dtype == "bits" and not self.has_zeros
         if not self.is_packed:
             kernel = kernel.astype("float32" if dtype == "bits" else dtype)
         elif self.operation.counts:
@@ -90,17 +91,30 @@ class FoldedLayer(nnx.Module):
             return _multiply_packed(product, geometry, x, kernel)
         if self.is_packed:
             kernel = self._unpack(kernel).astype(x.dtype)
-        if x.dtype == jnp.float32:
-            return product(x, kernel)
-        # int32 at once, for cuDNN's convolutions of int8 return float32 or nothing.
-        exact = jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32
-        return product(x, kernel, preferred_element_type=exact).astype(jnp.float32)
+        if geometry is None or self.has_zeros:
+            return _multiply_plainly(product, x, kernel)
+        return lax.platform_dependent(
+            x,
+            kernel,
+            cuda=functools.partial(products.multiply_on_gpu, product, jnp.float32),
+            default=functools.partial(_multiply_plainly, product),
+        )
 
     def _unpack(self, words: jax.Array) -> jax.Array:
         if self.operation.counts:  # packed along features, whatever else may count
             return bits.unpack(words, self.kernel_shape[-2], axis=-2)
         size = math.prod(self.kernel_shape)
         return bits.unpack(words, size).reshape(self.kernel_shape)
+
+
+def _multiply_plainly(
+    product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    if x.dtype == jnp.float32:
+        return product(x, kernel)
+    # int32 at once, for cuDNN's convolutions of int8 return float32 or nothing.
+    exact = jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32
+    return product(x, kernel, preferred_element_type=exact).astype(jnp.float32)
 
 
 def _multiply_packed(
@@ -112,7 +126,7 @@ def _multiply_packed(
     """Returns the product of signs with a packed kernel, in float32.
 
     A CPU counts bits. Other devices read the kernel as bits as well, but multiply in
-    bfloat16, which is exact, for they have units for that.
+    bfloat16 or float16, which is exact, for they have units for that.
 
     Args:
       product: of floats; takes a ``preferred_element_type``.
@@ -122,11 +136,20 @@ def _multiply_packed(
     """
     plain = functools.partial(product, preferred_element_type=jnp.float32)
 
-    def unpacked(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def unpacked(
+        multiply: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
+    ) -> jax.Array:
         signs = bits.unpack(kernel, x.shape[-1], -2, "bfloat16")
-        return plain(x.astype("bfloat16"), signs)
+        return multiply(x.astype("bfloat16"), signs)
 
+    elsewhere = functools.partial(unpacked, plain)
     if 0 in x.shape:  # nothing to count
-        return unpacked(x, kernel)
-    by_bits = functools.partial(bits.product, plain, geometry, jnp.float32)
-    return lax.platform_dependent(x, kernel, cpu=by_bits, default=unpacked)
+        return elsewhere(x, kernel)
+    on_gpu = functools.partial(products.multiply_on_gpu, product, jnp.float32)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(bits.product, plain, geometry, jnp.float32),
+        cuda=functools.partial(unpacked, on_gpu),
+        default=elsewhere,
+    )

@@ -82,11 +82,11 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
         normalization after it, and that one's output into the next layer alone.
       dtype: of the binary products; all are exact. With ``"bits"`` a kernel takes a
         32nd of the memory; a CPU multiplies by counting them, other devices in
-        bfloat16; convolutions that are transposed, in groups or by a function of the
-        user's own unpack it to float32, and kernels with a mask, whose zeros are no
-        bits, are float32 all the time. The others are ``"float32"``, ``"bfloat16"``
-        (summed in float32) and ``"int8"`` (summed in int32); on a CPU they take far
-        longer.
+        bfloat16 or, convolutions on GPUs, float16; convolutions that are transposed, in
+        groups or by a function of the user's own unpack it to float32, and kernels with
+        a mask, whose zeros are no bits, are float32 all the time. The others are
+        ``"float32"``, ``"bfloat16"`` (summed in float32) and ``"int8"`` (summed in
+        int32); on a CPU they take far longer.
 
     Raises:
       ValueError: if `dtype` is none of these, or a variable is not finite.

@@ -10,14 +10,12 @@ uint8 with eight weights in a byte, the first in the lowest bit and 1 for +1, if
 
 import dataclasses
 import json
-import lzma
 import math
+import os
 import pathlib
-import tokenize
 import zipfile
-import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,23 +27,7 @@ from sgdat_jax.models import specs
 
 FORMAT = 2  # 1 had the run's config in place of `network`, and 0 no number
 _ABOUT = "about"
-_DAMAGE = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    EOFError,
-    OverflowError,
-    RecursionError,
-    MemoryError,
-    NotImplementedError,
-    RuntimeError,
-    tokenize.TokenError,
-    lzma.LZMAError,
-    zlib.error,
-    zipfile.BadZipFile,
-)
+_MOST_UNPACKED = 2**30  # bytes of a file that is smaller
 
 
 class About(NamedTuple):
@@ -128,7 +110,7 @@ def read_about(file: pathlib.Path) -> About:
         resize = about.get("resize")
         if resize is not None:
             names.look_up("resize", pictures.RESIZES, resize)
-    except _DAMAGE as error:
+    except files.DAMAGE as error:
         raise _not_whole(file, error) from None
     config, data = about.get("config"), about.get("data")
     return About(spec, mean, std, config, class_names, resize, data)
@@ -216,24 +198,38 @@ def _unpack(bits: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray 
 
 def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
-        if not files.is_file(file):
-            raise ValueError("it is not a regular file")
-        with file.open("rb") as data:
+        with files.open_regular(file) as data:
             # NumPy would speak of pickles.
             if not zipfile.is_zipfile(data):
                 raise ValueError("it is not a NumPy archive (.npz)")
-            data.seek(0)
+            _check_size(data)
             with np.load(data, allow_pickle=False) as archive:
                 arrays = dict(archive)
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # a member that is no .npy file
+                raise ValueError(f"{name} is not an array")
         about = json.loads(arrays.pop(_ABOUT).tobytes())
         about["packed"] = {k: tuple(map(int, v)) for k, v in about["packed"].items()}
-    except _DAMAGE as error:
+    except files.DAMAGE as error:
         raise _not_whole(file, error) from None
     return about, arrays
 
 
+def _check_size(data: IO[bytes]) -> None:
+    """Raises ValueError if an archive unpacks to much more than it is."""
+    with zipfile.ZipFile(data) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(data.seek(0, os.SEEK_END), _MOST_UNPACKED):
+        raise ValueError(
+            f"it unpacks to {unpacked:,} bytes; above {_MOST_UNPACKED:,} a file must "
+            "not be compressed"
+        )
+    data.seek(0)
+
+
 def _not_whole(file: pathlib.Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} is not a whole file of weights: {error}.")
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ValueError(f"{file} is not a whole file of weights: {reason}.")
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -8,7 +8,8 @@ initial values included. The kernel is a `BinaryParam`, so that optimizers can t
 from the real-valued parameters around it.
 
 Where both are signs and sums are exact, a program that is compiled for a CPU multiplies
-by counting bits (`sgdat_jax.bits`), to the same sums; gradients are of floats.
+by counting bits (`sgdat_jax.bits`), and one for a GPU convolves in float16, to the same
+sums; gradients are of floats.
 
 The layers do not train anything: that a kernel stays in {-1, +1} is the work of the
 optimizer. In Linen they are used through `nnx.bridge.to_linen`, where binary kernels

@@ -216,25 +216,24 @@ class BinaryLayer(nnx.Module):
         """Returns the product of inputs and kernel, in the dtype of the sums."""
         product = functools.partial(product, precision=self.precision)
         wide = self.preferred_element_type or x.dtype
-        if geometry is not None and not self._counts_bits(x, kernel, wide):
-            geometry = None
-        if wide == x.dtype and geometry is None:
+        if geometry is not None and self._are_signs(wide):
+            return products.multiply_signs(product, geometry, wide, x, kernel)
+        if wide == x.dtype:
             return product(x, kernel)
-        return products.multiply(product, geometry, wide, x, kernel)
+        return products.multiply(product, wide, x, kernel)
 
     @property
     def is_packable(self) -> bool:
         """Whether signs are all that the kernel has: with a mask it has zeros, too."""
         return self.mask is None
 
-    def _counts_bits(self, x: jax.Array, kernel: jax.Array, dtype: Dtype) -> bool:
-        """Whether a product is one of signs, summed exactly, and faster by bits."""
+    def _are_signs(self, dtype: Dtype) -> bool:
+        """Whether the operands are signs alone, and a dtype holds the sums exactly."""
         return (
             signs.is_sign(self.input_quantizer)
             and signs.is_sign(self.kernel_quantizer)
             and self.is_packable
             and dtypes.sums_exactly(dtype)
-            and bits.are_faster(x.shape, kernel.shape)
         )
 
     def _scale_and_shift(self, y: jax.Array, bias: jax.Array | None) -> jax.Array:

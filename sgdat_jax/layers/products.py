@@ -1,46 +1,39 @@
-"""Products of a layer's operands in a wider dtype, and of signs by counting bits."""
+"""Products of a layer's operands in a wider dtype, and of signs by narrower ones."""
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import lax
 
 from sgdat_jax import bits
 
+Product = Callable[..., jax.Array]  # of inputs and a kernel
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def multiply(
-    product: Callable[..., jax.Array],
-    geometry: bits.Geometry | None,
-    dtype: Dtype,
-    x: jax.Array,
-    kernel: jax.Array,
+    product: Product, dtype: Dtype, x: jax.Array, kernel: jax.Array
 ) -> jax.Array:
     """Returns ``product(x, kernel)``, summed in a dtype as wide as its operands'.
 
     Args:
       product: takes a ``preferred_element_type``.
-      geometry: what it does to operands of signs, whose bits a CPU then counts; None
-        for others.
-      dtype: of the sums; with a geometry, one that holds them exactly.
+      dtype: of the sums.
       x: inputs.
       kernel: of the same dtype.
     """
-    plain = functools.partial(product, preferred_element_type=dtype)
-    if geometry is None:
-        return plain(x, kernel)
-    by_bits = functools.partial(bits.product, plain, geometry, dtype)
-    # Chosen when a program is compiled, for the devices that it is compiled for.
-    return lax.platform_dependent(x, kernel, cpu=by_bits, default=plain)
+    return product(x, kernel, preferred_element_type=dtype)
 
 
-def _multiply_fwd(product, geometry, dtype, x, kernel):
-    return multiply(product, geometry, dtype, x, kernel), (x, kernel)
+def _multiply_fwd(product, dtype, x, kernel):
+    return multiply(product, dtype, x, kernel), (x, kernel)
 
 
-def _multiply_bwd(product, geometry, dtype, operands, cotangent):
+def _multiply_bwd(product, dtype, operands, cotangent):
     # JAX's own rule widens the operands instead: two of three products of a training
     # step would run at the speed of the wide dtype.
     _, pull_back = jax.vjp(product, *operands)
@@ -48,3 +41,87 @@ def _multiply_bwd(product, geometry, dtype, operands, cotangent):
 
 
 multiply.defvjp(_multiply_fwd, _multiply_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def multiply_signs(
+    product: Product,
+    geometry: bits.Geometry,
+    dtype: Dtype,
+    x: jax.Array,
+    kernel: jax.Array,
+) -> jax.Array:
+    """Returns ``product(x, kernel)`` of signs, as the device computes it fastest.
+
+    All ways give the same sums, for none rounds: a CPU counts bits where that pays, a
+    GPU convolves in float16.
+
+    Args:
+      product: takes a ``preferred_element_type``.
+      geometry: what it does.
+      dtype: of the sums, one that holds them exactly.
+      x: inputs of nothing but -1, +1 and NaN.
+      kernel: likewise, of the same dtype.
+    """
+    plain = functools.partial(product, preferred_element_type=dtype)
+    on_cpu = plain
+    if bits.are_faster(x.shape, kernel.shape):
+        on_cpu = functools.partial(bits.product, plain, geometry, dtype)
+    on_gpu = functools.partial(multiply_on_gpu, product, dtype)
+    # Chosen when a program is compiled, for the devices that it is compiled for.
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, cuda=on_gpu, default=plain)
+
+
+def _multiply_signs_fwd(product, geometry, dtype, x, kernel):
+    return multiply_signs(product, geometry, dtype, x, kernel), (x, kernel)
+
+
+def _multiply_signs_bwd(product, geometry, dtype, operands, cotangent):
+    del geometry
+    return _multiply_bwd(product, dtype, operands, cotangent)
+
+
+multiply_signs.defvjp(_multiply_signs_fwd, _multiply_signs_bwd)
+
+
+def multiply_on_gpu(
+    product: Product, dtype: Dtype, x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    """Returns ``product(x, kernel)`` of signs by a GPU's fastest exact products.
+
+    XLA widens the operands of a convolution to the dtype of its result, so one to
+    float32 reads twice the bytes at half the rate. Those to float16 here hold all sums.
+    cuBLAS multiplies matrices of bfloat16 to float32 as they are.
+
+    Args:
+      product: takes a ``preferred_element_type``.
+      dtype: of the sums, float32 or wider.
+      x: inputs of nothing but -1, +1 and NaN, of any dtype.
+      kernel: likewise.
+    """
+    parts = _parts(kernel.shape)
+    if kernel.ndim == 2 or not parts:
+        x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+        return product(x, kernel, preferred_element_type=dtype)
+    pairs = zip(
+        jnp.array_split(x.astype(jnp.float16), parts, axis=-1),
+        jnp.array_split(kernel.astype(jnp.float16), parts, axis=-2),
+        strict=True,
+    )
+    return functools.reduce(jnp.add, (product(*pair).astype(dtype) for pair in pairs))
+
+
+def _parts(kernel: tuple[int, ...]) -> int:
+    """Returns in how many parts of its features float16 holds a kernel's sums.
+
+    It holds all integers up to 2**11, and the even ones up to 2**12. Sums over an even
+    number of features are even, as pads leave out whole pixels. 0 if no part is small
+    enough.
+    """
+    *window, features, _ = kernel
+    for parts in range(1, features + 1):
+        sizes = {features // parts, -(-features // parts)}
+        is_even = all(size % 2 == 0 for size in sizes)
+        if math.prod(window) * max(sizes) <= (2**12 if is_even else 2**11):
+            return parts
+    return 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from typing import Any
 
 import jax
@@ -9,35 +10,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sgdat_jax import names, signs
-from sgdat_jax.models import binarynet, digits_net, resnet
 
-# Classes of networks, or functions that make them: of the number of classes, of `rngs`,
-# and of those other arguments in `Spec.build` that they take.
-NETWORKS = names.Table(
-    "networks",
-    {
-        "DigitsNet": digits_net.DigitsNet,
-        "BinaryNet": binarynet.BinaryNet,
-        "SgdatResNet18": resnet.SgdatResNet18,
-        "BiRealResNet18": resnet.BiRealResNet18,
-    },
-)
-# Quantizers of activations; those with a schedule in their paper follow it in training.
-SIGNS = names.Table(
-    "signs",
-    {
-        "ste_sign": signs.ste_sign,
-        "approx_sign": signs.approx_sign,
-        "swish_sign": signs.swish_sign,
-        "ede_sign": signs.annealed(signs.ede_sign, "t", signs.ede_t),
-        "reste_sign": signs.annealed(signs.reste_sign, "o", signs.reste_o),
-        "magnitude_aware_sign": signs.magnitude_aware_sign,
-        "ste_heaviside": signs.ste_heaviside,
-        "ste_ternary": signs.ste_ternary,
-        "dorefa": signs.dorefa,
-    },
-)
+# Those of `names`, where they are known without an import of JAX.
+NETWORKS, SIGNS = names.NETWORKS, names.SIGNS
+_LARGEST_ARRAY = 2**31 - 1  # numbers; XLA's indices have 32 bits
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}  # None: that of the parameters
+# Signs whose parameter follows the schedule of their paper in training.
+annealed_ede_sign = signs.annealed(signs.ede_sign, "t", signs.ede_t)
+annealed_reste_sign = signs.annealed(signs.reste_sign, "o", signs.reste_o)
 
 
 # Fields of `Spec` that networks take under another name.
@@ -106,9 +86,18 @@ class Spec:
         """Returns the network with shapes in place of its weights.
 
         Raises:
-          ValueError: as in `build`.
+          ValueError: as in `build`, or if an array would have too many numbers.
         """
-        return nnx.eval_shape(self.build)
+        shapes = nnx.eval_shape(self.build)
+        for path, leaf in jax.tree.leaves_with_path(nnx.state(shapes)):
+            if math.prod(leaf.shape) > _LARGEST_ARRAY:
+                raise ValueError(
+                    f"width must be less for these images, got {self.width}: "
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} of "
+                    f"{self.model} would have {float(math.prod(leaf.shape)):.3g} "
+                    "numbers."
+                )
+        return shapes
 
 
 # What of a network is the user's to choose, whatever the images are.

@@ -133,37 +133,6 @@ def _flipped(signed_count: jax.Array) -> jax.Array:
     return jnp.where(signed_count > 0, -grown, grown)
 
 
-# The sums of products are jitted so that they round in eager code as in compiled code,
-# where XLA contracts a product and the sum that follows it into one fused operation.
-
-
-@jax.jit
-def add_scaled(x: jax.Array, scale: chex.Numeric, y: jax.Array) -> jax.Array:
-    """Returns ``x + scale * y`` in the dtype of ``x``, rounded once if fused."""
-    return (x + scale * y).astype(x.dtype)
-
-
-@jax.jit
-def rounded_product(scale: chex.Numeric, x: jax.Array) -> jax.Array:
-    """Returns ``scale * x`` in the dtype of ``x``, rounded before it is added to."""
-    # The selection changes no value, but keeps XLA from contracting the product.
-    return jnp.where(x == 0, x, scale * x).astype(x.dtype)
-
-
-@jax.jit
-def decay_and_add(
-    buffer: jax.Array,
-    decay: chex.Numeric,
-    gradient: jax.Array,
-    scale: chex.Numeric,
-) -> jax.Array:
-    """Returns ``decay * buffer + scale * gradient`` in the dtype of the buffer.
-
-    It rounds as PyTorch does in ``buffer.mul_(decay).add_(gradient, alpha=scale)``.
-    """
-    return add_scaled(rounded_product(decay, buffer), scale, gradient)
-
-
 def exact_update(signed_count: jax.Array, param: jax.Array) -> jax.Array:
     """Returns the update that takes a parameter to the weight of its signed count.
 

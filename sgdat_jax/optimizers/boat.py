@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks
+from sgdat_jax.optimizers import binary, checks, sums
 
 
 class BoatState(NamedTuple):
@@ -88,10 +88,10 @@ def boat(
         growth = binary.value_at(eta, state.count)
         decay = binary.value_at(weight_decay, state.count)
         nu = jax.tree.map(
-            lambda v, g: binary.add_scaled(v, growth, g * g), state.nu, gradients
+            lambda v, g: sums.add_scaled(v, growth, g * g), state.nu, gradients
         )
         latent = jax.tree.map(
-            lambda m, g: binary.decay_and_add(m, 1 - decay, g, -1.0),
+            lambda m, g: sums.decay_and_add(m, 1 - decay, g, -1.0),
             state.latent,
             gradients,
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact
+from sgdat_jax.optimizers import binary, checks, compact, sums
 
 
 class BopState(NamedTuple):
@@ -74,7 +74,7 @@ def bop(
     def step(updates: optax.Updates, state: BopState) -> BopState:
         rate = binary.value_at(gamma, state.count)
         mu = jax.tree.map(
-            lambda m, g: binary.decay_and_add(m, 1 - rate, g, rate),
+            lambda m, g: sums.decay_and_add(m, 1 - rate, g, rate),
             state.mu,
             optax.tree.cast_like(updates, state.mu),
         )
@@ -149,10 +149,10 @@ def bop2nd_order(
         rate1 = binary.value_at(gamma, state.count)
         rate2 = binary.value_at(sigma, state.count)
         mu = jax.tree.map(
-            lambda m, g: m + binary.rounded_product(rate1, g - m), state.mu, gradients
+            lambda m, g: m + sums.rounded_product(rate1, g - m), state.mu, gradients
         )
         nu = jax.tree.map(
-            lambda v, g: v + binary.rounded_product(rate2, g * g - v),
+            lambda v, g: v + sums.rounded_product(rate2, g * g - v),
             state.nu,
             gradients,
         )

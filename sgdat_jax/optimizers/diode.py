@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks
+from sgdat_jax.optimizers import binary, checks, sums
 
 _START = 1e-3  # bound of the first average's initial magnitudes, as in the source
 
@@ -92,12 +92,12 @@ def diode(
     def step(updates: optax.Updates, state: DiodeState) -> DiodeState:
         eta = binary.value_at(learning_rate, state.count)
         mu = jax.tree.map(
-            lambda m, g: binary.add_scaled(m, 1 - b1, g - m),
+            lambda m, g: sums.add_scaled(m, 1 - b1, g - m),
             state.mu,
             optax.tree.cast_like(updates, state.mu),
         )
         drift = jax.tree.map(
-            lambda d, m: binary.add_scaled(d, 1 - b2, eta * jnp.sign(m) - d),
+            lambda d, m: sums.add_scaled(d, 1 - b2, eta * jnp.sign(m) - d),
             state.drift,
             mu,
         )

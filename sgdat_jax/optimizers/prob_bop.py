@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks
+from sgdat_jax.optimizers import binary, checks, sums
 
 _ROW = 1024  # of weights that lie along a single axis
 
@@ -92,7 +92,7 @@ def prob_bop(
     def step(updates: optax.Updates, state: ProbBopState) -> ProbBopState:
         rate = binary.value_at(gamma, state.count)
         mu = jax.tree.map(
-            lambda m, g: binary.decay_and_add(m, 1 - rate, g, rate),
+            lambda m, g: sums.decay_and_add(m, 1 - rate, g, rate),
             state.mu,
             optax.tree.cast_like(updates, state.mu),
         )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact
+from sgdat_jax.optimizers import binary, checks, compact, sums
 
 
 class SgdatState(NamedTuple):
@@ -174,7 +174,7 @@ def sgdat(
         direction = gradients
         if weight_decay is not None and (momentum is None or nesterov):
             direction = jax.tree.map(
-                lambda g, s: binary.add_scaled(
+                lambda g, s: sums.add_scaled(
                     g, weight_decay, binary.weight(s, g.dtype)
                 ),
                 gradients,
@@ -182,20 +182,20 @@ def sgdat(
             )
         if momentum is not None:
             buffer = jax.tree.map(
-                lambda u, g: binary.decay_and_add(u, momentum, g, 1 - dampening),
+                lambda u, g: sums.decay_and_add(u, momentum, g, 1 - dampening),
                 buffer,
                 gradients,
             )
         if nesterov:
             direction = jax.tree.map(
-                lambda d, u: binary.add_scaled(d, momentum, u), direction, buffer
+                lambda d, u: sums.add_scaled(d, momentum, u), direction, buffer
             )
         elif momentum is not None:
             direction = buffer
         eta = binary.value_at(learning_rate, state.count)
         tau = binary.value_at(threshold, state.count)
         latent = jax.tree.map(
-            lambda m, d: binary.add_scaled(m, -eta, d), state.latent, direction
+            lambda m, d: sums.add_scaled(m, -eta, d), state.latent, direction
         )
         signed_count = jax.tree.map(
             lambda s, m: binary.flip_beyond(s, m, binary.adaptive_threshold(s, tau)),

@@ -96,7 +96,7 @@ def write_comparison(
     files.make([folder], "folder")
     rows = compare_runs(groups)
     data = {
-        "dataset": groups[0].config.dataset,
+        "dataset": runs_lib.dataset_of(groups[0].config),
         "selection": tables.SELECTION,
         "devices": sorted({run.result["device"] for g in groups for run in g.runs}),
         "rows": rows,

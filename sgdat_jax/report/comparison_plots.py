@@ -1,7 +1,7 @@
 """Plots of several methods side by side."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,7 @@ def plot_flip_ratios(groups: _Groups) -> figure.Figure:
 
 def plot_flip_ratios_per_layer(groups: _Groups) -> figure.Figure:
     """Draws the same for each layer, a panel per layer."""
-    layers = [group.runs[0].lines[0]["flip_ratio_per_layer"] for group in groups]
+    layers: Any = [group.runs[0].lines[0]["flip_ratio_per_layer"] for group in groups]
     names = list(dict.fromkeys(itertools.chain(*layers)))
     columns = min(len(names), 4)
     fig, grid = figures.panels(columns, -(-len(names) // columns))
@@ -168,7 +168,7 @@ def plot_gradients(groups: _Groups) -> figure.Figure:
     columns = min(len(groups), 4)
     fig, grid = figures.panels(columns, -(-len(groups) // columns))
     for axes, group in zip(grid, groups, strict=False):
-        line = group.runs[0].lines[0]
+        line: Any = group.runs[0].lines[0]
         for name in line["gradient_per_layer"]:
             if name.endswith(("/bias", "/scale")):
                 continue
@@ -220,13 +220,14 @@ def _with_record(groups: _Groups, where: str, key: str) -> list[runs_lib.Group]:
     ]
 
 
-def _recorded(line: dict[str, Any], key: str) -> bool:
+def _recorded(line: Mapping[str, Any], key: str) -> bool:
     # Bins are all zero where the optimizer has no thresholds above zero.
     return key in line and (not isinstance(line[key], list) or any(line[key]))
 
 
 def _of_layer(group: runs_lib.Group, key: str, name: str) -> np.ndarray:
-    return np.array([[line[key][name] for line in run.lines] for run in group.runs])
+    found: Any = [run.lines for run in group.runs]
+    return np.array([[line[key][name] for line in lines] for lines in found])
 
 
 def _colored(groups: _Groups) -> list[tuple[runs_lib.Group, Any]]:

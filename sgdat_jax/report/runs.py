@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sgdat_jax.experiments import configs, methods
-from sgdat_jax.training import run_folder, settings
+from sgdat_jax.training import formats, run_folder, settings
 
 
 class Run(NamedTuple):
     """A run that has ended, as its folder has it."""
 
     folder: pathlib.Path
-    config: configs.TrainConfig
-    lines: list[dict[str, Any]]  # one per epoch; none if it diverged
+    config: settings.Settings  # of the command, or of `training.fit`
+    lines: list[formats.EpochLine]  # one per epoch; none if it diverged
     result: dict[str, Any]  # if it diverged, in which epoch and with which loss
     diverged: bool = False
 
@@ -30,7 +30,7 @@ class Group(NamedTuple):
     diverged: Sequence[Run] = ()
 
     @property
-    def config(self) -> configs.TrainConfig:
+    def config(self) -> settings.Settings:
         """What all runs have in common, with the seed of one of them."""
         return next(iter((*self.runs, *self.diverged))).config
 
@@ -41,7 +41,8 @@ class Group(NamedTuple):
 
     def values(self, key: str) -> np.ndarray:
         """Returns an entry of all lines, shape ``(runs, epochs, ...)``, float64."""
-        lines = [[line[key] for line in run.lines] for run in self.runs]
+        found: Any = [run.lines for run in self.runs]
+        lines = [[line[key] for line in lines] for lines in found]
         return np.array(lines, np.float64)
 
     def results(self, key: str) -> np.ndarray:
@@ -56,6 +57,16 @@ _FLIP_RESULT_KEYS = ("flips_per_weight",)
 _NO_SETTINGS = settings.options_of(
     configs.TrainConfig, settings.HOUSEKEEPING, settings.PLACEMENT
 ) | {"seed", "diagnostics"}
+
+
+def dataset_of(config: settings.Settings) -> str:
+    """Returns the name of the data set of a run, by the command or by `fit`."""
+    return str(getattr(config, "dataset", ""))
+
+
+def model_of(config: settings.Settings) -> str:
+    """Returns the name of the network of a run, by the command or by `fit`."""
+    return str(getattr(config, "model", None) or "")
 
 
 def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]]:
@@ -94,12 +105,12 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """
     if not runs:
         raise ValueError("There must be at least one finished run.")
-    other = next((r for r in runs if r.config.dataset != runs[0].config.dataset), None)
+    dataset = dataset_of(runs[0].config)
+    other = next((r for r in runs if dataset_of(r.config) != dataset), None)
     if other:
         raise ValueError(
-            "The runs must have one data set, got "
-            f"{runs[0].config.dataset} in {runs[0].folder} and "
-            f"{other.config.dataset} in {other.folder}."
+            f"The runs must have one data set, got {dataset} in {runs[0].folder} and "
+            f"{dataset_of(other.config)} in {other.folder}."
         )
     grouped: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
@@ -129,7 +140,7 @@ def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
 
 
 def _read_run(folder: pathlib.Path) -> Run:
-    config = run_folder.read_config(folder, configs.TrainConfig)
+    config = _read_config(folder)
     if run_folder.has_diverged(folder):
         return Run(folder, config, [], run_folder.read_diverged(folder), diverged=True)
     result = run_folder.read_result(folder)
@@ -138,7 +149,7 @@ def _read_run(folder: pathlib.Path) -> Run:
     is_binary = not isinstance(model, dict) or model.get("binary_layers") != []
     for name, entries, keys in (
         (run_folder.RESULT, [result], is_binary * _FLIP_RESULT_KEYS),
-        (run_folder.METRICS, lines, ("seconds", *is_binary * _FLIP_LINE_KEYS)),
+        (run_folder.METRICS, lines, is_binary * _FLIP_LINE_KEYS),
     ):
         missing = next((k for k in keys for entry in entries if k not in entry), None)
         if missing:
@@ -151,35 +162,84 @@ def _read_run(folder: pathlib.Path) -> Run:
     return Run(folder, config, lines, result)
 
 
-def _settings(config: configs.TrainConfig) -> tuple[Any, ...]:
-    fields = [f.name for f in dataclasses.fields(config) if f.name not in _NO_SETTINGS]
-    return (config.label, *(getattr(config, name) for name in fields))
+def _read_config(folder: pathlib.Path) -> settings.Settings:
+    # Of `training.fit`, which knows its optimizer as an object, there is no name of it.
+    if "optimizer" in run_folder.read_json(folder, run_folder.CONFIG):
+        return run_folder.read_config(folder, configs.TrainConfig)
+    from sgdat_jax.training import fitting
+
+    return run_folder.read_config(folder, fitting.FitConfig)
 
 
-def _labels(found: Sequence[configs.TrainConfig]) -> list[str]:
+def _names(kind: type[settings.Settings]) -> tuple[str, ...]:
+    """Returns what else than the seed makes runs of a kind differ."""
+    return tuple(f.name for f in dataclasses.fields(kind) if f.name not in _NO_SETTINGS)
+
+
+def _settings(config: settings.Settings) -> tuple[Any, ...]:
+    return (
+        type(config).__name__,
+        config.label,
+        *(getattr(config, name) for name in _names(type(config))),
+    )
+
+
+def _labels(found: Sequence[settings.Settings]) -> list[str]:
     """Returns a label per group: its method, and settings by which groups differ."""
-    defaults = dataclasses.asdict(configs.TrainConfig())
-    names = [methods.label_of(dataclasses.asdict(c), defaults) for c in found]
+    names = [_method(config) for config in found]
     return [
         " ".join([name, *_differences(config, name, found, names)])
         for config, name in zip(found, names, strict=True)
     ]
 
 
+def _method(config: settings.Settings) -> str:
+    if not isinstance(config, configs.TrainConfig):
+        return config.label or f"{model_of(config)} by fit"
+    defaults = dataclasses.asdict(configs.TrainConfig())
+    return methods.label_of(dataclasses.asdict(config), defaults)
+
+
 def _differences(
-    config: configs.TrainConfig,
+    config: settings.Settings,
     name: str,
-    found: Sequence[configs.TrainConfig],
+    found: Sequence[settings.Settings],
     names: Sequence[str],
 ) -> list[str]:
     same_method = [c for c, n in zip(found, names, strict=True) if n == name]
     differences = []
-    for field in dataclasses.fields(config):
-        if field.name in (*_NO_SETTINGS, *methods.FIELDS):
+    for field in _names(type(config)):
+        if field in methods.FIELDS:
             continue
         # A method may have a learning rate of its own for the real-valued parameters.
-        others = same_method if field.name == "real_learning_rate" else found
-        value = getattr(config, field.name)
-        if any(getattr(other, field.name) != value for other in others):
-            differences.append(f"{field.name}={value}")
+        others = same_method if field == "real_learning_rate" else found
+        value = getattr(config, field)
+        if any(getattr(other, field, value) != value for other in others):
+            differences.append(f"{field}={value}")
     return differences
+
+
+def settings_that_differ(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """Returns the settings in which groups differ, with the value of each group.
+
+    Args:
+      groups: what `group_runs` returns; a group of `fit` lacks what only the command
+        has: None.
+    """
+    kinds = [_names(type(group.config)) for group in groups]
+    values = {
+        name: [getattr(group.config, name, None) for group in groups]
+        for name in dict.fromkeys(name for names in kinds for name in names)
+    }
+    return {k: v for k, v in values.items() if any(other != v[0] for other in v)}
+
+
+def shared_settings(groups: Sequence[Group]) -> dict[str, Any]:
+    """Returns the settings that all groups have in common."""
+    differ = settings_that_differ(groups)
+    config = groups[0].config
+    return {
+        name: getattr(config, name)
+        for name in _names(type(config))
+        if name not in differ
+    }

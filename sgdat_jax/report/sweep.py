@@ -12,11 +12,18 @@ from rich import table as rich_table
 from sgdat_jax import files
 from sgdat_jax.report import figures, tables
 
-_MEASURES = ("test_accuracy", "best_test_accuracy", "flips_per_weight")
+_MEASURES = (
+    "test_accuracy",
+    "best_test_accuracy",
+    "valid_accuracy",
+    "flips_per_weight",
+)
 
 
 def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the settings of a sweep, best first by the last epoch's accuracy.
+
+    That of the validation part if the sweep had one, or else that of the test set.
 
     Args:
       trials: lines of the sweep's file of trials.
@@ -40,8 +47,14 @@ def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _accuracy(row: dict[str, Any]) -> float:
-    mean = row["test_accuracy"]["mean"]
+    mean = row[_ranking(row)]["mean"]
     return -1.0 if mean is None else mean
+
+
+def _ranking(row: dict[str, Any]) -> str:
+    """Returns the measure that ranks settings."""
+    known = row["valid_accuracy"]["mean"] is not None
+    return "valid_accuracy" if known else "test_accuracy"
 
 
 def _row(
@@ -71,7 +84,7 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
     for header in _headers(rows):
         table.add_column(header, justify="right")
     for row in rows[:best]:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row, by_validation=_is_by_validation(rows)))
     return table
 
 
@@ -144,9 +157,12 @@ def write_sweep(
         folder / name
         for name in ("settings.md", "trials.csv", "settings.json", "heat_map.png")
     )
-    lines = [_headers(rows), ["---:" for _ in _headers(rows)], *map(_cells, rows)]
+    headers, by_validation = _headers(rows), _is_by_validation(rows)
+    cells = [_cells(row, by_validation=by_validation) for row in rows]
+    lines = [headers, ["---:" for _ in headers], *cells]
     heat_map = plot_heat_map(rows)
-    files.write_text(markdown, f"{tables.markdown(lines)}\n{tables.SELECTION}\n")
+    said = _selection(rows)
+    files.write_text(markdown, f"{tables.markdown(lines)}\n{said}\n")
     files.write_json(raw, rows)
     tables.write_csv(table, [_columns(trial) for trial in trials])
     figures.save(heat_map, picture)
@@ -159,14 +175,29 @@ def _check(trials: Sequence[dict[str, Any]]) -> None:
 
 
 def _headers(rows: Sequence[dict[str, Any]]) -> list[str]:
-    measures = ["runs", "last epoch (%)", "best epoch (%)", "flips per weight"]
-    return [*rows[0]["hyperparameters"], *measures]
+    validation = ["validation (%)"] if _is_by_validation(rows) else []
+    measures = ["last epoch (%)", "best epoch (%)", "flips per weight"]
+    return [*rows[0]["hyperparameters"], "runs", *validation, *measures]
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _is_by_validation(rows: Sequence[dict[str, Any]]) -> bool:
+    return _ranking(rows[0]) == "valid_accuracy"
+
+
+def _selection(rows: Sequence[dict[str, Any]]) -> str:
+    by = "validation" if _is_by_validation(rows) else "test"
+    ranked = {
+        "validation": "the validation part, on which the test set has no influence",
+        "test": "the test set itself: use --validation-share to report the best one",
+    }[by]
+    return f"{tables.selection([by])} Settings are ranked by {ranked}."
+
+
+def _cells(row: dict[str, Any], *, by_validation: bool) -> list[str]:
     return [
         *(f"{value:g}" for value in row["hyperparameters"].values()),
         tables.format_runs(row),
+        *([_percent(row["valid_accuracy"])] if by_validation else []),
         _percent(row["test_accuracy"]),
         _percent(row["best_test_accuracy"]),
         tables.format_spread(row["flips_per_weight"], ".2f"),
@@ -178,6 +209,6 @@ def _percent(spread: dict[str, float | None]) -> str:
 
 
 def _columns(trial: dict[str, Any]) -> dict[str, Any]:
-    left_out = ("hyperparameters", "test_accuracies")
+    left_out = ("hyperparameters", "test_accuracies", "valid_accuracies")
     rest = {key: value for key, value in trial.items() if key not in left_out}
     return trial["hyperparameters"] | rest

@@ -2,17 +2,34 @@
 
 import csv
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sgdat_jax import files
 
-SELECTION = (
-    "Top-1 accuracy on the test set, mean ± standard deviation over seeds, without "
-    "runs that diverged; best epoch: chosen on the test set, as in the paper."
-)
+_CHOSEN = {
+    "test": "chosen on the test set itself, as in the paper",
+    "validation": "chosen on a part of the training images that is not trained with",
+}
+
+
+def selection(by: Collection[str]) -> str:
+    """Returns what the accuracies of a table are, and how best epochs were chosen.
+
+    Args:
+      by: ``"test"``, ``"validation"``, both or none, if there are no best epochs.
+    """
+    chosen = " and ".join(_CHOSEN[name] for name in _CHOSEN if name in by)
+    best = f" Best epoch: {chosen}." if chosen else ""
+    return (
+        "Top-1 accuracy on the test set, mean ± standard deviation over seeds, without "
+        f"runs that diverged.{best}"
+    )
+
+
+SELECTION = selection(["test"])
 
 
 def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None]:
@@ -20,7 +37,7 @@ def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | 
 
     Both are None where a result has no such entry, or there is no result.
     """
-    if not results or any(key not in result for result in results):
+    if not results or any(result.get(key) is None for result in results):
         return {"mean": None, "std": None}
     values = np.array([result[key] for result in results], np.float64)
     std = float(values.std(ddof=1)) if len(values) > 1 else None

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 
-from sgdat_jax import files
+from sgdat_jax import files, loggers
 from sgdat_jax.training import hosts, states
+
+with loggers.kept():
+    import orbax.checkpoint as ocp
 
 _STATE = "state"
 _PROGRESS = "progress.json"

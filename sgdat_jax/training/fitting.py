@@ -18,6 +18,7 @@ from sgdat_jax import optimizers
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.training import (
     agreement,
+    formats,
     hosts,
     interruption,
     keepers,
@@ -50,9 +51,9 @@ class Fitted(NamedTuple):
     """What `fit` returns."""
 
     model: Any  # the network, of its own class, with the weights of the last epoch
-    best: Any  # likewise, of the epoch of the greatest test accuracy
+    best: Any  # likewise, of the best epoch: by validation if there is a part for it
     opt_state: optax.OptState  # after the last step; for `sgdat_jax.flip_counts`
-    lines: tuple[dict[str, Any], ...]  # metrics, one line per epoch
+    lines: tuple[formats.EpochLine, ...]  # metrics, one line per epoch
     result: dict[str, Any]  # as in ``result.json``
 
 
@@ -100,8 +101,8 @@ def fit(
         None: those of the training images.
       watchers: hear of each step and epoch; see `Watcher`.
       **options: fields of `Settings`: ``epochs``, ``batch_size``, ``seed``,
-        ``crop_padding``, ``flip``, ``label_smoothing``, ``devices``, ``diagnostics``
-        and the rest.
+        ``crop_padding``, ``flip``, ``label_smoothing``, ``validation_share``,
+        ``devices``, ``diagnostics`` and the rest.
 
     Returns:
       The trained networks, the optimizer's state, metrics and result.
@@ -137,6 +138,7 @@ def fit(
     if resume and run_dir is None:
         raise ValueError("run_dir must be a folder with resume, got None.")
     _check_model(model, dataset)
+    dataset = dataset_lib.hold_out(dataset, config.validation_share)
     runs.check_fits(config, dataset)
     agreement.check_config(runs.with_devices(config))
     agreement.check_data(dataset)

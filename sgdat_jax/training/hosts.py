@@ -7,7 +7,9 @@ one process ends, the others cannot go on: they end as well, and all are started
 import contextlib
 import json
 import os
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +21,7 @@ from jax.experimental import multihost_utils
 # Within this time the others hear of a process or a host that has gone silent. Where a
 # connection breaks, as it does when a process is killed, they hear at once.
 _HEARTBEAT_SECONDS = 60
+_PATIENCE_SECONDS = 50
 
 
 class Disagreement(ValueError):
@@ -34,7 +37,8 @@ def join(
 ) -> None:
     """Makes this process one of a job; comes before any other use of jax.
 
-    It waits for all the others, for five minutes at most; then jax aborts the process.
+    The coordinator waits for all the others, for five minutes at most; then jax aborts
+    the process. The others wait a minute for a coordinator that cannot be reached.
     What is None is found out from the cluster: a TPU pod, Slurm, Open MPI or
     Kubernetes.
 
@@ -46,9 +50,13 @@ def join(
       heartbeat_seconds: silence after which a process counts as dead.
 
     Raises:
-      ValueError: if an argument is not valid, or None and no cluster tells its value.
+      ValueError: if an argument is not valid, or None and no cluster tells its value;
+        if the coordinator's port is in use, or it cannot be reached.
     """
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdecimal():
+    host, _, port = (coordinator or "").rpartition(":")
+    if coordinator is not None and not (
+        host and port.isdecimal() and 0 < int(port) < 2**16
+    ):
         raise ValueError(
             f"coordinator must be host and port, such as 10.0.0.1:1234, got "
             f"{coordinator}."
@@ -60,6 +68,11 @@ def join(
             f"process_id must be in [0, num_processes), got {process_id} of "
             f"{num_processes}."
         )
+    if coordinator is not None and num_processes is not None:
+        if process_id == 0:
+            _check_free(int(port))
+        elif process_id is not None:
+            _wait_for(host.strip("[]"), int(port))
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
@@ -72,6 +85,34 @@ def join(
             "No cluster was found that tells coordinator, process_id and "
             f"num_processes: give all three. ({error})"
         ) from None
+
+
+def _check_free(port: int) -> None:
+    """Raises ValueError if the coordinator cannot listen: jax would crash."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError as error:
+        raise ValueError(
+            f"coordinator must have a port that is free, got {port}: {error.strerror}."
+        ) from None
+
+
+def _wait_for(host: str, port: int) -> None:
+    """Raises ValueError if nothing listens there for a minute: jax would abort."""
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ValueError(
+                    f"coordinator must be reached within {_PATIENCE_SECONDS} seconds, "
+                    f"got {host}:{port}: {error.strerror or error}."
+                ) from None
+        time.sleep(0.2)
 
 
 def is_job() -> bool:

@@ -10,7 +10,10 @@ import jax
 from flax import nnx
 
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import checkpoint, hosts, parallel, run_folder, runs
+from sgdat_jax.training import checkpoint, formats, hosts, run_folder, runs
+
+# Entries of the line of an epoch that its weights bear.
+_REACHED = ("epoch", "test_accuracy", "test_loss", "valid_accuracy", "valid_loss")
 
 
 class Weights(NamedTuple):
@@ -127,7 +130,7 @@ class _Folder:
             "resize": run.dataset.resize,
             "config": dataclasses.asdict(run.config),
             "data": run.data,
-            "reached": {k: line[k] for k in ("epoch", "test_accuracy", "test_loss")},
+            "reached": {k: line[k] for k in _REACHED if k in line},
         }
         weights = _weights(run)
         for name in names if hosts.is_writer() else ():
@@ -149,10 +152,11 @@ class _Folder:
 
 def _is_best(run: runs.Run, line: Mapping[str, Any]) -> bool:
     """Returns whether an epoch is better than all before it; a tie is not."""
-    before = (old["test_accuracy"] for old in run.progress.lines)
-    return bool(line["test_accuracy"] > max(before, default=-1))
+    key = formats.selecting(line)
+    before = (old[key] for old in run.progress.lines)  # type: ignore[literal-required]
+    return bool(line[key] > max(before, default=-1))
 
 
 def _weights(run: runs.Run) -> Weights:
     trained = Weights(run.state.params, run.state.stats)
-    return jax.device_get(parallel.gather(run.task.layout, trained))
+    return jax.device_get(run.task.layout.gather(trained))

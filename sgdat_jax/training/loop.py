@@ -12,6 +12,7 @@ from sgdat_jax import cpu
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import stream
 from sgdat_jax.training import (
+    formats,
     hosts,
     interruption,
     keepers,
@@ -45,7 +46,7 @@ class Watcher:
         The next step takes the state's memory: what is kept must be copied.
         """
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def epoch_ended(self, line: formats.EpochLine) -> None:
         """Hears of an epoch, by its line of the metrics file."""
 
 
@@ -69,7 +70,7 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.epoch_trained(state)
 
-    def epoch_ended(self, line: dict[str, Any]) -> None:
+    def epoch_ended(self, line: formats.EpochLine) -> None:
         """Tells all."""
         for watcher in self._watchers:
             watcher.epoch_ended(line)
@@ -130,28 +131,29 @@ def evaluate(
     run: runs.Run,
     tests: Iterable[TestBatch] | None = None,
     check: interruption.Check = interruption.never,
+    part: str = "test",
 ) -> dict[str, float]:
-    """Returns loss and accuracies on the whole test set, as in a line of metrics.
+    """Returns loss and accuracies on a whole part of the data, as in a line of metrics.
 
     Args:
       run: with the state to evaluate.
       tests: what `test_batches` gives, where it is at hand already.
       check: as in `train`.
+      part: of the data set: ``"test"`` or ``"valid"``.
     """
     metrics = []
-    for batch, weights in tests or test_batches(run.dataset, run.task.layout):
-        metrics.append(programs().eval_step(run.task, run.state, batch, weights))
+    evaluated = programs(run.task.layout.platform).eval_step
+    for batch, weights in tests or test_batches(run.dataset, run.task.layout, part):
+        metrics.append(evaluated(run.task, run.state, batch, weights))
         check()
     total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
-    return results.means("test", total._asdict())
+    return results.means(part, total._asdict())
 
 
-def on_device(
-    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
-) -> steps.Batch:
+def on_device(dataset: dataset_lib.Dataset, layout: parallel.Layout) -> steps.Batch:
     """Returns all training images, copied to each device."""
     images = dataset.train_images, dataset.train_labels
-    return steps.Batch(*parallel.put_whole(layout, images))
+    return steps.Batch(*layout.put_whole(images))
 
 
 def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
@@ -160,23 +162,30 @@ def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
+def test_batch_size(images: int, layout: parallel.Layout) -> int:
+    """Returns how many of so many images are evaluated at once, on all devices."""
+    share = -(-min(_EVAL_BATCH, images) // layout.devices)
+    return share * layout.devices
+
+
 def test_batches(
-    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
+    dataset: dataset_lib.Dataset, layout: parallel.Layout, part: str = "test"
 ) -> Iterator[TestBatch]:
-    """Yields the test set in batches of one size, the last padded by weight 0."""
-    parts = 1 if layout is None else layout.devices
-    size = -(-min(_EVAL_BATCH, len(dataset.test_images)) // parts) * parts
-    rows = parallel.rows(layout, size)
-    for start in range(0, len(dataset.test_images), size):
-        images = dataset.test_images[start : start + size]
-        labels = dataset.test_labels[start : start + size]
+    """Yields a part of a data set in batches of one size; weight 0 pads the last."""
+    all_images = getattr(dataset, f"{part}_images")
+    all_labels = getattr(dataset, f"{part}_labels")
+    size = test_batch_size(len(all_images), layout)
+    rows = layout.rows(size)
+    for start in range(0, len(all_images), size):
+        images = all_images[start : start + size]
+        labels = all_labels[start : start + size]
         missing = size - len(images)
         whole = (
             np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
             np.pad(labels, (0, missing)),
             (np.arange(size) < len(images)).astype(np.float32),
         )
-        *batch, weights = parallel.put_rows(layout, tuple(x[rows] for x in whole))
+        *batch, weights = layout.put_rows(tuple(x[rows] for x in whole))
         yield steps.Batch(*batch), weights
 
 
@@ -189,12 +198,20 @@ class Programs(NamedTuple):
     begin_epoch: Any
 
 
+def programs(platform: str | None = None) -> Programs:
+    """Returns the programs of training.
+
+    Args:
+      platform: of the devices that they are compiled for; None: of those that jax
+        chooses.
+    """
+    return _programs(platform or jax.default_backend())
+
+
 @functools.cache
-def programs() -> Programs:
-    """Returns the programs of training, which differ from device to device."""
-    compiled = functools.partial(
-        jax.jit, static_argnums=0, compiler_options=cpu.compiler_options()
-    )
+def _programs(platform: str) -> Programs:
+    options = cpu.compiler_options(platform)
+    compiled = functools.partial(jax.jit, static_argnums=0, compiler_options=options)
     return Programs(
         train_steps=compiled(steps.train_steps, donate_argnums=1),
         train_batch=compiled(steps.train_batch, donate_argnums=1),
@@ -244,11 +261,14 @@ def _advance(
     Its caller may stop at each of them: the state is then still there.
     """
     start = time.perf_counter() - run.progress.seconds
-    data = tests = None
+    data = None
+    parts = ["test"] if run.dataset.valid_images is None else ["valid", "test"]
+    batches: dict[str, tuple[TestBatch, ...]] = {}  # none where they are streamed
     if not runs.is_streamed(run):
         layout = run.task.layout
         data = on_device(run.dataset, layout)
-        tests = tuple(test_batches(run.dataset, layout))
+        for part in parts:
+            batches[part] = tuple(test_batches(run.dataset, layout, part))
     while len(run.progress.lines) < run.config.epochs:
         calls = _train_epoch(run, data, watcher)
         for run in calls:
@@ -256,8 +276,10 @@ def _advance(
             yield run._replace(progress=run.progress._replace(seconds=seconds))
         watcher.epoch_trained(run.state)
         line, times = results.epoch_lines(run)
-        alone = jax.process_count() == 1
-        line |= evaluate(run, tests, check if alone else interruption.never)
+        now = check if jax.process_count() == 1 else interruption.never
+        for part in parts:
+            found: Any = evaluate(run, batches.get(part), now, part)
+            line |= found
         keeper.end_epoch(run, line, times)
         progress = runs.Progress(
             lines=(*run.progress.lines, line),
@@ -265,7 +287,8 @@ def _advance(
             seconds=time.perf_counter() - start,
         )
         run = run._replace(progress=progress)
-        watcher.epoch_ended(line | times)
+        told: Any = line | times
+        watcher.epoch_ended(told)
         yield run
 
 
@@ -275,7 +298,8 @@ def _train_epoch(
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
     if run.progress.steps == 0 and run.task.diagnostics:
-        run = run._replace(state=programs().begin_epoch(run.task, run.state))
+        begin = programs(run.task.layout.platform).begin_epoch
+        run = run._replace(state=begin(run.task, run.state))
     record = run.progress.record or records.EpochRecord()
     last = None
     for state, found in _steps(run, data):
@@ -318,19 +342,17 @@ def _steps(
       data: all training images; None: they are streamed.
     """
     state, layout = run.state, run.task.layout
-    order: Any = epoch_order(run, run.config.seed, len(run.progress.lines))
-    if layout is not None:
-        order = np.asarray(order)[:, parallel.rows(layout, run.config.batch_size)]
+    compiled = programs(layout.platform)
+    order = np.asarray(epoch_order(run, run.config.seed, len(run.progress.lines)))
+    order = order[:, layout.rows(run.config.batch_size)]
     if data is None:
-        put = functools.partial(parallel.put_rows, layout)
-        for batch in stream.batches(run.dataset, order[run.progress.steps :], put):
-            state, record = programs().train_batch(run.task, state, steps.Batch(*batch))
+        left = order[run.progress.steps :]
+        for batch in stream.batches(run.dataset, left, layout.put_rows):
+            state, record = compiled.train_batch(run.task, state, steps.Batch(*batch))
             yield state, record
         return
-    size = steps.steps_per_call()
+    size = steps.steps_per_call(layout.platform)
     for first in range(run.progress.steps, len(order), size):
-        indices = order[first : first + size]
-        if layout is not None:
-            indices = parallel.put_rows(layout, indices, axis=1)
-        state, record = programs().train_steps(run.task, state, data, indices)
+        indices = layout.put_rows(order[first : first + size], axis=1)
+        state, record = compiled.train_steps(run.task, state, data, indices)
         yield state, record

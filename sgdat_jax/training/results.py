@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import diagnostics, parallel, runs, states, versions
+from sgdat_jax.training import diagnostics, formats, runs, states, versions
 
 
-def epoch_lines(run: runs.Run) -> tuple[dict[str, Any], dict[str, Any]]:
+def epoch_lines(run: runs.Run) -> tuple[formats.EpochLine, formats.Times]:
     """Returns the line of metrics of an epoch whose steps are done, and its times.
 
     Raises:
@@ -26,7 +26,7 @@ def epoch_lines(run: runs.Run) -> tuple[dict[str, Any], dict[str, Any]]:
             f"the loss or gradients of all steps of epoch {epoch} are not finite"
             f"{runs.where_saved(run)}"
         )
-    line = {"epoch": epoch, **means("train", sums)}
+    line: Any = {"epoch": epoch, **means("train", sums)}
     if sums["skipped_steps"]:
         line["skipped_steps"] = int(sums["skipped_steps"])
     for name in ("flip_ratio", "flip_ratio_per_layer", "gradient_per_layer"):
@@ -55,15 +55,20 @@ def means(prefix: str, sums: Mapping[str, float]) -> dict[str, float]:
 def result_of(run: runs.Run) -> dict[str, Any]:
     """Returns the result of a run that has come to its end, as in JSON."""
     lines = run.progress.lines
-    best = max(lines, key=lambda line: line["test_accuracy"])
-    device = jax.devices()[0]
+    selecting = formats.selecting(lines[-1])
+    best: Any = max(lines, key=lambda line: line[selecting])  # type: ignore[literal-required]
+    of_validation = selecting == "valid_accuracy"
+    layout = run.task.layout
+    device = layout.first
     skipped = sum(line.get("skipped_steps", 0) for line in lines)
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
         "best_test_accuracy": best["test_accuracy"],
         "best_epoch": best["epoch"],
+        "selected_by": "validation" if of_validation else "test",
         "selection": "test_accuracy: last epoch; best_test_accuracy: best epoch on "
-        "the test set",
+        f"the {'validation part' if of_validation else 'test set'}",
+        **({"best_valid_accuracy": best[selecting]} if of_validation else {}),
         "epochs": run.config.epochs,
         "skipped_steps": skipped,
         "seconds": run.progress.seconds,
@@ -71,7 +76,7 @@ def result_of(run: runs.Run) -> dict[str, Any]:
         "model": _model(run.task),
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
-        "devices": 1 if run.task.layout is None else run.task.layout.devices,
+        "devices": layout.devices,
         "versions": {"python": platform.python_version(), **versions.packages()},
     }
 
@@ -99,9 +104,8 @@ def _diagnostics_line(run: runs.Run) -> dict[str, Any]:
         return line
     if run.config.restarts_flips:
         counts_before = jax.tree.map(jnp.zeros_like, counts_before)
-    found = parallel.gather(
-        run.task.layout, _diagnose(run.state.opt_state, counts_before)
-    )
+    diagnosed = _diagnose(run.state.opt_state, counts_before)
+    found = run.task.layout.gather(diagnosed)
     for name, value in found._asdict().items():
         if isinstance(value, optimizers.FlipRatio):
             line |= _shares(name, value)
@@ -110,13 +114,13 @@ def _diagnostics_line(run: runs.Run) -> dict[str, Any]:
     return line
 
 
-def _flips(run: runs.Run, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _flips(run: runs.Run, lines: Sequence[formats.EpochLine]) -> dict[str, Any]:
     """Returns how often binary weights flipped, in all and by their number."""
     flips = sum(line["flip_ratio"] for line in lines) * run.steps_per_epoch
     if not run.task.counts_flips:
         return {"flips_per_weight": flips}
     counts = _flip_counts(run.state.opt_state)
-    histogram = parallel.gather(run.task.layout, _flip_histogram(counts))
+    histogram = run.task.layout.gather(_flip_histogram(counts))
     return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}
 
 

@@ -81,8 +81,15 @@ def create(
 def check_path(path: pathlib.Path) -> None:
     """Raises ValueError if no run can be kept at a path.
 
-    Orbax looks for its own files by a pattern, and would lose the checkpoint.
+    Orbax looks for its own files by a pattern, and would lose the checkpoint. Names
+    that are not UTF-8 it cannot open.
     """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"run_dir must have a path in UTF-8, got {str(path.absolute())!r}."
+        ) from None
     if set("*?[") & set(str(path.absolute())):
         raise ValueError(
             f"run_dir must have none of *, ? and [ in its path, got {path}."
@@ -114,7 +121,7 @@ def lock(path: pathlib.Path) -> "filelock.BaseFileLock":
     import filelock  # not needed by who only reads a file of weights
 
     check_links(path)
-    held = filelock.FileLock(path / LOCK, blocking=False)
+    held = filelock.FileLock(path / LOCK, blocking=False, thread_local=False)
     try:
         held.acquire()
     except filelock.Timeout:
@@ -335,7 +342,7 @@ def check_same(
         )
 
 
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_metrics(path: pathlib.Path) -> list[formats.EpochLine]:
     """Reads the metrics of all epochs, with their times.
 
     Raises:
@@ -349,8 +356,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         return lines  # of format 0
     found = files.read_lines(path / TIMES)
     formats.check_all(path / TIMES, found, formats.Times)
-    times = {line["epoch"]: line for line in found}
-    return [line | times.get(line["epoch"], {}) for line in lines]
+    times: dict[int, Any] = {line["epoch"]: line for line in found}
+    for line in lines:
+        line.update(times.get(line["epoch"], {}))
+    return lines
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -385,16 +394,17 @@ def read_diverged(path: pathlib.Path) -> dict[str, Any]:
     return formats.check(path / DIVERGED, read_json(path, DIVERGED), formats.Diverged)
 
 
-def seconds_per_epoch(lines: Sequence[Mapping[str, Any]]) -> float:
-    """Returns the seconds of training in the median epoch.
+def seconds_per_epoch(lines: Sequence[formats.EpochLine]) -> float | None:
+    """Returns the seconds of training in the median epoch after the first.
 
-    The first epoch, which holds the compiling, counts only if there is no other.
+    The first holds the compiling; without another there is no such number, nor in
+    folders of former versions that have no times.
 
     Args:
       lines: of the metrics of all epochs.
     """
-    seconds = [line["seconds"] for line in lines]
-    return statistics.median(seconds[1:] or seconds)
+    seconds = [line["seconds"] for line in lines[1:] if "seconds" in line]
+    return statistics.median(seconds) if seconds else None
 
 
 def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:

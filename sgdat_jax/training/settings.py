@@ -52,8 +52,7 @@ class Passes(Options):
     """
 
     label_smoothing: float = 0.0
-    """Share of a training label that is spread evenly over all classes, from 0 up to
-    but not including 1."""
+    """Share of a label spread over all classes, in [0, 1)."""
 
     epochs: int = 20
     """Passes over the training images."""
@@ -61,21 +60,23 @@ class Passes(Options):
     batch_size: int = 64
     """Images per training step."""
 
+    validation_share: float = 0.0
+    """Share of training images kept to pick the best epoch. Of each class, in [0, 1),
+    and not trained with; 0: the test set picks it, as in the paper."""
+
     crop_padding: int = 1
-    """Pixels by which a training image is shifted at most, each time by chance; 0: not
-    at all."""
+    """Pixels that images are shifted by at most. Each time by chance; 0: not at all."""
 
     flip: bool = False
-    """Whether half of the training images, each time others, are mirrored left to
-    right."""
+    """Mirror half of the images left to right. Each time others."""
 
     resized_crop: bool = False
-    """Whether of each training image, each time by chance, only a part of 8 to 100
-    percent of its area is shown, in the size of the whole."""
+    """Random resized crops. Each time by chance, 8 to 100 percent of an image's area
+    in the size of the whole."""
 
     stream_above: float = option(4.0, PLACEMENT)
-    """Gigabytes of training images up to which they are copied to the device as a
-    whole; larger sets are streamed to it in batches. The result is the same."""
+    """Gigabytes of images above which they are streamed. Smaller sets are copied to
+    the device as a whole; the result is the same."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
@@ -84,6 +85,7 @@ class Passes(Options):
             check_at_least(name, getattr(self, name), 1)
         check_at_least("crop_padding", self.crop_padding, 0)
         check_in("label_smoothing", self.label_smoothing, 1)
+        check_in("validation_share", self.validation_share, 1)
         check_in("stream_above", self.stream_above, math.inf)
 
 
@@ -96,32 +98,32 @@ class Upkeep(Options):
     """
 
     diagnostics: bool = False
-    """Whether each epoch also records gradients, flip counts, thresholds and margins of
-    every layer."""
+    """Record gradients, flips, thresholds and margins. Of every layer, in each
+    epoch."""
 
     save_every_minutes: float = option(10.0, HOUSEKEEPING)
-    """Minutes after which the state of a run is saved, from where it can go on to the
-    bit. It is saved at its end and when it is interrupted in any case."""
+    """Minutes between two saved states. A run goes on from a saved state to the bit.
+    States are saved at the end and at an interrupt in any case."""
 
     save_every_steps: int | None = option(None, HOUSEKEEPING)
-    """Training steps after which it is saved as well; None: by time alone. Where
-    several steps are taken in one program, it is saved after the last of them."""
+    """Steps between two saved states. None: by time alone. Where several steps are
+    taken in one program, the state is saved after the last of them."""
 
     keep_states: int = option(2, HOUSEKEEPING)
-    """How many saved states to keep, at least two: the last ones. The weights of the
-    best epoch are kept besides."""
+    """How many saved states to keep, at least two. The weights of the best epoch are
+    kept besides."""
 
     devices: int | None = option(None, PLACEMENT)
-    """Devices of each host to train on, among which every batch is split; None: all
-    GPUs or TPU cores, or one CPU."""
+    """Devices of each host; all, but one CPU. Every batch is split among them; None:
+    all GPUs or TPU cores, or one CPU."""
 
     sharded: bool = option(False, PLACEMENT)
-    """Whether each device holds but its part of the weights and of the optimizers'
-    state, instead of a copy: less memory, more traffic."""
+    """Split weights and optimizer states among devices. Instead of a copy on each:
+    less memory, more traffic."""
 
     max_skipped_steps: int = 10
-    """Steps in a row whose loss or gradients are not finite, and which therefore change
-    nothing, after which a run ends as diverged."""
+    """Steps in a row, not finite, that end a run. Steps whose loss or gradients are
+    not finite change nothing; after so many the run ends as diverged."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
@@ -147,19 +149,18 @@ class Settings(Upkeep, Passes):
     """
 
     seed: int = 0
-    """Seed of the initial weights and of the order of images; the same seed gives the
-    same result on the same machine."""
+    """Seed of initial weights and order of images. The same seed gives the same
+    result on the same machine."""
 
     run_dir: str | None = option(None, HOUSEKEEPING)
-    """Folder of the results, new or empty; None: a new one under runs/, named after
-    data set, model, optimizer, seed and time."""
+    """New folder of the results; else under runs/. New or empty; None: a new one
+    under runs/, named after data set, model, optimizer, seed and time."""
 
     allow_changed_data: bool = option(False, HOUSEKEEPING)
-    """Whether a run goes on, or is evaluated, although the images or labels are others
-    than it began with; what changed is recorded."""
+    """Go on although images or labels have changed. What changed is recorded."""
 
     label: str = option("", HOUSEKEEPING)
-    """What tables call the run's method; empty: its optimizer and hyperparameters."""
+    """What tables call the run's method. Empty: its optimizer and hyperparameters."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""

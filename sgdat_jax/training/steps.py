@@ -9,7 +9,7 @@ from flax import nnx
 
 from sgdat_jax import optimizers, signs
 from sgdat_jax.data import augment
-from sgdat_jax.training import parallel, states
+from sgdat_jax.training import states
 
 _STEPS_PER_CALL = 256
 
@@ -65,9 +65,9 @@ def train_step(
         weights = jnp.ones_like(losses)
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
-    params = parallel.whole_params(task.layout, state.params)
-    gradients, (stats, metrics) = parallel.whole(
-        task.layout, jax.grad(loss_fn, has_aux=True)(params)
+    params = task.layout.whole_params(state.params)
+    gradients, (stats, metrics) = task.layout.whole(
+        jax.grad(loss_fn, has_aux=True)(params)
     )
     with jax.named_scope("optimizer"):
         updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
@@ -96,8 +96,8 @@ def train_step(
         is_finite, record, jax.tree.map(jnp.zeros_like, record)
     )
     weights = WeightMetrics(next_state.skipped, flips, magnitudes)
-    metrics, weights = parallel.whole(task.layout, (metrics, weights))
-    return parallel.settle(task.layout, next_state), metrics, weights
+    metrics, weights = task.layout.whole((metrics, weights))
+    return task.layout.settle(next_state), metrics, weights
 
 
 def begin_epoch(task: states.Task, state: states.TrainState) -> states.TrainState:
@@ -105,7 +105,7 @@ def begin_epoch(task: states.Task, state: states.TrainState) -> states.TrainStat
     if state.counts_before is not None:
         counts = optimizers.flip_counts(state.opt_state)
         state = state._replace(counts_before=counts)
-    return parallel.settle(task.layout, state)
+    return task.layout.settle(state)
 
 
 @jax.named_scope("skip")
@@ -162,12 +162,16 @@ def train_batch(
     return state, jax.tree.map(lambda leaf: leaf[jnp.newaxis], record)
 
 
-def steps_per_call() -> int:
+def steps_per_call(platform: str | None = None) -> int:
     """Returns how many steps to take in one program.
 
     XLA's CPU backend runs a convolution's gradient far slower in a loop than alone.
+
+    Args:
+      platform: of the devices; None: of those that jax chooses.
     """
-    return 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL
+    platform = platform or jax.default_backend()
+    return 1 if platform == "cpu" else _STEPS_PER_CALL
 
 
 def eval_step(
@@ -184,13 +188,13 @@ def eval_step(
       batch: images with labels.
       weights: shape (batch,), 1 for an example that counts and 0 for padding.
     """
-    params = parallel.whole_params(task.layout, state.params)
-    stats = parallel.whole(task.layout, state.stats)
+    params = task.layout.whole_params(state.params)
+    stats = task.layout.whole(state.stats)
     model = nnx.merge(task.eval_graph, params, stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))
     losses = _losses(logits, batch.labels)
     metrics = _metrics(logits, losses, batch.labels, weights)
-    return parallel.whole(task.layout, metrics)
+    return task.layout.whole(metrics)
 
 
 def _losses(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:

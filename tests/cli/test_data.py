@@ -118,7 +118,7 @@ def test_contact_sheet_of_few_and_of_many_classes(num_classes, tmp_path):
     ("arguments", "named"),
     [
         ("", "prepare, info, show"),
-        ("prepare", "Data set: cifar10"),
+        ("prepare", "Data set to prepare. cifar10"),
         ("prepare digits", "digits needs no preparing"),
         ("prepare ./folder", "./folder needs no preparing"),
         ("prepare cifar", "the nearest is 'cifar10'"),

@@ -4,7 +4,9 @@ import contextlib
 import json
 import shutil
 import signal
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -55,3 +57,24 @@ def test_interrupt_that_a_library_swallows_is_not_lost(capsys, monkeypatch):
         cli.main(["train"])
     assert caught.value.code == 130
     assert capsys.readouterr().err == "sgdat-jax: error: interrupted\n"
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1, 2])
+def test_an_interrupt_from_the_first_moment_on(seconds, tmp_path):
+    code = (
+        "import sys; sys.argv[1:] = ['data', 'info', 'digits'];"
+        "import sgdat_jax.__main__ as command; print(flush=True); command.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    if process.returncode:  # it may have come to its end
+        assert (process.returncode, error) == (130, "sgdat-jax: error: interrupted\n")
+    assert process.returncode or seconds > 1

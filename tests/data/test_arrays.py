@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import numpy as np
@@ -110,6 +111,38 @@ def test_bad_arrays(tmp_path, damage, file, reason):
     assert f"{tmp_path}/{file}" in message
     assert reason in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        9000 * "(",
+        "{'descr': '''|u1', ",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-4,), }",
+        f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({10**30},), }}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999,), }",
+        "{'descr': [('a', 'O')], 'fortran_order': False, 'shape': (1,), }",
+    ],
+)
+def test_headers_that_do_harm(tmp_path, header):
+    small_sets.arrays(tmp_path)
+    file = tmp_path / "train_images.npy"
+    size = len(header).to_bytes(4, "little")
+    file.write_bytes(b"\x93NUMPY\x02\x00" + size + header.encode())
+    with pytest.raises(ValueError, match=r"is not a whole \.npy file: ") as caught:
+        arrays.load(tmp_path)
+    assert str(caught.value).startswith(str(file))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["test_images.npy", "class_names.txt"])
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    small_sets.arrays(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match="it is not a regular file") as caught:
+        arrays.load(tmp_path)
+    assert name in str(caught.value)
 
 
 def test_no_folder(tmp_path):

@@ -143,3 +143,11 @@ def test_pixels_come_back_with_as_many_channels(channels):
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(file, "PNG")
     np.testing.assert_array_equal(decoding.decode(file.getvalue(), channels), pixels)
+
+
+def test_too_many_pixels_are_not_decoded(monkeypatch):
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 100)
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(file, "PNG")
+    with pytest.raises(OSError, match="it has more than 100 pixels, 20x10"):
+        decoding.decode(file.getvalue())

@@ -392,11 +392,17 @@ def test_a_damaged_cache_is_made_anew(tmp_path, decoded, name, content):
     rows = _rows(_load(root))
     (file,) = (tmp_path / "cache").rglob(name)
     file.write_bytes(content)
-    stale = file.parent.with_name("0.partial")
+    stale = file.parent.with_name("0123456789abcdef.partial")
     stale.mkdir()
+    strange = [file.parent.with_name(name) for name in ("x.partial", "about", "f" * 16)]
+    for path in strange[:2]:
+        path.mkdir()
+        (path / "about.json").write_text('{"version": "mine"}')
+    strange[2].write_text("mine")
     assert _rows(_load(root)) == rows
     assert decoded["read"] == 20
     assert not stale.exists()
+    assert all(path.exists() for path in strange)
 
 
 def test_folders_of_one_name_are_apart(tmp_path):

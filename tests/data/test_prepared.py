@@ -5,6 +5,7 @@ import struct
 import sys
 import types
 
+import filelock
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -59,6 +60,35 @@ def test_prepared_set_is_kept(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
     assert prepared.prepare("tiny_imagenet", whole) == (place, False)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
+
+
+def test_what_a_killed_process_has_left_is_removed(published, tmp_path):
+    place = tmp_path / "tiny_imagenet"
+    left = place / "incomplete.AB12CD_1.0.0"
+    others = ("incomplete.AB12CD_2.0.0", "incomplete.mine_1.0.0", "incomplete.AB12CD")
+    for folder in (left, *(place / name for name in others)):
+        folder.mkdir(parents=True)
+        (folder / "features.json").write_text("{}")
+    (place / "incomplete.ZZZZZZ_1.0.0").symlink_to(published)
+    prepared.prepare("tiny_imagenet", tmp_path, published)
+    kept = {".lock", "1.0.0", "incomplete.ZZZZZZ_1.0.0", *others}
+    assert {path.name for path in place.iterdir()} == kept
+    assert (published / "wnids.txt").exists()
+
+
+def test_only_one_prepares_a_set(published, tmp_path):
+    place = tmp_path / "tiny_imagenet"
+    place.mkdir()
+    with (
+        filelock.FileLock(place / ".lock", is_singleton=False),
+        pytest.raises(ValueError, match="another process is preparing it"),
+    ):
+        prepared.prepare("tiny_imagenet", tmp_path, published)
+    (place / ".lock").unlink()
+    (place / ".lock").symlink_to(published / "wnids.txt")
+    with pytest.raises(ValueError, match="it is a symbolic link"):
+        prepared.prepare("tiny_imagenet", tmp_path, published)
+    assert (published / "wnids.txt").read_text()
 
 
 def _frame(record):

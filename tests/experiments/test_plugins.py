@@ -175,20 +175,14 @@ def test_what_float32_does_not_hold_is_refused(name, value):
 
 
 def test_settings_from_files(folder, capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(
-            ["train", "--epochs", "3", "--set", "weight_decay=1e-4", "--print-config"]
-        )
-    assert not caught.value.code
+    cli.main(["train", "--epochs", "3", "--set", "weight_decay=1e-4", "--print-config"])
     text = capsys.readouterr().out
     (folder / "mine.toml").write_text(text)
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--config", "mine.toml", "--seed", "4", "--print-config"])
+    cli.main(["train", "--config", "mine.toml", "--seed", "4", "--print-config"])
     assert capsys.readouterr().out == text.replace("seed = 0", "seed = 4")
     recorded = {"format": 1, **vars(configs.TrainConfig(epochs=7, run_dir="old"))}
     (folder / "config.json").write_text(json.dumps(recorded))
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--config", "config.json", "--print-config"])
+    cli.main(["train", "--config", "config.json", "--print-config"])
     found = capsys.readouterr().out
     assert "epochs = 7\n" in found
     assert "run_dir" not in found

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from sgdat_jax.cli import command
+from sgdat_jax.cli import parsing
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, methods, recipes
 
@@ -62,7 +62,7 @@ def _augmentation(run):
 )
 def test_options_override_a_recipe(words):
     expected = recipes.config(configs.TrainConfig, "cifar10-binarynet-bop")
-    _, parsed = command._parse(words.split())
+    _, parsed = parsing.parse(words.split())
     assert parsed == dataclasses.replace(expected, epochs=3, flip=False)
 
 
@@ -71,7 +71,7 @@ def test_options_override_a_recipe(words):
     [("compare", configs.CompareConfig), ("sweep", configs.SweepConfig)],
 )
 def test_recipe_of_a_task_is_for_other_commands_too(name, kind):
-    _, parsed = command._parse([name, "--recipe", "cifar10-resnet18", "--seeds", "2"])
+    _, parsed = parsing.parse([name, "--recipe", "cifar10-resnet18", "--seeds", "2"])
     assert parsed == kind(**recipes.TASKS["cifar10-resnet18"], seeds=2)
     assert parsed.restart_real_every_epoch
     run = parsed.run("sgdat", 0) if name == "compare" else parsed.run()
@@ -80,11 +80,11 @@ def test_recipe_of_a_task_is_for_other_commands_too(name, kind):
 
 def test_task_is_the_published_procedure_for_any_optimizer():
     words = ["train", "--recipe", "cifar10-binarynet"]
-    _, published = command._parse([*words, "--optimizer", "sgdat"])
+    _, published = parsing.parse([*words, "--optimizer", "sgdat"])
     assert (
-        published == command._parse(["train", "--recipe", "cifar10-binarynet-sgdat"])[1]
+        published == parsing.parse(["train", "--recipe", "cifar10-binarynet-sgdat"])[1]
     )
-    _, other = command._parse([*words, "--optimizer", "boat"])
+    _, other = parsing.parse([*words, "--optimizer", "boat"])
     assert (other.restart_real_every_epoch, other.restarts_flips) == (True, False)
 
 
@@ -111,4 +111,4 @@ def test_task_is_the_published_procedure_for_any_optimizer():
 )
 def test_recipes_that_are_refused(words, message):
     with pytest.raises(ValueError, match=message):
-        command._parse(words.split())
+        parsing.parse(words.split())

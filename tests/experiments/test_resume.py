@@ -15,7 +15,7 @@ import pytest
 
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.cli import command, work
+from sgdat_jax.cli import parsing, work
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import interruption, loop, run_folder, runs
 
@@ -214,7 +214,7 @@ def test_refused_resume(tmp_path, capsys, monkeypatch, words, named):
 def test_steps_that_are_not_finite_are_skipped(plan, tmp_path):
     run = runs.begin(plan, 0, tmp_path / "run")
     before = shared_runs.copy(run.state)
-    data = loop.on_device(run.dataset)
+    data = loop.on_device(run.dataset, run.task.layout)
     numbers = jnp.arange(64)[jnp.newaxis]
     bias = before.params["dense5"]["bias"][...]
     broken = shared_runs.copy(before)
@@ -352,9 +352,9 @@ def test_the_command_with_a_recipe_goes_on_as_well(tmp_path):
     folder = tmp_path / "run"
     name = "cifar10-binarynet-bop"
     words = ["train", "--resume", str(folder), "--recipe", name, "--seed", "4"]
-    name, begun = command._parse(words)
+    name, begun = parsing.parse(words)
     assert (begun.seed, begun.optimizer, begun.run_dir) == (4, "bop", str(folder))
     run_folder.create(folder, begun).release()
-    assert command._parse(words) == (name, begun)
+    assert parsing.parse(words) == (name, begun)
     runs.check_recorded(folder, begun)
-    assert command._parse(words[:3])[1] == begun  # by its own options
+    assert parsing.parse(words[:3])[1] == begun  # by its own options

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import shutil
+import zipfile
 
 import chex
 import jax
@@ -16,6 +18,7 @@ from networks import DTYPES
 from sgdat_jax import inference
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import setup
+from sgdat_jax.inference import weight_files
 from sgdat_jax.training import loop, run_folder, steps
 
 
@@ -106,7 +109,7 @@ def damaged(tmp_path, changes):
             "unknown model 'DigitNet'; the near",
         ),
         ({"network": {"width": "wide"}}, "is of no network that can be built"),
-        ({"network": {"width": 1e30}}, "does not fit the network it names"),
+        ({"network": {"width": 1e30}}, "width must be less"),
         ({"network": {"num_classes": 11}}, "class_names must be 11, got 10"),
         ({"class_names": 5}, "is not a whole file of weights"),
         ({"resize": "pad"}, "unknown resize 'pad'"),
@@ -148,6 +151,28 @@ def test_a_file_needs_nothing_that_trained_it(tmp_path):
     )
     done = shared_runs.python("-c", code)
     assert (done.returncode, done.stdout) == (0, "(1, 10)\n(1, 10)\n"), done.stderr
+
+
+def test_a_file_that_unpacks_to_much_more_than_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_files, "_MOST_UNPACKED", 10_000)
+    whole = shared_runs.finished().folder / run_folder.BEST
+    packed = tmp_path / "packed.npz"
+    with np.load(whole) as archive:
+        np.savez_compressed(packed, **archive, more=np.zeros(100_000))
+    with pytest.raises(ValueError, match="above 10,000 a file must not be compressed"):
+        inference.load(packed)
+    assert inference.load(whole).input_shape == (8, 8, 1)
+    monkeypatch.undo()
+    assert inference.load(packed).input_shape == (8, 8, 1)
+
+
+def test_a_member_that_is_no_array(tmp_path):
+    file = tmp_path / "best.npz"
+    shutil.copy(shared_runs.finished().folder / run_folder.BEST, file)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("note.txt", "mine")
+    with pytest.raises(ValueError, match=r"note.txt is not an array\.$"):
+        inference.load(file)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):

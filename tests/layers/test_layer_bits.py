@@ -13,7 +13,7 @@ from jax import lax
 import layer_cases
 import sgdat_jax as sj
 from sgdat_jax import inference
-from sgdat_jax.layers import BinaryConv, BinaryLinear
+from sgdat_jax.layers import BinaryConv, BinaryLinear, products
 
 
 def conv(**options):
@@ -26,6 +26,7 @@ def linear(**options):
     return BinaryLinear(256, 8, rngs=nnx.Rngs(0), **options)
 
 
+X = layer_cases.normal(2, 6, 6, 8)
 SHAPES = {conv: (2, 6, 6, 8), linear: (4, 8, 256)}
 
 
@@ -37,7 +38,7 @@ def counts_bits(layer, x):
 def of_floats(make, **options):
     """Returns a layer whose products are those of floats."""
     layer = make(**options)
-    layer._counts_bits = lambda *_: False
+    layer._are_signs = lambda *_: False
     return layer
 
 
@@ -147,20 +148,64 @@ def test_nan_in_inputs_and_kernels_stays():
     assert not np.isnan(y[0][..., :5]).any()
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_devices_multiply(platform):
-    layer, x = conv(), layer_cases.normal(2, 6, 6, 8)
+OPERANDS = {
+    "cuda": "(tensor<2x6x6x8xf16>, tensor<3x3x8x8xf16>) -> tensor<2x6x6x8xf16>",
+    "tpu": "(tensor<2x6x6x8xbf16>, tensor<3x3x8x8xbf16>) -> tensor<2x6x6x8xf32>",
+}
+
+
+@pytest.mark.parametrize("platform", OPERANDS)
+@pytest.mark.parametrize("folded", [False, True], ids=["in training", "folded"])
+def test_other_devices_multiply_in_narrow_dtypes(folded, platform):
+    layer, x = conv(dtype=jnp.bfloat16, preferred_element_type=jnp.float32), X
+    if folded:
+        layer = inference.fold(layer)
     program = jax.jit(lambda x: layer(x)).trace(x).lower(lowering_platforms=(platform,))
     assert "popcnt" not in program.as_text()
-    assert "convolution" in program.as_text()
-
-
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_devices_unpack_kernels_to_bfloat16(platform):
-    layer, x = inference.fold(conv()), layer_cases.normal(2, 6, 6, 8)
-    program = jax.jit(lambda x: layer(x)).trace(x).lower(lowering_platforms=(platform,))
     lines = program.as_text().splitlines()
     (line,) = (line for line in lines if ".convolution(" in line)
-    assert line.endswith(
-        "(tensor<2x6x6x8xbf16>, tensor<3x3x8x8xbf16>) -> tensor<2x6x6x8xf32>"
+    assert line.endswith(OPERANDS[platform])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_gpu_convolves_folded_layers_in_float16(dtype):
+    layer = inference.fold(conv(), dtype)
+    program = jax.jit(lambda x: layer(x)).trace(X).lower(lowering_platforms=("cuda",))
+    assert OPERANDS["cuda"] in program.as_text()
+
+
+# Window, features, and in how many parts float16 holds their sums.
+PARTS = [
+    ((3, 3), 227, 1),  # 2,043
+    ((3, 3), 229, 2),  # 2,061, odd
+    ((3, 3), 228, 1),
+    ((3, 3), 455, 3),  # of 152 features, and of 151, which are odd
+    ((3, 3), 456, 2),  # 4,104
+    ((3, 3), 512, 2),
+    ((1, 1), 4096, 1),
+    ((), 8192, 2),
+    ((50, 50), 64, 0),
+]
+
+
+@pytest.mark.parametrize(("window", "features", "parts"), PARTS)
+def test_float16_holds_the_sums_of_each_part(window, features, parts):
+    assert products._parts((*window, features, 8)) == parts
+
+
+@pytest.mark.parametrize("features", [455, 512, 600])
+def test_gpu_products_do_not_round(features):
+    layer = BinaryConv(features, 4, (3, 3), rngs=nnx.Rngs(0))
+    # The largest sums there are: of pixels that agree with a kernel everywhere.
+    x = np.ones((2, 3, 3, features), np.float32)
+    x[1, 1] = -1
+    layer.kernel[...] = jnp.ones_like(layer.kernel[...])
+    product = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
+    y = products.multiply_on_gpu(product, jnp.float32, x, layer.kernel[...])
+    np.testing.assert_array_equal(y, layer(x))
+    assert y.max() == 9 * features

@@ -37,7 +37,7 @@ def test_every_public_optimizer_is_in_the_table():
     made = optax.GradientTransformationExtraArgs
     public = {
         value
-        for value in vars(sj).values()
+        for value in (getattr(sj, name) for name in sj.__all__)
         if inspect.isfunction(value)
         and inspect.signature(value).return_annotation is made
     }

@@ -69,7 +69,7 @@ def finish(job, folder):
 
 @pytest.fixture(scope="module")
 def alone():
-    return small_runs.train(None)
+    return small_runs.train(small_runs.alone())
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,9 @@ def test_an_error_in_one_process_ends_the_others(tmp_path, victim):
             "coordinator must be host and port, such as 10.0.0.1:1234, got 10.0.0.1.",
         ),
         (("10.0.0.1:", 0, 2), "coordinator must be host and port"),
+        ((":1234", 1, 2), "coordinator must be host and port"),
+        (("10.0.0.1:0", 0, 2), "coordinator must be host and port"),
+        (("10.0.0.1:65536", 0, 2), "coordinator must be host and port"),
         (("10.0.0.1:1", 0, 0), "num_processes must be at least 1, got 0."),
         (("10.0.0.1:1", 2, 2), "process_id must be in [0, num_processes), got 2 of 2."),
         (
@@ -183,6 +186,22 @@ def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError) as error:
         hosts.join(*arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1", ""])
+def test_a_port_in_use(place):
+    with socket.create_server((place, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"a port that is free, got {port}: "):
+            hosts.join(f"127.0.0.1:{port}", 0, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "nowhere.invalid"])
+def test_a_coordinator_that_cannot_be_reached(host, monkeypatch):
+    monkeypatch.setattr(hosts, "_PATIENCE_SECONDS", 0.3)
+    address = f"{host}:{free_port()}"
+    with pytest.raises(ValueError, match=r"coordinator must be reached within 0\.3 s"):
+        hosts.join(address, 1, 2)
 
 
 def test_without_a_cluster_all_must_be_told():

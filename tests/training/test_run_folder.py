@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import threading
 
 import pytest
 
@@ -169,6 +170,14 @@ def test_only_one_may_write(tmp_path):
     with pytest.raises(ValueError, match=f"{tmp_path} is in use by another process"):
         run_folder.lock(tmp_path)
     held.release()
+    run_folder.lock(tmp_path).release()
+
+
+def test_another_thread_may_free_a_lock(tmp_path):
+    held = run_folder.create(tmp_path, _CONFIG)
+    freeing = threading.Thread(target=held.release)
+    freeing.start()
+    freeing.join()
     run_folder.lock(tmp_path).release()
 
 

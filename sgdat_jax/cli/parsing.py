@@ -1,0 +1,180 @@
+"""From the words of a command line to the config of a command, without JAX."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Union
+
+import tyro
+
+from sgdat_jax import __version__, files, names
+from sgdat_jax.cli import help as help_pages
+from sgdat_jax.cli import options
+from sgdat_jax.experiments import plugins
+
+# Options from which the defaults of the others come.
+_EARLY = ("recipe", "config", "resume", "rows")
+# Options that an unset variable of a shell must not send elsewhere.
+_PATHS = ("--run-dir", "--data-dir", "--out")
+
+
+class Asked(Exception):
+    """The words ask for nothing but a text, which is the argument: str or rich's."""
+
+
+def parse(words: Sequence[str]) -> tuple[str, Any]:
+    """Parses the command line; returns the name of the work to do, and its config.
+
+    Raises:
+      Asked: if the words ask for a text.
+      ValueError: of one line, if a word is wrong.
+    """
+    if list(words) == ["--version"]:
+        raise Asked(f"sgdat-jax {__version__}")
+    words = _command_first(words)
+    words, _ = _gathered("--set", words)
+    words, modules = _gathered("--plugin", words)
+    plugins.load(modules)
+    name = words[0] if words else ""
+    for option in _PATHS:
+        if "" in _values(option, words):
+            raise ValueError(f"{option} must not be empty.")
+    if help_pages.asked_for(words):
+        raise Asked(help_pages.page(words, _defaults(words)))
+    if name not in options.COMMANDS:
+        known = ", ".join(options.COMMANDS)
+        if not words:
+            raise ValueError(f"a command is missing (known: {known}).")
+        near = names.nearest(options.COMMANDS, name)
+        raise ValueError(
+            f"unknown command {name}; the nearest is {near} (known: {known})."
+        )
+    parsed = _parsed(words, _defaults(words))
+    config = options.config_of(name, parsed)
+    if isinstance(config, options.Completion):
+        raise Asked(completion(config.shell))
+    if isinstance(config, options.Names):
+        names.check("kind", help_pages.KINDS, config.kind)
+        raise Asked("\n".join(help_pages.KINDS[config.kind].known()))
+    if getattr(parsed, "print_config", False):
+        raise Asked(files.to_toml(dataclasses.asdict(config)).rstrip("\n"))
+    if getattr(parsed, "resume", None) is not None:
+        return "resume", dataclasses.replace(config, run_dir=parsed.resume)
+    return name, config
+
+
+def completion(shell: str) -> str:
+    """Returns a script with which a shell completes commands and options.
+
+    Raises:
+      ValueError: if the shell is unknown.
+    """
+    names.check("shell", help_pages.SHELLS, shell)
+    commands: Any = Union[  # noqa: UP007, as it is not of types known here
+        tuple(
+            Annotated[kind, tyro.conf.subcommand(name)]
+            for name, (kind, _) in options.COMMANDS.items()
+        )
+    ]
+    script = io.StringIO()
+    with contextlib.redirect_stdout(script), contextlib.suppress(SystemExit):
+        tyro.cli(commands, prog="sgdat-jax", args=["--tyro-print-completion", shell])
+    return script.getvalue()
+
+
+def _command_first(words: Sequence[str]) -> list[str]:
+    """Returns words with the name of the command before its options."""
+    place = next((i for i, w in enumerate(words) if w in options.COMMANDS), 0)
+    if words and words[0].startswith("--"):
+        return [words[place], *words[:place], *words[place + 1 :]]
+    return list(words)
+
+
+def _defaults(words: Sequence[str]) -> Any:
+    """Returns the defaults of a command's options; None: those of their class."""
+    if not words or words[0] not in options.COMMANDS:
+        return None
+    given = {key: option_value(f"--{key}", words) for key in _EARLY}
+    return options.defaults(words[0], given)
+
+
+def _parsed(words: Sequence[str], default: Any) -> Any:
+    kind: Any = options.COMMANDS[words[0]][0]
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                kind, prog=f"sgdat-jax {words[0]}", default=default, args=words[1:]
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        message = _first_lines(errors.getvalue())
+        raise ValueError(
+            re.sub("^Error parsing [A-Z][A-Za-z]*: ", "", message)
+        ) from None
+
+
+def option_value(option: str, words: Sequence[str]) -> str | None:
+    """Returns the value of an option that is needed before the others are parsed."""
+    values = _values(option, words)
+    if len(values) > 1 or "" in values:
+        raise ValueError(f"{option} must have one value, got {' '.join(words)}")
+    return values[0] if values else None
+
+
+def _values(option: str, words: Sequence[str]) -> list[str]:
+    values = []
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name == option:
+            values.append(value if equals else next(left, ""))
+    return values
+
+
+def _gathered(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns words with a repeated option gathered at their end, and its values.
+
+    It has one value each time, or several of the form NAME=VALUE.
+    """
+    rest: list[str] = []
+    values: list[str] = []
+    left = list(words)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        if name != option:
+            rest.append(f"{name}{equals}{value}")
+            continue
+        if not equals:
+            value = left.pop(0) if left else ""
+        if not value or value.startswith("--"):
+            raise ValueError(f"{option} must have a value, got {' '.join(words)}")
+        values.append(value)
+        while left and not left[0].startswith("-") and "=" in left[0] and not equals:
+            values.append(left.pop(0))
+    return [*rest, *([option, *values] if values else [])], values
+
+
+def _first_lines(box: str) -> str:
+    """Returns the message in Tyro's box of an error, and its suggestion, as one line.
+
+    The box has a title, then sections divided by rules: the message, perhaps a
+    suggestion, a hint to the help text.
+    """
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    if lines[1:] and not lines[1].strip("-"):
+        del lines[1]  # a rule below the title, where the terminal has no box characters
+    sections: list[list[str]] = [[]]
+    for line in lines[1:]:
+        if line and not line.strip("─-"):
+            sections.append([])
+        elif line:
+            sections[-1].append(line)
+    message = " ".join(sections[0])
+    for section in sections[1:]:
+        if section and section[0].startswith(("Perhaps", "Similar", "Available")):
+            message += f"; {' '.join(section[:2])}"
+    return message
