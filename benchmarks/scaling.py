@@ -23,7 +23,7 @@ from benchmarks import timing, train_step
 from sgdat_jax import cpu, files, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, parallel, steps
+from sgdat_jax.training import loop, parallel, splits, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 DEVICES = tuple(2**power for power in range(3, 13))
@@ -36,7 +36,7 @@ for n devices in a ring:
 - gradients: each device sends 2 (n - 1) / n times their bytes to sum them up, whether
   the state is copied or split; where it is split the compiler may do with half of them;
 - weights, where they are split into p parts: it sends (p - 1) / p times their bytes, 4
-  per weight, or 1/8 per binary weight of a shape that whole bytes divide;
+  per weight, or 1/8 per binary weight;
 - efficiency: the measured seconds over the same and the bytes sent over the bandwidth,
   as if nothing of the two overlapped. Latency is left out.
 """
@@ -59,10 +59,9 @@ def gathered_bytes(params: Any, devices: int, *, bits: bool) -> float:
     """
 
     def count(binary: Any, leaf: Any) -> float:
-        pieces = math.prod(parallel.parts(leaf.shape, devices))
+        pieces = math.prod(splits.parts(leaf.shape, devices))
         is_binary = not isinstance(binary, optax.MaskedNode)
-        packs = parallel.packed_dimension(leaf.shape, devices) is not None
-        whole = leaf.size / 8 if bits and is_binary and packs else _bytes(leaf)
+        whole = leaf.size / 8 if bits and is_binary else _bytes(leaf)
         return whole * (pieces - 1) / pieces
 
     counts = jax.tree.map(
@@ -145,7 +144,7 @@ def measure(settings: configs.TrainConfig, data: sources.Dataset, rounds: int) -
     turns = timing.take_turns([turn], rounds=rounds).wall[:, 0]
     plan = setup.plan(settings, data)
     state = jax.eval_shape(plan.init, 0)
-    images = steps.Batch(data.train_images, data.train_labels)
+    images = steps.Images.of(data.train_images, data.train_labels)
     indices = jnp.arange(settings.batch_size)[jnp.newaxis]
     take = loop.programs().train_steps
     compiled = take.lower(plan.task, state, images, indices).compile()

@@ -15,7 +15,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _NEVER = 2**31 - 1
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options(platform: str | None = None) -> dict[str, str]:
     """Returns options of `jax.jit` with which a CPU convolves on all its cores.
 
     XLA's CPU backend leaves convolutions to YNNPACK, which has most of them run on a
@@ -25,8 +25,11 @@ def compiler_options() -> dict[str, str]:
     training loop of your own, or set the same in the environment, for instance for
     `flax.nnx.jit`: ``XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=reduce``.
 
+    Args:
+      platform: what is compiled for, such as ``"tpu"``; None: the default backend.
+
     Returns:
-      Options for ``compiler_options``; none where the default backend is no CPU or the
+      Options for ``compiler_options``; none where the platform is no CPU or the
       installed jaxlib has no such option.
 
     Example:
@@ -39,11 +42,8 @@ def compiler_options() -> dict[str, str]:
     """
     import jax  # not needed to keep memory, which comes first
 
-    return (
-        dict(_OPTIONS)
-        if jax.default_backend() == "cpu" and _are_known(**_OPTIONS)
-        else {}
-    )
+    is_cpu = (platform or jax.default_backend()) == "cpu"
+    return dict(_OPTIONS) if is_cpu and _are_known(**_OPTIONS) else {}
 
 
 def prediction_options() -> dict[str, str]:
@@ -84,8 +84,10 @@ def counts_bits_in_vectors() -> bool:
 def _are_known(**options: str) -> bool:
     import jax
 
+    here = jax.local_devices(backend="cpu")[0]
     try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        with jax.default_device(here):
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True

@@ -44,6 +44,11 @@ class TinyNet(nnx.Module):
 specs.NETWORKS.setdefault("TinyNet", TinyNet)
 
 
+def alone():
+    """One device."""
+    return parallel.lay_out(jax.local_devices()[:1])
+
+
 def train_steps():
     """The program of runs, which is not asked for before a process joins its job."""
     return loop.programs().train_steps
@@ -58,21 +63,21 @@ def task_and_init(layout, **changes):
 
 def training_images(layout):
     images, labels = digits().train_images, digits().train_labels
-    return parallel.put_whole(layout, steps.Batch(images, labels))
+    return layout.put_whole(steps.Images.of(images, labels))
 
 
 def train(layout, order=ORDER, *, split_batch=True, **changes):
     """Trains by the program of runs; returns the last state, and the loss per step."""
     task, init = task_and_init(layout, **changes)
-    data, rows = training_images(layout), parallel.rows(layout, BATCH)
+    data, rows = training_images(layout), layout.rows(BATCH)
     now, losses = init(np.uint32(0)), []
     take = train_steps()
     programs = take._cache_size()
     for numbers in order:
         if split_batch:
-            indices = parallel.put_rows(layout, numbers[np.newaxis, rows], axis=1)
+            indices = layout.put_rows(numbers[np.newaxis, rows], axis=1)
         else:
-            indices = parallel.put_whole(layout, numbers[np.newaxis])
+            indices = layout.put_whole(numbers[np.newaxis])
         now, (metrics, _) = take(task, now, data, indices)
         losses.append(float(metrics.loss[0]))
     assert take._cache_size() <= programs + 1

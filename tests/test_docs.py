@@ -1,30 +1,77 @@
-"""What the guides say is done as they say it."""
+"""What the pages of the site say is done as they say it."""
 
+import inspect
 import pathlib
 import re
+import runpy
 import shlex
-import shutil
+import tomllib
+from typing import Any
 
 import numpy as np
 import pytest
 
+import guides
+import sgdat_jax as sj
 import shared_runs
-from sgdat_jax import cli, inference
+import tables
+from sgdat_jax import inference, report
+from sgdat_jax.cli import parsing
 from sgdat_jax.training import run_folder
 
-_DOCS = pathlib.Path(__file__).parents[1] / "docs"
+_DOCS = guides.ROOT / "docs"
+# Many runs, other processes, the compilers of IREE.
+_SLOW = {"clusters.md", "command.md", "export.md"}
 
 
-def _blocks(name: str, language: str) -> list[str]:
-    text = (_DOCS / name).read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+def _with_code(*languages: str) -> list[pathlib.Path]:
+    pages = sorted(_DOCS.rglob("*.md"))
+    return [page for page in pages if guides.blocks(page, *languages)]
+
+
+def _param(page: pathlib.Path) -> Any:
+    marks = [pytest.mark.slow] if page.name in _SLOW else []
+    return pytest.param(page, id=page.stem, marks=marks)
+
+
+@pytest.fixture
+def scratch(tmp_path, monkeypatch):
+    """A folder to work in, with a cache of its own; tables of names are given back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with tables.kept():
+        yield tmp_path
+
+
+@pytest.mark.parametrize("page", list(map(_param, _with_code("python", "bash"))))
+def test_a_page_does_what_it_says(page, scratch):
+    guides.run(page)
+
+
+@pytest.mark.parametrize("page", _with_code("console"), ids=lambda page: page.stem)
+def test_what_is_not_run_is_understood(page, scratch):
+    for block in guides.blocks(page, "console"):
+        for line in guides.commands(block.code):
+            _, found, words = line.rpartition("sgdat-jax ")
+            if found and words not in ("--version", "train --help"):
+                parsing.parse(shlex.split(words))
+
+
+@pytest.mark.parametrize(
+    "file", sorted(_DOCS.glob("examples/*.py")), ids=lambda file: file.stem
+)
+def test_an_example(file, scratch, capsys):
+    if "import equinox" in file.read_text():
+        pytest.importorskip("equinox")
+    runpy.run_path(str(file), run_name="__main__")
+    assert capsys.readouterr().out
 
 
 def test_a_file_of_weights_is_read_by_numpy_alone():
-    (code,) = _blocks("weight-files.md", "python")
-    assert set(re.findall(r"import (\w+)", code)) == {"json", "numpy"}
+    (block,) = guides.blocks(_DOCS / "weight-files.md", "python")
+    assert set(re.findall(r"import (\w+)", block.code)) == {"json", "numpy"}
     names: dict = {}
-    exec(code, names)
+    exec(block.code, names)
     run = shared_runs.finished()
     file, images = run.folder / run_folder.BEST, run.dataset.test_images
     logits = names["predict"](file, images)
@@ -34,22 +81,26 @@ def test_a_file_of_weights_is_read_by_numpy_alone():
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
 
 
-@pytest.mark.slow
-def test_exports(tmp_path, monkeypatch):
-    for package in ("iree.compiler", "iree.runtime", "onnx", "onnxruntime"):
-        pytest.importorskip(package)
-    folder = tmp_path / "runs" / "first"
-    folder.mkdir(parents=True)
-    shutil.copy(shared_runs.finished().folder / run_folder.BEST, folder)
-    monkeypatch.chdir(tmp_path)
-    lines = "\n".join(_blocks("export.md", "sh")).splitlines()
-    commands = [line for line in lines if " export runs/first " in line]
-    assert len(commands) >= 5
-    for command in commands:
-        cli.main(shlex.split(command)[1:])
-    names: dict = {}
-    for code in _blocks("export.md", "python"):
-        exec(code, names)
-    assert names["logits"].shape == (2, 10)
-    classes = names["classify"](np.zeros((2, 8, 8, 1), np.uint8)).argmax(-1)
-    np.testing.assert_array_equal(names["logits"].argmax(-1), classes)
+def test_links_into_the_repository_lead_to_files():
+    project = tomllib.loads((guides.ROOT / "pyproject.toml").read_text())["project"]
+    form = re.escape(project["urls"]["Source"]) + r"/(?:tree|blob)/main/([^)#]+)"
+    pages = sorted(_DOCS.rglob("*.md"))
+    paths = [path for page in pages for path in re.findall(form, page.read_text())]
+    assert len(paths) >= 5
+    assert [path for path in paths if not (guides.ROOT / path).exists()] == []
+
+
+def test_the_reference_has_every_public_name():
+    listed = set()
+    for page in _DOCS.glob("api/*.md"):
+        listed |= set(re.findall(r"^   (\w+)$", page.read_text(), re.M))
+    public = set(sj.__all__) | set(vars(inference)) | set(vars(report))
+    public = {name for name in public if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(sj, name, None))}
+    modules |= {
+        name
+        for module in (inference, report)
+        for name in vars(module)
+        if inspect.ismodule(vars(module)[name])
+    }
+    assert sorted(public - modules - listed) == []

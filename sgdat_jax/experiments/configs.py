@@ -121,6 +121,14 @@ class CompareConfig(RunConfig):
     seed: int = 0
     """The first seed."""
 
+    reference: str | None = settings.option(None, settings.HOUSEKEEPING)
+    """Row that the others are compared with. Differences are over the same seeds, with
+    their intervals; None: sgdat, or else the first."""
+
+    select_on_test: bool = settings.option(False, settings.HOUSEKEEPING)
+    """Show best epochs that the test set chose itself. As the paper does; otherwise
+    accuracies are those of the last epoch, or of --validation-share."""
+
     run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
     """Folder of all runs; else one under runs/. None: it is named after data set and
     model."""
@@ -131,6 +139,11 @@ class CompareConfig(RunConfig):
         settings.check_seeds(self.seed, self.seeds)
         if not self.optimizers:
             raise ValueError("optimizers must have at least one name, got none.")
+        if self.reference is not None and self.reference not in self.optimizers:
+            raise ValueError(
+                f"reference must be one of the rows {', '.join(self.optimizers)}, got "
+                f"{self.reference!r}."
+            )
         rows: dict[TrainConfig, str] = {}
         for name in self.optimizers:
             run = dataclasses.replace(self.run(name, self.seed), run_dir=None)

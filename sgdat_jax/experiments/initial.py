@@ -53,7 +53,9 @@ def read(file: str, spec: specs.Spec) -> Weights:
             values[name] = found.astype(like.dtype)
             if name in binary and not (np.abs(found) == 1).all():
                 real.append(name)
-        elif found is not None and _is_head(found.shape, like.shape, about.spec, spec):
+        elif found is not None and _is_head(
+            found.shape, like.shape, about.num_classes, spec.num_classes
+        ):
             fresh.append(name)
         else:
             have = "missing" if found is None else f"of shape {found.shape}"
@@ -62,26 +64,30 @@ def read(file: str, spec: specs.Spec) -> Weights:
         shown = "; ".join(misfits[:_NAMED]) + "; ..." * (len(misfits) > _NAMED)
         raise ValueError(
             "init must be weights of the same network, but for its classes, got "
-            f"{path} of {_described(about.spec)} for {_described(spec)}: {shown}."
+            f"{path}{_of(about.spec)} for {_described(spec)}: {shown}."
         )
     return Weights(values, tuple(fresh), tuple(real), about)
 
 
 def _is_head(
-    found: tuple[int, ...], wanted: tuple[int, ...], old: specs.Spec, new: specs.Spec
+    found: tuple[int, ...], wanted: tuple[int, ...], old: int, new: int
 ) -> bool:
     """Returns whether an array has as many columns as classes, and fits otherwise."""
     return (
-        old.num_classes != new.num_classes
+        old != new
         and found[:-1] == wanted[:-1]
-        and found[-1:] == (old.num_classes,)
-        and wanted[-1:] == (new.num_classes,)
+        and found[-1:] == (old,)
+        and wanted[-1:] == (new,)
     )
 
 
 def _described(spec: specs.Spec) -> str:
     size = "x".join(map(str, spec.input_shape))
     return f"{spec.model}, width {spec.width:g}, {size}, {spec.num_classes} classes"
+
+
+def _of(spec: specs.Spec | None) -> str:
+    return "" if spec is None else f" of {_described(spec)}"
 
 
 def notes(
@@ -100,7 +106,7 @@ def notes(
         layers = dict.fromkeys(name.rpartition("/")[0] for name in found.fresh)
         told[0] += (
             f"; {', '.join(layers)} start anew for {spec.num_classes} classes instead "
-            f"of {found.about.spec.num_classes}"
+            f"of {found.about.num_classes}"
         )
     if found.real:
         told.append(

@@ -104,15 +104,25 @@ def _planned(config: configs.TrainConfig) -> tuple[configs.TrainConfig, runs.Pla
     return settle(config, dataset), plan(config, dataset)
 
 
-def plan(config: configs.TrainConfig, dataset: sources.Dataset) -> runs.Plan:
+def plan(
+    config: configs.TrainConfig,
+    dataset: sources.Dataset,
+    layout: parallel.Layout | None = None,
+) -> runs.Plan:
     """Builds the network, in shapes alone, and what else the runs of any seed share.
+
+    Args:
+      config: description of the runs.
+      dataset: their images.
+      layout: their devices, which need not be there; None: those that ``config`` asks
+        for.
 
     Raises:
       ValueError: if the network does not fit the images.
     """
     config = settle(config, dataset)
     steps_per_epoch = runs.steps_per_epoch(config, dataset)
-    task, init = create(config, dataset, steps_per_epoch, runs.lay_out(config))
+    task, init = create(config, dataset, steps_per_epoch, layout)
     data = dataset_lib.fingerprint(dataset)
     return runs.Plan(config, dataset, task, init, steps_per_epoch, data)
 
@@ -133,7 +143,7 @@ def create(
       dataset: its images, whose training part gives mean and standard deviation if
         ``config`` does not.
       steps_per_epoch: training steps in an epoch, for schedules and restarts.
-      layout: the devices of the run; None: one device.
+      layout: the devices of the run; None: those that ``config`` asks for.
 
     Raises:
       ValueError: if the model does not fit the images, or a batch cannot be divided
@@ -151,7 +161,13 @@ def create(
     constants = registry.NORMALIZATIONS[config.normalization]
     normalization = constants or dataset_lib.channel_statistics(dataset.train_images)
     task = states.create(
-        model, tx, config, normalization, steps_per_epoch, layout, network
+        model,
+        tx,
+        config,
+        normalization,
+        steps_per_epoch,
+        layout or runs.lay_out(config),
+        network,
     )
 
     # One program: layer by layer, each small operation would be compiled by itself.

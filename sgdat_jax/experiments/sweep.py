@@ -30,6 +30,19 @@ class Trial(NamedTuple):
     seed: int
 
 
+class Watcher:
+    """Is told how a sweep gets on, and ignores it; subclasses show it."""
+
+    def began(self, trials: list[Trial]) -> None:
+        """Hears which models are trained next, in one program."""
+
+    def stepped(self, steps: int) -> None:
+        """Hears of one step or more of each of them."""
+
+    def epoch_ended(self, epoch: int, accuracies: np.ndarray) -> None:
+        """Hears of an epoch, from 1, and of the test accuracy of each of them."""
+
+
 class Sweep(NamedTuple):
     """A sweep that is set up."""
 
@@ -92,34 +105,47 @@ def trials(config: configs.SweepConfig) -> list[Trial]:
     ]
 
 
-def models_at_once(config: configs.SweepConfig) -> int:
-    """Returns how many models one program trains."""
+def models_at_once(config: configs.SweepConfig, platform: str) -> int:
+    """Returns how many models one program trains on a platform."""
     if config.models_at_once is not None:
         return config.models_at_once
-    return 1 if jax.default_backend() == "cpu" else _MODELS_AT_ONCE
+    return 1 if platform == "cpu" else _MODELS_AT_ONCE
 
 
-def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
-    """Trains the models of all trials, and yields lines of the folder as they come."""
+def train_all(
+    sweep: Sweep, watcher: Watcher | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Trains the models of all trials, and yields lines of the folder as they come.
+
+    Args:
+      sweep: what `set_up` returns.
+      watcher: is told how it gets on.
+    """
+    watcher = watcher or Watcher()
     try:
-        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo)
+        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo, watcher)
     finally:
         sweep.lock.release()
 
 
 def _train_chunks(
-    config: configs.SweepConfig, plan: runs.Plan, todo: list[Trial]
+    config: configs.SweepConfig,
+    plan: runs.Plan,
+    todo: list[Trial],
+    watcher: Watcher,
 ) -> Iterator[list[dict[str, Any]]]:
-    images = loop.on_device(plan.dataset)
+    layout = plan.task.layout
+    images = loop.on_device(plan.dataset, layout)
     parts = ["test"] if plan.dataset.valid_images is None else ["valid", "test"]
-    batches = {p: tuple(loop.test_batches(plan.dataset, part=p)) for p in parts}
-    size = min(models_at_once(config), len(todo))
+    batches = {p: tuple(loop.test_batches(plan.dataset, layout, p)) for p in parts}
+    size = min(models_at_once(config, layout.platform), len(todo))
     for first in range(0, len(todo), max(size, 1)):
         start = time.perf_counter()
         chunk = todo[first : first + size]
         # For fewer models the program would be compiled anew: the last is repeated.
         filled = [*chunk, *chunk[-1:] * (size - len(chunk))]
-        measured = _train_chunk(plan, filled, images, batches)
+        watcher.began(chunk)
+        measured = _train_chunk(plan, filled, images, batches, watcher)
         seconds = (time.perf_counter() - start) / len(chunk)
         lines = [
             {**trial._asdict(), **values, "seconds": seconds, "models_at_once": size}
@@ -160,8 +186,9 @@ def _check_same(config: configs.SweepConfig) -> None:
 def _train_chunk(
     plan: runs.Plan,
     chunk: Sequence[Trial],
-    images: steps.Batch,
+    images: steps.Images,
     batches: Mapping[str, Sequence[loop.TestBatch]],
+    watcher: Watcher,
 ) -> list[dict[str, Any]]:
     """Trains models side by side and returns what is measured of each.
 
@@ -170,6 +197,7 @@ def _train_chunk(
       chunk: their hyperparameters and seeds.
       images: all training images.
       batches: of the test set, and of the validation part if there is one.
+      watcher: is told how it gets on.
     """
     hyperparameters = {
         name: jnp.array([trial.hyperparameters[name] for trial in chunk], jnp.float32)
@@ -178,21 +206,24 @@ def _train_chunk(
     seeds = jnp.array([trial.seed for trial in chunk], jnp.uint32)
     assert isinstance(plan.config, configs.TrainConfig)
     fixed = _Fixed(plan.task, plan.config, plan.steps_per_epoch)
-    of_models = _programs().init(plan.init, fixed, hyperparameters, seeds)
+    programs = _programs(plan.task.layout.platform)
+    steps_per_call = steps.steps_per_call(plan.task.layout.platform)
+    of_models = programs.init(plan.init, fixed, hyperparameters, seeds)
     flips, diverged = np.zeros(len(chunk)), np.zeros(len(chunk), bool)
     accuracies: dict[str, list[np.ndarray]] = {part: [] for part in batches}
     for epoch in range(plan.config.epochs):
         orders = jnp.stack([loop.epoch_order(plan, t.seed, epoch) for t in chunk])
         examples, skipped, ratios = [], [], []
-        for first in range(0, plan.steps_per_epoch, steps.steps_per_call()):
-            indices = orders[:, first : first + steps.steps_per_call()]
-            of_models, (metrics, weights) = _programs().train_steps(
+        for first in range(0, plan.steps_per_epoch, steps_per_call):
+            indices = orders[:, first : first + steps_per_call]
+            of_models, (metrics, weights) = programs.train_steps(
                 fixed, hyperparameters, of_models, images, indices
             )
             examples.append(metrics.examples)
             skipped.append(weights.skipped)
             assert weights.flips is not None  # as `set_up` has seen
             ratios.append(weights.flips.total)
+            watcher.stepped(indices.shape[1])
         # Read after the epoch, since reading waits for the step.
         flips += np.concatenate(ratios, axis=1).sum(axis=1, dtype=np.float64)
         # As in a run: too many steps in a row that were skipped, or none that was not.
@@ -201,6 +232,7 @@ def _train_chunk(
         diverged |= np.concatenate(examples, axis=1).sum(1) == 0
         for part, of_part in batches.items():
             accuracies[part].append(_accuracies(plan.task, of_models, of_part))
+        watcher.epoch_ended(epoch + 1, accuracies["test"][-1])
     curves = {part: np.stack(rows, axis=1) for part, rows in accuracies.items()}
     return [
         {
@@ -279,13 +311,13 @@ def _train_steps(
     fixed: _Fixed,
     hyperparameters: dict[str, jax.Array],
     of_models: states.TrainState,
-    data: steps.Batch,
+    data: steps.Images,
     indices: jax.Array,
 ) -> tuple[states.TrainState, steps.Record]:
     def of_model(
         hyperparameters: dict[str, jax.Array],
         state: states.TrainState,
-        data: steps.Batch,
+        data: steps.Images,
         indices: jax.Array,
     ) -> tuple[states.TrainState, steps.Record]:
         task = _with_hyperparameters(fixed, hyperparameters, state.params)
@@ -319,9 +351,10 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs() -> _Programs:
-    """Returns the functions above, compiled."""
-    compiled = functools.partial(jax.jit, compiler_options=cpu.compiler_options())
+def _programs(platform: str) -> _Programs:
+    """Returns the functions above, compiled for a platform."""
+    options = cpu.compiler_options(platform)
+    compiled = functools.partial(jax.jit, compiler_options=options)
     return _Programs(
         init=compiled(_init, static_argnums=(0, 1)),
         train_steps=compiled(_train_steps, static_argnums=0, donate_argnums=2),
@@ -335,9 +368,7 @@ def _accuracies(
     batches: Sequence[loop.TestBatch],
 ) -> np.ndarray:
     """Returns the accuracy of each model, shape (models,)."""
-    correct = [
-        _programs().eval_step(task, of_models, batch, weights)
-        for batch, weights in batches
-    ]
+    evaluate = _programs(task.layout.platform).eval_step
+    correct = [evaluate(task, of_models, *batch) for batch in batches]
     images = sum(float(weights.sum()) for _, weights in batches)
     return np.sum(correct, axis=0) / images

@@ -23,8 +23,9 @@ class DigitsNet(nnx.Module):
       num_classes: number of logits.
       input_shape: height, width and channels of an image; height and width at least
         4. Pooling leaves out a last odd row or column.
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
-        unbiased_variance: see `BinaryNet`.
+      width, full_precision, pad_value, dtype: see `BinaryNet`.
+      input_quantizer, kernel_quantizer: see `BinaryNet`.
+      unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:

@@ -29,8 +29,9 @@ class SgdatResNet18(nnx.Module):
       num_classes: number of logits.
       input_shape: height, width and channels of an image; height and width at least
         4. At 64x64 the pooled map is 2x2.
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
-        unbiased_variance: see `BinaryNet`.
+      width, full_precision, pad_value, dtype: see `BinaryNet`.
+      input_quantizer, kernel_quantizer: see `BinaryNet`.
+      unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
@@ -176,8 +177,9 @@ class BiRealResNet18(nnx.Module):
         8.
       rprelu: whether an `RPReLU` stands behind every binary convolution's sum with its
         shortcut, as in ReActNet. Its learned threshold of the signs is left out.
-      width, full_precision, pad_value, input_quantizer, kernel_quantizer, dtype,
-        unbiased_variance: see `BinaryNet`.
+      width, full_precision, pad_value, dtype: see `BinaryNet`.
+      input_quantizer, kernel_quantizer: see `BinaryNet`.
+      unbiased_variance: see `BinaryNet`.
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:

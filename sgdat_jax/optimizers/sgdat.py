@@ -1,6 +1,6 @@
 """SGDAT: stochastic gradient descent with adaptive thresholds, for binary weights.
 
-Shan, Fei, Liu et al., "SGDAT: An optimization method for binary neural networks",
+Shan, Zhang, Jia and Wu, "SGDAT: An optimization method for binary neural networks",
 Neurocomputing 555, 126431, 2023. On a CPU the rules equal the authors' published code,
 https://github.com/gushan/SGDAT, bit for bit. One thing differs: in the published loop
 the first ``weight_decay`` acts on weights that are still 0; here it acts on their

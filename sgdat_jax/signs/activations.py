@@ -10,8 +10,9 @@ from sgdat_jax.signs import estimates
 def leaky_tanh(x: ArrayLike, alpha: ArrayLike = 0.2) -> jax.Array:
     """Return `x` inside [-1, 1] and a line of slope `alpha` beyond.
 
-    f(x) = x where |x| <= 1, else sign(x) (1 + alpha (|x| - 1)); `jax.nn.hard_tanh` is
-    the same with alpha = 0. Its gradient is its own: 1 where |x| <= 1, else alpha.
+    f(x) = x where abs(x) <= 1, else sign(x) (1 + alpha (abs(x) - 1));
+    `jax.nn.hard_tanh` is the same with alpha = 0. Its gradient is its own: 1 where
+    abs(x) <= 1, else alpha.
 
     Args:
         x: Floating-point array of any shape.

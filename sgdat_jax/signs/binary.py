@@ -38,7 +38,7 @@ def sign(x: ArrayLike) -> jax.Array:
 def ste_sign(x: ArrayLike, clip_value: ArrayLike | None = 1.0) -> jax.Array:
     """Return the sign of `x` with the clipped straight-through gradient.
 
-    q(x) = sign(x), q(0) = +1. dq/dx = 1 where |x| <= clip_value, else 0.
+    q(x) = sign(x), q(0) = +1. dq/dx = 1 where abs(x) <= clip_value, else 0.
 
     Args:
         x: Floating-point array of any shape.
@@ -70,7 +70,7 @@ def _approx_slope(x):
 def approx_sign(x: ArrayLike) -> jax.Array:
     """Return the sign of `x` with the triangular gradient of Bi-Real Net.
 
-    q(x) = sign(x), q(0) = +1. dq/dx = 2 - 2 |x| where |x| <= 1, else 0.
+    q(x) = sign(x), q(0) = +1. dq/dx = 2 - 2 abs(x) where abs(x) <= 1, else 0.
 
     Args:
         x: Floating-point array of any shape.
@@ -101,7 +101,7 @@ def swish_sign(x: ArrayLike, beta: ArrayLike = 5.0) -> jax.Array:
 
     q(x) = sign(x), q(0) = +1.
     dq/dx = beta (2 - beta x tanh(beta x / 2)) / (1 + cosh(beta x)); it is negative
-    beyond |beta x| of about 2.4 and beta at 0.
+    beyond abs(beta x) of about 2.4 and beta at 0.
 
     Args:
         x: Floating-point array of any shape.
@@ -181,9 +181,9 @@ def _reste_slope(x, o):
 def reste_sign(x: ArrayLike, o: ArrayLike = 1.0) -> jax.Array:
     """Return the sign of `x` with the rectified straight-through gradient.
 
-    q(x) = sign(x), q(0) = +1. dq/dx = |x|^((1-o)/o) / o where 0.1 < |x| <= 1.5, the
-    constant 0.1^(1/o) / 0.1 where |x| <= 0.1, and 0 beyond 1.5.
-    The scale mean |w| that the authors multiply their weights by is left out.
+    q(x) = sign(x), q(0) = +1. dq/dx = abs(x)^((1-o)/o) / o where 0.1 < abs(x) <= 1.5,
+    the constant 0.1^(1/o) / 0.1 where abs(x) <= 0.1, and 0 beyond 1.5.
+    The scale mean abs(w) that the authors multiply their weights by is left out.
 
     Args:
         x: Floating-point array of any shape.

@@ -17,8 +17,8 @@ def _scaled_sign(x, clip_value, magnitude):
 def magnitude_aware_sign(x: ArrayLike, clip_value: ArrayLike | None = 1.0) -> jax.Array:
     """Return the sign of a kernel scaled by the mean magnitude of each filter.
 
-    q(x) = a sign(x), q(0) = +a. dq/dx = a where |x| <= clip_value, else 0. a is the
-    mean of |x| over all axes but the last, and no gradient flows through it.
+    q(x) = a sign(x), q(0) = +a. dq/dx = a where abs(x) <= clip_value, else 0. a is the
+    mean of abs(x) over all axes but the last, and no gradient flows through it.
 
     Args:
         x: Floating-point kernel, shape (..., out_features). With fewer than two axes
@@ -54,7 +54,8 @@ def _heaviside(x, *_):
 def ste_heaviside(x: ArrayLike, clip_value: ArrayLike | None = 1.0) -> jax.Array:
     """Return 1 where `x` is positive, with the clipped straight-through gradient.
 
-    q(x) = 1 where x > 0, else 0; q(0) = 0. dq/dx = 1 where |x| <= clip_value, else 0.
+    q(x) = 1 where x > 0, else 0; q(0) = 0.
+    dq/dx = 1 where abs(x) <= clip_value, else 0.
 
     Args:
         x: Floating-point array of any shape.
@@ -88,13 +89,13 @@ def ste_ternary(
 ) -> jax.Array:
     """Return `x` as -1, 0 or +1, with the clipped straight-through gradient.
 
-    q(x) = sign(x) where |x| >= threshold, else 0; q(0) = 0. dq/dx = 1 where
-    |x| <= clip_value, else 0.
+    q(x) = sign(x) where abs(x) >= threshold, else 0; q(0) = 0. dq/dx = 1 where
+    abs(x) <= clip_value, else 0.
 
     Args:
         x: Floating-point array of any shape.
-        threshold: A scalar >= 0; None takes 0.7 mean |x| over the whole array, through
-            which no gradient flows.
+        threshold: A scalar >= 0; None takes 0.7 mean abs(x) over the whole array,
+            through which no gradient flows.
         clip_value: Half width of the window, a scalar > 0; None opens it fully.
 
     Raises:

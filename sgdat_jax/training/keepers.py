@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import checkpoint, formats, hosts, parallel, run_folder, runs
+from sgdat_jax.training import checkpoint, formats, hosts, run_folder, runs
 
 # Entries of the line of an epoch that its weights bear.
 _REACHED = ("epoch", "test_accuracy", "test_loss", "valid_accuracy", "valid_loss")
@@ -127,6 +127,7 @@ class _Folder:
             "mean": run.task.mean,
             "std": run.task.std,
             "class_names": run.dataset.class_names,
+            "input_shape": run.dataset.input_shape,
             "resize": run.dataset.resize,
             "config": dataclasses.asdict(run.config),
             "data": run.data,
@@ -159,4 +160,4 @@ def _is_best(run: runs.Run, line: Mapping[str, Any]) -> bool:
 
 def _weights(run: runs.Run) -> Weights:
     trained = Weights(run.state.params, run.state.stats)
-    return jax.device_get(parallel.gather(run.task.layout, trained))
+    return jax.device_get(run.task.layout.gather(trained))

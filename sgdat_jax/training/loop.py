@@ -142,19 +142,18 @@ def evaluate(
       part: of the data set: ``"test"`` or ``"valid"``.
     """
     metrics = []
+    evaluated = programs(run.task.layout.platform).eval_step
     for batch, weights in tests or test_batches(run.dataset, run.task.layout, part):
-        metrics.append(programs().eval_step(run.task, run.state, batch, weights))
+        metrics.append(evaluated(run.task, run.state, batch, weights))
         check()
     total = jax.tree.map(lambda *sums: float(np.sum(sums)), *metrics)
     return results.means(part, total._asdict())
 
 
-def on_device(
-    dataset: dataset_lib.Dataset, layout: parallel.Layout | None = None
-) -> steps.Batch:
+def on_device(dataset: dataset_lib.Dataset, layout: parallel.Layout) -> steps.Images:
     """Returns all training images, copied to each device."""
-    images = dataset.train_images, dataset.train_labels
-    return steps.Batch(*parallel.put_whole(layout, images))
+    images = steps.Images.of(dataset.train_images, dataset.train_labels)
+    return layout.put_whole(images)
 
 
 def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
@@ -163,17 +162,20 @@ def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
     return stream.epoch_order(seed, epoch, num_images, plan.config.batch_size)
 
 
+def test_batch_size(images: int, layout: parallel.Layout) -> int:
+    """Returns how many of so many images are evaluated at once, on all devices."""
+    share = -(-min(_EVAL_BATCH, images) // layout.devices)
+    return share * layout.devices
+
+
 def test_batches(
-    dataset: dataset_lib.Dataset,
-    layout: parallel.Layout | None = None,
-    part: str = "test",
+    dataset: dataset_lib.Dataset, layout: parallel.Layout, part: str = "test"
 ) -> Iterator[TestBatch]:
     """Yields a part of a data set in batches of one size; weight 0 pads the last."""
     all_images = getattr(dataset, f"{part}_images")
     all_labels = getattr(dataset, f"{part}_labels")
-    parts = 1 if layout is None else layout.devices
-    size = -(-min(_EVAL_BATCH, len(all_images)) // parts) * parts
-    rows = parallel.rows(layout, size)
+    size = test_batch_size(len(all_images), layout)
+    rows = layout.rows(size)
     for start in range(0, len(all_images), size):
         images = all_images[start : start + size]
         labels = all_labels[start : start + size]
@@ -183,7 +185,7 @@ def test_batches(
             np.pad(labels, (0, missing)),
             (np.arange(size) < len(images)).astype(np.float32),
         )
-        *batch, weights = parallel.put_rows(layout, tuple(x[rows] for x in whole))
+        *batch, weights = layout.put_rows(tuple(x[rows] for x in whole))
         yield steps.Batch(*batch), weights
 
 
@@ -196,12 +198,20 @@ class Programs(NamedTuple):
     begin_epoch: Any
 
 
+def programs(platform: str | None = None) -> Programs:
+    """Returns the programs of training.
+
+    Args:
+      platform: of the devices that they are compiled for; None: of those that jax
+        chooses.
+    """
+    return _programs(platform or jax.default_backend())
+
+
 @functools.cache
-def programs() -> Programs:
-    """Returns the programs of training, which differ from device to device."""
-    compiled = functools.partial(
-        jax.jit, static_argnums=0, compiler_options=cpu.compiler_options()
-    )
+def _programs(platform: str) -> Programs:
+    options = cpu.compiler_options(platform)
+    compiled = functools.partial(jax.jit, static_argnums=0, compiler_options=options)
     return Programs(
         train_steps=compiled(steps.train_steps, donate_argnums=1),
         train_batch=compiled(steps.train_batch, donate_argnums=1),
@@ -283,12 +293,13 @@ def _advance(
 
 
 def _train_epoch(
-    run: runs.Run, data: steps.Batch | None, watcher: Watcher
+    run: runs.Run, data: steps.Images | None, watcher: Watcher
 ) -> Iterator[runs.Run]:
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
     if run.progress.steps == 0 and run.task.diagnostics:
-        run = run._replace(state=programs().begin_epoch(run.task, run.state))
+        begin = programs(run.task.layout.platform).begin_epoch
+        run = run._replace(state=begin(run.task, run.state))
     record = run.progress.record or records.EpochRecord()
     last = None
     for state, found in _steps(run, data):
@@ -322,7 +333,7 @@ def _check_finite(run: runs.Run, skipped: jax.Array | None) -> None:
 
 
 def _steps(
-    run: runs.Run, data: steps.Batch | None
+    run: runs.Run, data: steps.Images | None
 ) -> Iterator[tuple[states.TrainState, steps.Record]]:
     """Takes the steps of an epoch; yields the state after each call, and its record.
 
@@ -331,19 +342,17 @@ def _steps(
       data: all training images; None: they are streamed.
     """
     state, layout = run.state, run.task.layout
-    order: Any = epoch_order(run, run.config.seed, len(run.progress.lines))
-    if layout is not None:
-        order = np.asarray(order)[:, parallel.rows(layout, run.config.batch_size)]
+    compiled = programs(layout.platform)
+    order = np.asarray(epoch_order(run, run.config.seed, len(run.progress.lines)))
+    order = order[:, layout.rows(run.config.batch_size)]
     if data is None:
-        put = functools.partial(parallel.put_rows, layout)
-        for batch in stream.batches(run.dataset, order[run.progress.steps :], put):
-            state, record = programs().train_batch(run.task, state, steps.Batch(*batch))
+        left = order[run.progress.steps :]
+        for batch in stream.batches(run.dataset, left, layout.put_rows):
+            state, record = compiled.train_batch(run.task, state, steps.Batch(*batch))
             yield state, record
         return
-    size = steps.steps_per_call()
+    size = steps.steps_per_call(layout.platform)
     for first in range(run.progress.steps, len(order), size):
-        indices = order[first : first + size]
-        if layout is not None:
-            indices = parallel.put_rows(layout, indices, axis=1)
-        state, record = programs().train_steps(run.task, state, data, indices)
+        indices = layout.put_rows(order[first : first + size], axis=1)
+        state, record = compiled.train_steps(run.task, state, data, indices)
         yield state, record

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import diagnostics, formats, parallel, runs, states, versions
+from sgdat_jax.training import diagnostics, formats, runs, states, versions
 
 
 def epoch_lines(run: runs.Run) -> tuple[formats.EpochLine, formats.Times]:
@@ -58,7 +58,8 @@ def result_of(run: runs.Run) -> dict[str, Any]:
     selecting = formats.selecting(lines[-1])
     best: Any = max(lines, key=lambda line: line[selecting])  # type: ignore[literal-required]
     of_validation = selecting == "valid_accuracy"
-    device = jax.devices()[0]
+    layout = run.task.layout
+    device = layout.first
     skipped = sum(line.get("skipped_steps", 0) for line in lines)
     return {
         "test_accuracy": lines[-1]["test_accuracy"],
@@ -75,7 +76,7 @@ def result_of(run: runs.Run) -> dict[str, Any]:
         "model": _model(run.task),
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
-        "devices": 1 if run.task.layout is None else run.task.layout.devices,
+        "devices": layout.devices,
         "versions": {"python": platform.python_version(), **versions.packages()},
     }
 
@@ -103,9 +104,8 @@ def _diagnostics_line(run: runs.Run) -> dict[str, Any]:
         return line
     if run.config.restarts_flips:
         counts_before = jax.tree.map(jnp.zeros_like, counts_before)
-    found = parallel.gather(
-        run.task.layout, _diagnose(run.state.opt_state, counts_before)
-    )
+    diagnosed = _diagnose(run.state.opt_state, counts_before)
+    found = run.task.layout.gather(diagnosed)
     for name, value in found._asdict().items():
         if isinstance(value, optimizers.FlipRatio):
             line |= _shares(name, value)
@@ -120,7 +120,7 @@ def _flips(run: runs.Run, lines: Sequence[formats.EpochLine]) -> dict[str, Any]:
     if not run.task.counts_flips:
         return {"flips_per_weight": flips}
     counts = _flip_counts(run.state.opt_state)
-    histogram = parallel.gather(run.task.layout, _flip_histogram(counts))
+    histogram = run.task.layout.gather(_flip_histogram(counts))
     return {"flips_per_weight": flips, **_shares("flip_histogram", histogram)}
 
 

@@ -98,7 +98,7 @@ def steps_per_epoch(options: settings.Passes, dataset: dataset_lib.Dataset) -> i
     return len(dataset.train_images) // options.batch_size
 
 
-def lay_out(options: settings.Upkeep) -> parallel.Layout | None:
+def lay_out(options: settings.Upkeep) -> parallel.Layout:
     """Returns the devices of a run, as told.
 
     Raises:
@@ -291,9 +291,7 @@ def unstarted(plan: Plan, seed: int, folder: pathlib.Path | None) -> Run:
         folder=folder,
         dataset=plan.dataset,
         task=plan.task,
-        state=parallel.shapes(
-            plan.task.layout, jax.eval_shape(plan.init, np.uint32(seed))
-        ),
+        state=plan.task.layout.shapes(jax.eval_shape(plan.init, np.uint32(seed))),
         steps_per_epoch=plan.steps_per_epoch,
         data=plan.data,
     )

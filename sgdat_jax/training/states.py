@@ -41,10 +41,9 @@ class Task(NamedTuple):
     steps: int  # of the whole run
     model: str  # name of the network's class
     binary_layers: tuple[str, ...]  # paths of layers with binary weights
+    layout: parallel.Layout  # the devices
     choices: Any = None  # what the network says of itself: a hashable dataclass
     network: specs.Spec | None = None  # what builds it; None: unknown
-    layout: parallel.Layout | None = None  # None: on one device
-
     counts_flips: bool = False  # whether the optimizer does
 
     @property
@@ -62,7 +61,7 @@ def create(
     settings: settings_lib.Settings,
     normalization: tuple[Sequence[float], Sequence[float]],
     steps_per_epoch: int,
-    layout: parallel.Layout | None = None,
+    layout: parallel.Layout,
     network: specs.Spec | None = None,
 ) -> Task:
     """Returns the fixed part of a run.
@@ -73,13 +72,13 @@ def create(
       settings: how it is trained; the seed does not matter.
       normalization: mean and standard deviation of each channel of images in [0, 1].
       steps_per_epoch: training steps in an epoch.
-      layout: the devices of the run; None: one device.
+      layout: the devices of the run.
       network: what builds the network, for files of weights; None: unknown.
 
     Raises:
       ValueError: if a batch cannot be divided among the devices.
     """
-    parallel.check_batch_size(layout, settings.batch_size)
+    layout.check_batch_size(settings.batch_size)
     model = nnx.clone(model)
     params = nnx.state(model, nnx.Param)
     model.eval()
@@ -103,9 +102,9 @@ def create(
         binary_layers=tuple(
             optimizers.layers_of(optimizers.select_binary(params, params))
         ),
+        layout=layout,
         choices=getattr(model, "choices", None),
         network=network,
-        layout=layout,
         counts_flips=_counts_flips(tx, params),
     )
 
@@ -140,4 +139,4 @@ def first(task: Task, seed: int | jax.Array, variables: nnx.State) -> TrainState
         skipped=jnp.zeros([], jnp.int32),
         counts_before=counts,
     )
-    return parallel.settle(task.layout, state)
+    return task.layout.settle(state)

@@ -1,5 +1,7 @@
 """One step of training and one of evaluation: pure functions."""
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +11,7 @@ from flax import nnx
 
 from sgdat_jax import optimizers, signs
 from sgdat_jax.data import augment
-from sgdat_jax.training import parallel, states
+from sgdat_jax.training import states
 
 _STEPS_PER_CALL = 256
 
@@ -19,6 +21,34 @@ class Batch(NamedTuple):
 
     images: jax.Array  # (batch, height, width, channels), uint8
     labels: jax.Array  # (batch,), int32
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("rows", "labels"),
+    meta_fields=("shape",),
+)
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """All training images with labels, to be taken by their numbers.
+
+    Each image is a row: a TPU lays arrays out in tiles of their last two dimensions,
+    and would copy images of 32x32x3 at each call into four times their memory.
+    """
+
+    rows: jax.Array  # (images, height * width * channels), uint8
+    labels: jax.Array  # (images,), int32
+    shape: tuple[int, ...]  # height, width and channels
+
+    @classmethod
+    def of(cls, images: Any, labels: Any) -> "Images":
+        """Returns images of shape (images, height, width, channels) as rows."""
+        return cls(images.reshape(len(images), -1), labels, images.shape[1:])
+
+    def take(self, numbers: jax.Array) -> Batch:
+        """Returns the images of some numbers, of shape (batch,)."""
+        images = self.rows[numbers].reshape(-1, *self.shape)
+        return Batch(images, self.labels[numbers])
 
 
 class Metrics(NamedTuple):
@@ -65,10 +95,10 @@ def train_step(
         weights = jnp.ones_like(losses)
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
-    params = parallel.whole_params(task.layout, state.params)
-    gradients, (stats, metrics) = parallel.whole(
-        task.layout, jax.grad(loss_fn, has_aux=True)(params)
-    )
+    params = task.layout.whole_params(state.params)
+    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(params)
+    gradients = task.layout.sums(gradients)
+    stats, metrics = task.layout.whole((stats, metrics))
     with jax.named_scope("optimizer"):
         updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -96,8 +126,8 @@ def train_step(
         is_finite, record, jax.tree.map(jnp.zeros_like, record)
     )
     weights = WeightMetrics(next_state.skipped, flips, magnitudes)
-    metrics, weights = parallel.whole(task.layout, (metrics, weights))
-    return parallel.settle(task.layout, next_state), metrics, weights
+    metrics, weights = task.layout.whole((metrics, weights))
+    return task.layout.settle(next_state), metrics, weights
 
 
 def begin_epoch(task: states.Task, state: states.TrainState) -> states.TrainState:
@@ -105,7 +135,7 @@ def begin_epoch(task: states.Task, state: states.TrainState) -> states.TrainStat
     if state.counts_before is not None:
         counts = optimizers.flip_counts(state.opt_state)
         state = state._replace(counts_before=counts)
-    return parallel.settle(task.layout, state)
+    return task.layout.settle(state)
 
 
 @jax.named_scope("skip")
@@ -130,12 +160,8 @@ def _recorded_step(
     return state, (metrics, weights)
 
 
-def _gather(data: Batch, numbers: jax.Array) -> Batch:
-    return Batch(data.images[numbers], data.labels[numbers])
-
-
 def train_steps(
-    task: states.Task, state: states.TrainState, data: Batch, indices: jax.Array
+    task: states.Task, state: states.TrainState, data: Images, indices: jax.Array
 ) -> tuple[states.TrainState, Record]:
     """Takes several steps.
 
@@ -147,11 +173,11 @@ def train_steps(
     """
 
     def take(state: states.TrainState, numbers: jax.Array) -> Any:
-        return _recorded_step(task, state, _gather(data, numbers))
+        return _recorded_step(task, state, data.take(numbers))
 
     if len(indices) > 1:
         return jax.lax.scan(take, state, indices)
-    return train_batch(task, state, _gather(data, indices[0]))
+    return train_batch(task, state, data.take(indices[0]))
 
 
 def train_batch(
@@ -162,12 +188,16 @@ def train_batch(
     return state, jax.tree.map(lambda leaf: leaf[jnp.newaxis], record)
 
 
-def steps_per_call() -> int:
+def steps_per_call(platform: str | None = None) -> int:
     """Returns how many steps to take in one program.
 
     XLA's CPU backend runs a convolution's gradient far slower in a loop than alone.
+
+    Args:
+      platform: of the devices; None: of those that jax chooses.
     """
-    return 1 if jax.default_backend() == "cpu" else _STEPS_PER_CALL
+    platform = platform or jax.default_backend()
+    return 1 if platform == "cpu" else _STEPS_PER_CALL
 
 
 def eval_step(
@@ -184,13 +214,13 @@ def eval_step(
       batch: images with labels.
       weights: shape (batch,), 1 for an example that counts and 0 for padding.
     """
-    params = parallel.whole_params(task.layout, state.params)
-    stats = parallel.whole(task.layout, state.stats)
+    params = task.layout.whole_params(state.params)
+    stats = task.layout.whole(state.stats)
     model = nnx.merge(task.eval_graph, params, stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))
     losses = _losses(logits, batch.labels)
     metrics = _metrics(logits, losses, batch.labels, weights)
-    return parallel.whole(task.layout, metrics)
+    return task.layout.whole(metrics)
 
 
 def _losses(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:

@@ -11,7 +11,7 @@ MEASURED = scaling.Measured(seconds=0.1, temporary_bytes=7)
 
 @pytest.fixture(scope="module")
 def state():
-    return jax.eval_shape(small_runs.task_and_init(None)[1], 0)
+    return jax.eval_shape(small_runs.task_and_init(small_runs.alone())[1], 0)
 
 
 def test_row_by_hand(state):

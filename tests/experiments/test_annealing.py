@@ -15,7 +15,9 @@ from sgdat_jax.models import specs
     "name", sorted(set(specs.SIGNS) - {"ste_sign", "approx_sign", "swish_sign"})
 )
 def test_every_quantizer_trains(name):
-    _, losses = small_runs.train(None, small_runs.ORDER[:12], input_sign=name)
+    _, losses = small_runs.train(
+        small_runs.alone(), small_runs.ORDER[:12], input_sign=name
+    )
     assert np.isfinite(losses).all()
     assert losses[-3:].mean() < losses[0]
 
@@ -24,12 +26,14 @@ def test_progress_goes_from_0_to_1(monkeypatch):
     slope = signs.surrogate(lambda x, p: p * jnp.ones_like(x))
     annealed = signs.annealed(slope, "p", lambda progress: progress)
     monkeypatch.setitem(specs.SIGNS, "rising", annealed)
-    start = small_runs.task_and_init(None, input_sign="rising")[1](np.uint32(0))
+    start = small_runs.task_and_init(small_runs.alone(), input_sign="rising")[1](
+        np.uint32(0)
+    )
     kernel = np.asarray(nnx.to_pure_dict(start.params)["dense1"]["kernel"])
     changed = []
     for steps in (1, 2):
         order = small_runs.ORDER[:steps]
-        state, _ = small_runs.train(None, order, input_sign="rising")
+        state, _ = small_runs.train(small_runs.alone(), order, input_sign="rising")
         now = np.asarray(nnx.to_pure_dict(state.params)["dense1"]["kernel"])
         changed.append((now != kernel).any())
     assert changed == [False, True]  # the first gradient is 0 below the first sign

@@ -89,7 +89,7 @@ def _batch():
 
 @functools.cache
 def _task_and_state(**options):
-    task, init = small_runs.task_and_init(None, **options)
+    task, init = small_runs.task_and_init(small_runs.alone(), **options)
     return task, init(np.uint32(5))
 
 

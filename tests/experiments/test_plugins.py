@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import shared_runs
-from sgdat_jax import cli, experiments, inference
+import tables
+from sgdat_jax import cli, inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, hyperparameters, plugins, setup
 
@@ -22,19 +23,8 @@ _TASK = (
 @pytest.fixture(scope="module", autouse=True)
 def _tables():
     """Leaves the tables of the process to other tests as they were."""
-    tables = [
-        getattr(experiments, name)
-        for name in ("DATASETS", "METHODS", "NETWORKS", "OPTIMIZERS", "SCHEDULES")
-    ]
-    tables.append(experiments.SIGNS)
-    before = [dict(table) for table in tables]
-    loaded = set(plugins._loaded)
-    yield
-    for table, entries in zip(tables, before, strict=True):
-        table.clear()
-        table.update(entries)
-    plugins._loaded.clear()
-    plugins._loaded.update(loaded)
+    with tables.kept():
+        yield
 
 
 @pytest.fixture

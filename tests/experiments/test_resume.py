@@ -214,7 +214,7 @@ def test_refused_resume(tmp_path, capsys, monkeypatch, words, named):
 def test_steps_that_are_not_finite_are_skipped(plan, tmp_path):
     run = runs.begin(plan, 0, tmp_path / "run")
     before = shared_runs.copy(run.state)
-    data = loop.on_device(run.dataset)
+    data = loop.on_device(run.dataset, run.task.layout)
     numbers = jnp.arange(64)[jnp.newaxis]
     bias = before.params["dense5"]["bias"][...]
     broken = shared_runs.copy(before)

@@ -32,8 +32,8 @@ def test_a_run_on_a_cpu_takes_one_device_or_as_many_as_are_told():
         setup.plan(configs.TrainConfig(devices=count), sources.digits()).task.layout
         for count in (None, 1, there)
     ]
-    assert layouts[:2] == [None, None]
-    assert there == layouts[2].devices > 1
+    assert [layout.devices for layout in layouts] == [1, 1, there]
+    assert there > 1
     message = f"devices must be at most the {there} there are, got {there + 1}"
     with pytest.raises(ValueError, match=message):
         setup.plan(configs.TrainConfig(devices=there + 1), sources.digits())

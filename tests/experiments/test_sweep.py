@@ -132,10 +132,10 @@ def test_trial_is_the_run_of_train(finished, tmp_path):
 def test_models_at_once_are_the_models_one_by_one(finished, tmp_path):
     settings = configs.SweepConfig(**_SHORT, run_dir=str(tmp_path), models_at_once=3)
     prepared = sweep.set_up(settings)
-    programs = sweep._programs().train_steps._cache_size()
+    programs = sweep._programs("cpu").train_steps._cache_size()
     assert [len(lines) for lines in sweep.train_all(prepared)] == [3, 1]
     assert (
-        sweep._programs().train_steps._cache_size() == programs + 1
+        sweep._programs("cpu").train_steps._cache_size() == programs + 1
     )  # the last is filled up
     assert list(sweep.train_all(prepared._replace(todo=[]))) == []
     for together, alone in zip(sweep.read(tmp_path), sweep.read(finished), strict=True):

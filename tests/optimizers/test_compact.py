@@ -273,7 +273,7 @@ def test_eight_devices_hold_an_eighth_of_the_words_each():
     def step(params, state, gradient):
         updates, state = tx.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
-        return parallel.settle(layout, (params, state))
+        return layout.settle((params, state))
 
     split = params, tx.init(params)
     for gradient in gradients:

@@ -45,7 +45,11 @@ def split_batches(layout, alone, **changes):
     eighth = np.tile(order[:1, : small_runs.BATCH // 8], 8)
     first, first_alone, first_eighth = (
         small_runs.train(where, numbers, **changes)[0]
-        for where, numbers in ((layout, order[:1]), (None, order[:1]), (None, eighth))
+        for where, numbers in (
+            (layout, order[:1]),
+            (small_runs.alone(), order[:1]),
+            (small_runs.alone(), eighth),
+        )
     )
     latents = [sj.latent_weights(s.opt_state) for s in (first, first_alone)]
     return {
@@ -86,7 +90,7 @@ def astray(layout, tree):
     """How many arrays do not lie as they should."""
     pairs = zip(
         jax.tree.leaves(tree),
-        jax.tree.leaves(parallel.shapes(layout, tree)),
+        jax.tree.leaves(layout.shapes(tree)),
         strict=True,
     )
     return sum(not a.sharding.is_equivalent_to(b.sharding, a.ndim) for a, b in pairs)
@@ -95,7 +99,7 @@ def astray(layout, tree):
 def loop(layout, losses, **changes):
     """Three steps in one call, as on accelerators."""
     task, init = small_runs.task_and_init(layout, **changes)
-    indices = parallel.put_rows(layout, small_runs.ORDER[:3], axis=1)
+    indices = layout.put_rows(small_runs.ORDER[:3], axis=1)
     data = small_runs.training_images(layout)
     after, (metrics, _) = small_runs.train_steps()(
         task, init(np.uint32(0)), data, indices
@@ -113,14 +117,17 @@ def evaluations(layout, state, **changes):
     batch = steps.Batch(digits.test_images, digits.test_labels)
     weights = (np.arange(len(digits.test_labels)) < 350).astype(np.float32)
     evaluate = small_runs.loop.programs().eval_step
-    for name, where in (("evaluated", layout), ("evaluated_alone", None)):
+    for name, where in (
+        ("evaluated", layout),
+        ("evaluated_alone", small_runs.alone()),
+    ):
         placed = jax.tree.map(
             lambda leaf, shape: jax.device_put(np.asarray(leaf), shape.sharding),
             state,
-            parallel.shapes(where, state),
+            where.shapes(state),
         )
         task = small_runs.task_and_init(where, **changes)[0]
-        rows, given = parallel.put_rows(where, (batch, weights))
+        rows, given = where.put_rows((batch, weights))
         results[name] = list(map(float, evaluate(task, placed, rows, given)))
     return results
 
@@ -128,7 +135,7 @@ def evaluations(layout, state, **changes):
 def gathered(layout, **changes):
     """What a step's program gathers from the devices: types and shapes."""
     task, init = small_runs.task_and_init(layout, **changes)
-    indices = parallel.put_rows(layout, small_runs.ORDER[:1], axis=1)
+    indices = layout.put_rows(small_runs.ORDER[:1], axis=1)
     data = small_runs.training_images(layout)
     lowered = small_runs.train_steps().lower(task, init(np.uint32(0)), data, indices)
     text = lowered.compile().as_text()
@@ -139,7 +146,7 @@ def gathered(layout, **changes):
 
 def optimizers():
     """Where each optimizer has other bits than on one device, after a few steps."""
-    layout = parallel.lay_out(jax.devices(), sharded=True, bits=False)
+    layout = parallel.lay_out(jax.devices(), sharded=True, bits=False, scatter=False)
     differ = {}
     for name in registry.OPTIMIZERS:
         ours, theirs = (
@@ -150,7 +157,7 @@ def optimizers():
                 optimizer=name,
                 clip_norm=1.0,
             )[0]
-            for where in (layout, None)
+            for where in (layout, small_runs.alone())
         )
         differ[name] = paths_that_differ(ours, theirs)
     return differ
@@ -158,12 +165,14 @@ def optimizers():
 
 def compare(model, where):
     """All that differs for a network."""
-    alone = small_runs.train(None, model=model)
+    alone = small_runs.train(small_runs.alone(), model=model)
     lay_out = functools.partial(
         parallel.lay_out, jax.devices(), sharded=where == "sharded"
     )
     results = split_batches(lay_out(), alone, model=model)
-    return results | whole_batches(lay_out(bits=False), alone, model=model)
+    return results | whole_batches(
+        lay_out(bits=False, scatter=False), alone, model=model
+    )
 
 
 if __name__ == "__main__":

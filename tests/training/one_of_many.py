@@ -20,14 +20,13 @@ def seen(layout, after, losses):
     """All that a process can tell of the run, as arrays."""
     digits = small_runs.digits()
     count = len(digits.test_labels)
-    rows = parallel.rows(layout, count)
+    rows = layout.rows(count)
     share = steps.Batch(digits.test_images[rows], digits.test_labels[rows])
     weights = np.ones(count, np.float32)[rows]
     evaluate = small_runs.loop.programs().eval_step
     task = small_runs.task_and_init(layout)[0]
-    metrics = evaluate(task, after, *parallel.put_rows(layout, (share, weights)))
-    gather = jax.jit(parallel.whole, static_argnums=0)
-    binary = gather(layout, small_runs.binary_part(after))
+    metrics = evaluate(task, after, *layout.put_rows((share, weights)))
+    binary = layout.gather(small_runs.binary_part(after))
     return {
         "losses": losses,
         "rows": [rows.start, rows.stop],

@@ -69,7 +69,7 @@ def finish(job, folder):
 
 @pytest.fixture(scope="module")
 def alone():
-    return small_runs.train(None)
+    return small_runs.train(small_runs.alone())
 
 
 @pytest.mark.parametrize(

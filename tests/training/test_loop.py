@@ -76,7 +76,7 @@ def test_images_left_out_of_an_epoch_differ(run):
 @pytest.mark.parametrize("size", [1, 100, 180, 359, 360, 512])
 def test_batches_cover_the_test_set(run, size, monkeypatch):
     monkeypatch.setattr(loop, "_EVAL_BATCH", size)
-    batches = list(loop.test_batches(run.dataset))
+    batches = list(loop.test_batches(run.dataset, run.task.layout))
     assert len(batches) == -(-360 // size)
     assert len({batch.images.shape for batch, _ in batches}) == 1
     for name in ("images", "labels"):
@@ -159,7 +159,10 @@ def test_streaming_changes_no_bit(run):
     streamed = run._replace(config=settings)
     assert runs.is_streamed(streamed) and not runs.is_streamed(run)
     ends = []
-    for kind, data in ((run, loop.on_device(run.dataset)), (streamed, None)):
+    for kind, data in (
+        (run, loop.on_device(run.dataset, run.task.layout)),
+        (streamed, None),
+    ):
         state_ = shared_runs.fresh_state(run, diagnostics=True)
         begin = kind._replace(state=state_, progress=runs.Progress())
         *_, end = loop._train_epoch(begin, data, loop.Watcher())

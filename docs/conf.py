@@ -1,0 +1,46 @@
+"""How Sphinx builds the site: ``sphinx-build -W --keep-going docs docs/_build``."""
+
+import os
+
+# Importing the package for its docstrings must not take a GPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import sgdat_jax
+
+project = "sgdat_jax"
+author = copyright = "The sgdat_jax authors"
+release = version = sgdat_jax.__version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+default_role = "py:obj"  # single backticks in docstrings name objects
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # signatures stay short; docstrings say what is taken
+autosummary_generate = True
+autosummary_imported_members = False
+napoleon_use_rtype = False
+
+copybutton_exclude = ".linenos, .gp, .go"
+
+html_theme = "furo"
+html_title = "sgdat_jax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_theme_options = {
+    "source_repository": "https://github.com/sgdat-jax/sgdat-jax/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
