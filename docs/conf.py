@@ -8,7 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import sgdat_jax
 
 project = "sgdat_jax"
-author = "The sgdat_jax authors"
+author = copyright = "The sgdat_jax authors"
 release = version = sgdat_jax.__version__
 extensions = [
     "myst_parser",

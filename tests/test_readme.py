@@ -1,62 +1,75 @@
-"""The README's code is run as a reader would run it."""
+"""The README's code is run as a reader would run it, and its links lead somewhere."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parents[1]
-_README = (_ROOT / "README.md").read_text()
+import guides
 
-
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", _README, re.DOTALL | re.MULTILINE)
-
-
-def _run(command: list[str], folder: pathlib.Path) -> subprocess.CompletedProcess[str]:
-    programs = str(pathlib.Path(sys.executable).parent)
-    environment = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+_README = guides.ROOT / "README.md"
+_LINK = re.compile(r"\]\(([^)]+)\)")
 
 
 def test_readme_has_blocks_of_every_kind():
-    assert len(_blocks("sh")) == 2
-    assert len(_blocks("bash")) >= 1
-    assert len(_blocks("python")) >= 4
+    assert len(guides.blocks(_README, "sh")) == 2  # .ci/run runs them
+    assert len(guides.blocks(_README, "bash")) == 1
+    assert len(guides.blocks(_README, "python")) == 2
+    assert len(_README.read_text().splitlines()) <= 150
 
 
-@pytest.mark.parametrize("code", _blocks("python"))
-def test_python_block(code, tmp_path):
-    (tmp_path / "example.py").write_text(code)
-    done = _run([sys.executable, "-W", "error", "example.py"], tmp_path)
+@pytest.mark.parametrize("block", guides.blocks(_README, "python"))
+def test_python_block(block, tmp_path):
+    (tmp_path / "example.py").write_text(block.code)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"],
+        cwd=tmp_path,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
 
 
-# The first shows the commands at their smallest; the others train several networks.
-_SHELL = _blocks("bash")
+def test_photos_become_a_file_for_a_phone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    page = guides.ROOT / "docs" / "guides" / "photos.md"
+    exec(guides.blocks(page, "python")[0].code, {})  # draws photos/ and new.jpg
+    (block,) = guides.blocks(_README, "bash")
+    # In one go where the packages of all formats are installed.
+    quick = block.code.replace("--flip", "--flip --epochs 2 --batch-size 40")
+    guides.run_shell("\n".join(quick.splitlines()[:4]))
+    assert (tmp_path / "photos.stablehlo").is_file()
+    assert "predicts the same classes" in capsys.readouterr().out
+    guides.need(block.code)
+    guides.run_shell("\n".join(quick.splitlines()[4:]))
+    assert (tmp_path / "phone.vmfb").is_file()
 
 
-@pytest.mark.parametrize(
-    "commands",
-    [_SHELL[0], *(pytest.param(block, marks=pytest.mark.slow) for block in _SHELL[1:])],
-)
-def test_shell_block(commands, tmp_path):
-    done = _run(["bash", "-e", "-c", commands], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "accuracy" in done.stdout or "last epoch" in done.stdout
+def _links() -> list[str]:
+    return _LINK.findall(_README.read_text())
 
 
-def test_pictures_exist():
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", _README)
-    assert pictures
-    assert [p for p in pictures if not (_ROOT / p).is_file()] == []
+def test_links_lead_to_files():
+    names = [link for link in _links() if "://" not in link]
+    assert any(name.endswith(".png") for name in names)
+    assert [name for name in names if not (guides.ROOT / name).exists()] == []
+
+
+def test_a_package_index_gets_whole_addresses():
+    project = tomllib.loads((guides.ROOT / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    text = _README.read_text()
+    for rule in hook["substitutions"]:
+        text = re.sub(rule["pattern"], rule["replacement"], text)
+    source = project["project"]["urls"]["Source"]
+    links = _LINK.findall(text)
+    assert [link for link in links if "://" not in link] == []
+    assert sum(link.startswith(source) for link in links) == sum(
+        "://" not in link for link in _links()
+    )

@@ -45,8 +45,9 @@ _GROUPS = {
         "real_warmup_epochs restart_real_every_epoch clip_norm"
     ),
     "run": (
-        "recipe resume epochs batch_size seeds seed reference | config print_config "
-        "plugin max_skipped_steps save_every_minutes save_every_steps keep_states"
+        "recipe resume init epochs batch_size seeds seed reference | config "
+        "print_config plugin init_scale max_skipped_steps save_every_minutes "
+        "save_every_steps keep_states"
     ),
     "devices": (
         "devices distributed models_at_once | sharded coordinator process_id "
@@ -81,7 +82,7 @@ _CHOICES: dict[str, Callable[[], Iterable[str]]] = {
 }
 _METAVARS = {
     **dict.fromkeys(("run_dir", "data_dir", "resume"), "DIR"),
-    **dict.fromkeys(("config", "rows", "out"), "FILE"),
+    **dict.fromkeys(("config", "rows", "out", "init"), "FILE"),
     "run_dirs": "DIR",
     "set": "NAME=VALUE",
     "plugin": "MODULE",

@@ -186,7 +186,7 @@ def _check_same(config: configs.SweepConfig) -> None:
 def _train_chunk(
     plan: runs.Plan,
     chunk: Sequence[Trial],
-    images: steps.Batch,
+    images: steps.Images,
     batches: Mapping[str, Sequence[loop.TestBatch]],
     watcher: Watcher,
 ) -> list[dict[str, Any]]:
@@ -311,13 +311,13 @@ def _train_steps(
     fixed: _Fixed,
     hyperparameters: dict[str, jax.Array],
     of_models: states.TrainState,
-    data: steps.Batch,
+    data: steps.Images,
     indices: jax.Array,
 ) -> tuple[states.TrainState, steps.Record]:
     def of_model(
         hyperparameters: dict[str, jax.Array],
         state: states.TrainState,
-        data: steps.Batch,
+        data: steps.Images,
         indices: jax.Array,
     ) -> tuple[states.TrainState, steps.Record]:
         task = _with_hyperparameters(fixed, hyperparameters, state.params)
