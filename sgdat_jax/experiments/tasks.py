@@ -105,7 +105,7 @@ class Task(Plugged):
     training images, or published constants."""
 
     real_optimizer: str = "adam"
-    """Optimizer of the real-valued parameters."""
+    """Optimizer of real-valued parameters."""
 
     real_learning_rate: float = 1e-3
     """Its learning rate."""
@@ -114,7 +114,7 @@ class Task(Plugged):
     """Its momentum if it is sgd, in [0, 1). None: no momentum."""
 
     real_schedule: str = "cosine"
-    """How its learning rate goes on. cosine: down to 0 at the end."""
+    """Its learning rate's course. cosine: down to 0 at the end."""
 
     real_warmup_epochs: int = 0
     """Epochs in which it first rises from 0."""
@@ -133,7 +133,7 @@ class Task(Plugged):
     on."""
 
     binary_schedule: str = "constant"
-    """How its learning rate, or gamma, goes on. cosine: down to 0 at the end."""
+    """Course of its learning rate, or gamma. cosine: down to 0 at the end."""
 
     clip_norm: float | None = None
     """Greatest norm of all gradients together. Larger ones are scaled down to it;
