@@ -1,0 +1,36 @@
+"""Facts that stand in more than one file of the project agree."""
+
+import re
+import tomllib
+
+import guides
+import sgdat_jax
+
+_PROJECT = tomllib.loads((guides.ROOT / "pyproject.toml").read_text())
+
+
+def _read(name: str) -> str:
+    return (guides.ROOT / name).read_text()
+
+
+def test_one_version():
+    (cited,) = re.findall(r"^version: (.+)$", _read("CITATION.cff"), re.M)
+    newest = re.search(r"^## \[(.+?)\]", _read("CHANGELOG.md"), re.M)
+    assert newest is not None
+    assert cited == sgdat_jax.__version__ == newest[1]
+
+
+def test_one_formatter():
+    (tested,) = (
+        name
+        for name in _PROJECT["project"]["optional-dependencies"]["test"]
+        if name.startswith("ruff")
+    )
+    hooked = re.findall(r"\[(ruff==[\d.]+)\]", _read(".pre-commit-config.yaml"))
+    assert set(hooked) == {tested}
+
+
+def test_one_address():
+    source = _PROJECT["project"]["urls"]["Source"]
+    for name in ("CITATION.cff", "docs/conf.py", ".github/CONTRIBUTING.md"):
+        assert source in _read(name), name
