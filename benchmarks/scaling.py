@@ -144,7 +144,7 @@ def measure(settings: configs.TrainConfig, data: sources.Dataset, rounds: int) -
     turns = timing.take_turns([turn], rounds=rounds).wall[:, 0]
     plan = setup.plan(settings, data)
     state = jax.eval_shape(plan.init, 0)
-    images = steps.Batch(data.train_images, data.train_labels)
+    images = steps.Images.of(data.train_images, data.train_labels)
     indices = jnp.arange(settings.batch_size)[jnp.newaxis]
     take = loop.programs().train_steps
     compiled = take.lower(plan.task, state, images, indices).compile()

@@ -62,7 +62,7 @@ def settings_of(model, batch, options, **variant):
 def program_arguments(settings, data):
     """Returns what the training program takes for a turn: task, state and images."""
     plan = setup.plan(settings, data)
-    images = steps.Batch(jnp.asarray(data.train_images), jnp.asarray(data.train_labels))
+    images = loop.on_device(data, plan.task.layout)
     batch = jnp.arange(settings.batch_size)
     indices = jnp.tile(batch, (steps.steps_per_call(), 1))
     return plan.task, plan.init(0), images, indices

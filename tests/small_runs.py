@@ -63,7 +63,7 @@ def task_and_init(layout, **changes):
 
 def training_images(layout):
     images, labels = digits().train_images, digits().train_labels
-    return layout.put_whole(steps.Batch(images, labels))
+    return layout.put_whole(steps.Images.of(images, labels))
 
 
 def train(layout, order=ORDER, *, split_batch=True, **changes):

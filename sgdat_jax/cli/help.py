@@ -45,14 +45,15 @@ _GROUPS = {
         "real_warmup_epochs restart_real_every_epoch clip_norm"
     ),
     "run": (
-        "recipe resume epochs batch_size seeds seed | config print_config plugin "
-        "max_skipped_steps save_every_minutes save_every_steps keep_states"
+        "recipe resume init epochs batch_size seeds seed reference | config "
+        "print_config plugin init_scale max_skipped_steps save_every_minutes "
+        "save_every_steps keep_states"
     ),
     "devices": (
         "devices distributed models_at_once | sharded coordinator process_id "
         "num_processes"
     ),
-    "output": "run_dir diagnostics | label tensorboard",
+    "output": "run_dir diagnostics | label tensorboard select_on_test",
 }
 SHELLS = ("bash", "zsh")
 KINDS: dict[str, names.Table] = {
@@ -81,7 +82,7 @@ _CHOICES: dict[str, Callable[[], Iterable[str]]] = {
 }
 _METAVARS = {
     **dict.fromkeys(("run_dir", "data_dir", "resume"), "DIR"),
-    **dict.fromkeys(("config", "rows", "out"), "FILE"),
+    **dict.fromkeys(("config", "rows", "out", "init"), "FILE"),
     "run_dirs": "DIR",
     "set": "NAME=VALUE",
     "plugin": "MODULE",

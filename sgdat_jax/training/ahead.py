@@ -42,10 +42,13 @@ def train_steps(plan: runs.Plan, number: int | None = None) -> jax.stages.Lowere
     """
     layout = plan.task.layout
     at_once = min(steps.steps_per_call(layout.platform), plan.steps_per_epoch)
-    images = layout.whole_shapes(_batch(plan, len(plan.dataset.train_images)))
+    count = len(plan.dataset.train_images)
+    images = jax.eval_shape(lambda b: steps.Images.of(*b), _batch(plan, count))
     shape = (number or at_once, plan.config.batch_size)
     indices = layout.row_shapes(jax.ShapeDtypeStruct(shape, jnp.int32), axis=1)
-    return _programs(plan).train_steps.lower(plan.task, state(plan), images, indices)
+    return _programs(plan).train_steps.lower(
+        plan.task, state(plan), layout.whole_shapes(images), indices
+    )
 
 
 def eval_step(plan: runs.Plan) -> jax.stages.Lowered:

@@ -150,10 +150,10 @@ def evaluate(
     return results.means(part, total._asdict())
 
 
-def on_device(dataset: dataset_lib.Dataset, layout: parallel.Layout) -> steps.Batch:
+def on_device(dataset: dataset_lib.Dataset, layout: parallel.Layout) -> steps.Images:
     """Returns all training images, copied to each device."""
-    images = dataset.train_images, dataset.train_labels
-    return steps.Batch(*layout.put_whole(images))
+    images = steps.Images.of(dataset.train_images, dataset.train_labels)
+    return layout.put_whole(images)
 
 
 def epoch_order(plan: runs.Plan | runs.Run, seed: int, epoch: int) -> jax.Array:
@@ -293,7 +293,7 @@ def _advance(
 
 
 def _train_epoch(
-    run: runs.Run, data: steps.Batch | None, watcher: Watcher
+    run: runs.Run, data: steps.Images | None, watcher: Watcher
 ) -> Iterator[runs.Run]:
     """Takes the steps of an epoch that are left; yields the run after each call."""
     start = time.perf_counter() - run.progress.epoch_seconds
@@ -333,7 +333,7 @@ def _check_finite(run: runs.Run, skipped: jax.Array | None) -> None:
 
 
 def _steps(
-    run: runs.Run, data: steps.Batch | None
+    run: runs.Run, data: steps.Images | None
 ) -> Iterator[tuple[states.TrainState, steps.Record]]:
     """Takes the steps of an epoch; yields the state after each call, and its record.
 

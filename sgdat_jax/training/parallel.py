@@ -1,11 +1,18 @@
 """Training over many devices and many hosts.
 
 Each device takes an equal share of every batch. Gradients and the statistics of batch
-normalization are of the whole batch, so a run means the same on any number of devices;
-only sums are taken in another order. The state of a run is copied to every device, or
-*sharded*: each array of weights and optimizers is split as evenly as its dimensions
-allow, and each device updates its part. A step then gathers the weights, the binary
-ones as bits, and computes with them as if they had been there all along.
+normalization are of the whole batch, so a run means the same on any number of devices.
+The state of a run is copied to every device, or *sharded*: each array of weights and
+optimizers is split as evenly as its dimensions allow, and each device updates its part.
+A step then gathers the weights, the binary ones as bits, and computes with them as if
+they had been there all along. Of the gradients each device needs its part, and XLA may
+reduce and scatter them: half of what is sent to add them up whole.
+
+What differs from one device is the order of sums: of those over the batch, whose parts
+are added in the dtype of the layer's products (bfloat16 with ``dtype=jnp.bfloat16``),
+and, sharded, of those over a whole gradient, as for its norm. Sharded, a device that
+sees a whole batch may also compute its part of a gradient alone, in another order; with
+``scatter=False`` it does not, and has the bits of one device, as with a copied state.
 
 There is one program, compiled by `jax.jit` for arrays that lie on a mesh of devices,
 and the optimizers know nothing of it. One device is a mesh, too: there the functions
@@ -41,6 +48,7 @@ class Layout:
     mesh: jax.sharding.Mesh
     sharded: bool = False  # whether each of many devices holds but its part of a state
     bits: bool = True  # whether the parts of binary weights are gathered as bits
+    scatter: bool = True  # whether gradients may be summed up by parts
 
     @property
     def devices(self) -> int:
@@ -99,6 +107,16 @@ class Layout:
     def settle(self, state: Any) -> Any:
         """Pins the state of a run within a program, each array to its place."""
         return self._pin(state, self._shardings(state))
+
+    def sums(self, gradients: Any) -> Any:
+        """Pins gradients within a program: their parts to the devices that need them.
+
+        Args:
+          gradients: by all parameters; over the whole batch.
+        """
+        # Whole first: else XLA would split the work by channels, not by images.
+        gradients = self.whole(gradients)
+        return self.settle(gradients) if self.sharded and self.scatter else gradients
 
     def whole_params(self, params: Any) -> Any:
         """Returns the parameters whole on each device, within a program.
@@ -218,7 +236,11 @@ class Layout:
 
 
 def lay_out(
-    devices: Sequence[jax.Device], *, sharded: bool = False, bits: bool = True
+    devices: Sequence[jax.Device],
+    *,
+    sharded: bool = False,
+    bits: bool = True,
+    scatter: bool = True,
 ) -> Layout:
     """Returns how a run lies on devices.
 
@@ -227,6 +249,8 @@ def lay_out(
       sharded: whether the state is split, rather than copied to each of many devices.
       bits: whether split binary weights travel as bits, a 32nd of float32, or as they
         are stored.
+      scatter: whether gradients of a split state may be summed up by parts, half of the
+        bytes, or are made whole first.
 
     Example:
       >>> import jax
@@ -243,7 +267,7 @@ def lay_out(
         tuple(f"axis{number}" for number in range(len(shape))),
         axis_types=(jax.sharding.AxisType.Auto,) * len(shape),
     )
-    return Layout(mesh, sharded and len(devices) > 1, bits)
+    return Layout(mesh, sharded and len(devices) > 1, bits, scatter)
 
 
 def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:

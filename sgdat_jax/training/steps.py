@@ -1,5 +1,7 @@
 """One step of training and one of evaluation: pure functions."""
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +21,34 @@ class Batch(NamedTuple):
 
     images: jax.Array  # (batch, height, width, channels), uint8
     labels: jax.Array  # (batch,), int32
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("rows", "labels"),
+    meta_fields=("shape",),
+)
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """All training images with labels, to be taken by their numbers.
+
+    Each image is a row: a TPU lays arrays out in tiles of their last two dimensions,
+    and would copy images of 32x32x3 at each call into four times their memory.
+    """
+
+    rows: jax.Array  # (images, height * width * channels), uint8
+    labels: jax.Array  # (images,), int32
+    shape: tuple[int, ...]  # height, width and channels
+
+    @classmethod
+    def of(cls, images: Any, labels: Any) -> "Images":
+        """Returns images of shape (images, height, width, channels) as rows."""
+        return cls(images.reshape(len(images), -1), labels, images.shape[1:])
+
+    def take(self, numbers: jax.Array) -> Batch:
+        """Returns the images of some numbers, of shape (batch,)."""
+        images = self.rows[numbers].reshape(-1, *self.shape)
+        return Batch(images, self.labels[numbers])
 
 
 class Metrics(NamedTuple):
@@ -66,9 +96,9 @@ def train_step(
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
     params = task.layout.whole_params(state.params)
-    gradients, (stats, metrics) = task.layout.whole(
-        jax.grad(loss_fn, has_aux=True)(params)
-    )
+    gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(params)
+    gradients = task.layout.sums(gradients)
+    stats, metrics = task.layout.whole((stats, metrics))
     with jax.named_scope("optimizer"):
         updates, opt_state = task.tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -130,12 +160,8 @@ def _recorded_step(
     return state, (metrics, weights)
 
 
-def _gather(data: Batch, numbers: jax.Array) -> Batch:
-    return Batch(data.images[numbers], data.labels[numbers])
-
-
 def train_steps(
-    task: states.Task, state: states.TrainState, data: Batch, indices: jax.Array
+    task: states.Task, state: states.TrainState, data: Images, indices: jax.Array
 ) -> tuple[states.TrainState, Record]:
     """Takes several steps.
 
@@ -147,11 +173,11 @@ def train_steps(
     """
 
     def take(state: states.TrainState, numbers: jax.Array) -> Any:
-        return _recorded_step(task, state, _gather(data, numbers))
+        return _recorded_step(task, state, data.take(numbers))
 
     if len(indices) > 1:
         return jax.lax.scan(take, state, indices)
-    return train_batch(task, state, _gather(data, indices[0]))
+    return train_batch(task, state, data.take(indices[0]))
 
 
 def train_batch(

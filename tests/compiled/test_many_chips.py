@@ -10,7 +10,7 @@ from flax import nnx
 import sgdat_jax as sj
 import tpus
 from benchmarks import hlo
-from sgdat_jax.training import parallel
+from sgdat_jax.training import ahead, parallel
 
 pytestmark = pytest.mark.tpu_compile
 
@@ -39,3 +39,26 @@ def test_binary_weights_are_gathered_as_bits(topology):
         kinds[one.kind] += one.nbytes
     # Near chips may add up zeros first, which sends a sixteenth twice.
     assert kinds["all-gather"] > 0.9 * sum(kinds.values())
+
+
+def test_gradients_are_reduced_and_scattered_where_the_state_is_split():
+    split, copied = (tpus.sums(tpus.step(where)) for where in ("sharded", "copied"))
+    params = jax.tree.leaves(ahead.state(tpus.plan("copied")).params)
+    gradients = 2 * sum(leaf.size for leaf in params)  # in bfloat16
+    assert "reduce-scatter" not in copied
+    assert copied["all-reduce"] > gradients
+    assert split["reduce-scatter"] > 0.95 * gradients
+    # Statistics of batch normalization, and gradients of small arrays.
+    assert split["all-reduce"] < 0.1 * gradients
+
+
+def test_many_chips_send_half_for_gradients_where_the_state_is_split():
+    sent = {
+        where: sum(
+            one.sent
+            for one in hlo.collectives(tpus.program(tpus.step(where)))
+            if one.kind != "all-gather"
+        )
+        for where in ("sharded", "copied")
+    }
+    assert sent["sharded"] < 0.6 * sent["copied"]

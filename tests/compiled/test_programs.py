@@ -1,13 +1,13 @@
 """The programs of a run of DigitsNet on one TPU and on four, and of its predictions."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 import sgdat_jax as sj
+import small_runs  # noqa: F401  # whose TinyNet compiles quickly
 import tpus
 from benchmarks import hlo
 from sgdat_jax import inference
@@ -17,44 +17,22 @@ from sgdat_jax.training import ahead, parallel
 
 pytestmark = pytest.mark.tpu_compile
 
-BATCH = 64
 # Operands and sums. The matrix unit takes signs of float32 as bfloat16, which is exact.
 IN_BFLOAT16 = ("bf16", "bf16", "f32")
 IN_FLOAT32 = {("f32", "f32", "f32"), ("bf16", "f32", "f32"), ("f32", "bf16", "f32")}
 
 
-@functools.cache
-def plan(where, dtype="bfloat16"):
-    layout = tpus.alone()
-    if where != "alone":
-        layout = parallel.lay_out(tpus.devices(), sharded=where == "sharded")
-    config = configs.TrainConfig(
-        model="DigitsNet", batch_size=BATCH, compute_dtype=dtype
-    )
-    return setup.plan(config, sources.digits(), layout)
-
-
-@functools.cache
-def step(where):
-    return ahead.train_batch(plan(where)).compile()
-
-
-def sums(compiled):
-    """Bytes of what devices send to each other, by kind."""
-    found = {}
-    for one in hlo.collectives(tpus.program(compiled)):
-        found[one.kind] = found.get(one.kind, 0) + one.nbytes
-    return found
-
-
 def test_one_chip_talks_to_no_other():
-    assert sums(step("alone")) == {}
+    assert tpus.sums(tpus.step("alone")) == {}
 
 
 @pytest.mark.parametrize("where", ["copied", "sharded"])
 def test_four_chips_share_the_operations(where):
     shared, whole = (
-        sum(product.operations for product in hlo.products(tpus.program(step(place))))
+        sum(
+            product.operations
+            for product in hlo.products(tpus.program(tpus.step(place)))
+        )
         for place in (where, "alone")
     )
     assert shared == pytest.approx(whole / 4, rel=0.01)
@@ -62,11 +40,11 @@ def test_four_chips_share_the_operations(where):
 
 @pytest.mark.parametrize("where", ["alone", "copied", "sharded"])
 def test_each_chip_holds_the_state_that_it_is_told_to(where):
-    layout, compiled = plan(where).task.layout, step(where)
-    state = ahead.state(plan(where))
+    layout, compiled = tpus.plan(where).task.layout, tpus.step(where)
+    state = ahead.state(tpus.plan(where))
     told = parallel.bytes_per_device(state, layout.devices, sharded=layout.sharded)
     memory = compiled.memory_analysis()
-    batch = BATCH // layout.devices * (8 * 8 + 4)
+    batch = tpus.BATCH // layout.devices * (8 * 8 + 4)
     # Tiles are filled up: of vectors, of single channels, and of parts of 16 columns.
     filled = 1.6 if where == "sharded" else 1.25
     assert told + batch <= memory.argument_size_in_bytes < filled * (told + batch)
@@ -75,9 +53,27 @@ def test_each_chip_holds_the_state_that_it_is_told_to(where):
 
 
 def test_evaluation_moves_no_gradients():
-    found = sums(ahead.eval_step(plan("copied")).compile())
+    found = tpus.sums(ahead.eval_step(tpus.plan("copied")).compile())
     assert set(found) <= {"all-gather", "all-reduce"}
     assert sum(found.values()) < 100_000
+
+
+def test_steps_in_a_loop_copy_no_images():
+    count = 50_000  # as in CIFAR-10, made of one pixel
+    pixels = np.broadcast_to(np.uint8(0), (count, 32, 32, 3))
+    labels = np.broadcast_to(np.int32(0), count)
+    names = tuple("0123456789")
+    made = sources.Dataset("made", pixels, labels, pixels, labels, class_names=names)
+    config = configs.TrainConfig(
+        model="TinyNet", batch_size=tpus.BATCH, normalization="imagenet"
+    )
+    plan = setup.plan(config, made, tpus.alone())
+    compiled = ahead.train_steps(plan, 2).compile()
+    memory = compiled.memory_analysis()
+    assert pixels.size < memory.argument_size_in_bytes < 1.05 * pixels.size
+    assert memory.temp_size_in_bytes < 0.01 * pixels.size
+    # Of the images a step reads its batch.
+    assert hlo.hbm_bytes(tpus.program(compiled)) < 0.1 * pixels.size
 
 
 @pytest.mark.parametrize(
@@ -92,7 +88,7 @@ def test_evaluation_moves_no_gradients():
 def test_folded_products_are_in_the_dtype_that_is_told(dtype, forward):
     model = nnx.jit(sj.models.DigitsNet)(rngs=nnx.Rngs(0))
     graph, state = nnx.split(inference.fold(model, dtype))
-    images = jax.ShapeDtypeStruct((BATCH, 8, 8, 1), jnp.float32)
+    images = jax.ShapeDtypeStruct((tpus.BATCH, 8, 8, 1), jnp.float32)
 
     def predict(state, images):
         return nnx.merge(graph, state)(images)

@@ -8,8 +8,11 @@ import pytest
 from jax.experimental import topologies
 
 from benchmarks import hlo
-from sgdat_jax.training import parallel
+from sgdat_jax.data import sources
+from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import ahead, parallel
 
+BATCH = 64
 # Read when libtpu is loaded. It would ask a cloud's metadata server, lock a file that
 # other processes of tests need, and look for other hosts.
 _WITHOUT_A_TPU = {
@@ -53,3 +56,27 @@ def operands(compiled, scope=""):
         for product in hlo.products(program(compiled))
         if scope in product.scope
     }
+
+
+@functools.cache
+def plan(where, dtype="bfloat16"):
+    layout = alone()
+    if where != "alone":
+        layout = parallel.lay_out(devices(), sharded=where == "sharded")
+    config = configs.TrainConfig(
+        model="DigitsNet", batch_size=BATCH, compute_dtype=dtype
+    )
+    return setup.plan(config, sources.digits(), layout)
+
+
+@functools.cache
+def step(where):
+    return ahead.train_batch(plan(where)).compile()
+
+
+def sums(compiled):
+    """Bytes of what devices send to each other, by kind."""
+    found = {}
+    for one in hlo.collectives(program(compiled)):
+        found[one.kind] = found.get(one.kind, 0) + one.nbytes
+    return found

@@ -146,7 +146,7 @@ def gathered(layout, **changes):
 
 def optimizers():
     """Where each optimizer has other bits than on one device, after a few steps."""
-    layout = parallel.lay_out(jax.devices(), sharded=True, bits=False)
+    layout = parallel.lay_out(jax.devices(), sharded=True, bits=False, scatter=False)
     differ = {}
     for name in registry.OPTIMIZERS:
         ours, theirs = (
@@ -170,7 +170,9 @@ def compare(model, where):
         parallel.lay_out, jax.devices(), sharded=where == "sharded"
     )
     results = split_batches(lay_out(), alone, model=model)
-    return results | whole_batches(lay_out(bits=False), alone, model=model)
+    return results | whole_batches(
+        lay_out(bits=False, scatter=False), alone, model=model
+    )
 
 
 if __name__ == "__main__":

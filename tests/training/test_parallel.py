@@ -227,7 +227,7 @@ def test_a_program_for_one_device_knows_of_no_other():
     images, labels = small_runs.digits().train_images, small_runs.digits().train_labels
     shapes = jax.eval_shape(init, np.uint32(0))
     lowered = small_runs.train_steps().lower(
-        task, shapes, steps.Batch(images, labels), small_runs.ORDER[:1]
+        task, shapes, steps.Images.of(images, labels), small_runs.ORDER[:1]
     )
     text = lowered.as_text()
     assert "mhlo.num_partitions = 1 : i32" in text

@@ -17,9 +17,7 @@ def run():
 
 @pytest.fixture(scope="module")
 def data(run):
-    return steps.Batch(
-        jnp.asarray(run.dataset.train_images), jnp.asarray(run.dataset.train_labels)
-    )
+    return loop.on_device(run.dataset, run.task.layout)
 
 
 def _train_step(run, state, data, start=0):
@@ -74,10 +72,18 @@ def test_train_step_moves_everything_and_keeps_binary_weights_binary(run, data):
     assert float(weight_metrics.flips.total) == pytest.approx(total, rel=1e-6)
 
 
+def test_images_are_taken_from_rows_as_they_were(run, data):
+    numbers = np.array([3, 0, 1436, 3])
+    images, labels = data.take(numbers)
+    assert data.rows.shape == (1437, 64)
+    np.testing.assert_array_equal(images, run.dataset.train_images[numbers])
+    np.testing.assert_array_equal(labels, run.dataset.train_labels[numbers])
+
+
 def test_train_metrics_are_those_before_the_step(run, data):
     state = shared_runs.fresh_state(run, seed=3)
     _, metrics, _ = _train_step(run, state, data)
-    images, labels = (array[: shared_runs.BATCH] for array in data)
+    images, labels = data.take(jnp.arange(shared_runs.BATCH))
     key = jax.random.fold_in(jax.random.key(3), 0)
     images = augment.random_crop(key, images, run.config.crop_padding)
     images = augment.normalize(images, run.task.mean, run.task.std)
