@@ -1,7 +1,10 @@
 """Facts that stand in more than one file of the project agree."""
 
+import json
 import re
 import tomllib
+
+import pytest
 
 import guides
 import sgdat_jax
@@ -34,3 +37,24 @@ def test_one_address():
     source = _PROJECT["project"]["urls"]["Source"]
     for name in ("CITATION.cff", "docs/conf.py", ".github/CONTRIBUTING.md"):
         assert source in _read(name), name
+
+
+@pytest.mark.parametrize(
+    ("folder", "label", "page"),
+    [
+        ("digits_comparison", "SGDAT", "README.md"),
+        ("digits_comparison", "SGD", "README.md"),
+        ("digits_comparison", "Bop", "README.md"),
+        ("mnist_comparison", "SGDAT", "README.md"),
+        ("mnist_comparison", "SGD", "README.md"),
+        ("mnist_comparison", "Adam*", "README.md"),
+        ("mnist_comparison", "SGD*", "docs/results.md"),
+    ],
+)
+def test_numbers_are_those_recorded(folder, label, page):
+    recorded = json.loads(_read(f"benchmarks/results/{folder}/comparison.json"))
+    (row,) = (row for row in recorded["rows"] if row["label"] == label)
+    accuracy, flips = row["test_accuracy"], row["flips_per_weight"]
+    text = _read(page)
+    assert f"{accuracy['mean']:.2%} ± {accuracy['std']:.2%}".replace("%", "") in text
+    assert f"{flips['mean']:.2f} ± {flips['std']:.2f}" in text
