@@ -32,7 +32,7 @@ def draw(rows: list[dict]) -> figure.Figure:
             ha="right",
             va="center",
         )
-    right.set(title="test accuracy after 3 epochs, MNIST (%)", xlim=(40, 101))
+    right.set(title="test accuracy after 3 epochs, MNIST (%)", xlim=(86, 101))
     left.invert_yaxis()
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
