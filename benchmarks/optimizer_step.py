@@ -263,47 +263,33 @@ def _measured(row: dict[str, Any]) -> list[str]:
 
 
 def plot(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """Draws the ratios on the first tree, and times over the sizes of single arrays."""
+    """Draws the ratios, a panel for each tree of weights, as PNG and SVG."""
     from sgdat_jax.report import figures
 
     timed = [row for row in rows if "ratio" in row]
     if not timed:
         return
-    timed = [row for row in timed if row["dtype"] == timed[0]["dtype"]]
-    sized = [row for row in timed if row["tree"] in SIZES]
-    fig, (ratios, *others) = figures.panels(2 if sized else 1)
-    first = [row for row in timed if row["tree"] == timed[0]["tree"]]
-    low, middle, high = (
-        np.array([row["ratio"][key] for row in first])
-        for key in ("low", "median", "high")
-    )
-    names = [row["optimizer"] for row in first]
-    errors = [middle - low, high - middle]
-    ratios.errorbar(middle, names, xerr=errors, fmt="o", capsize=3)
-    ratios.axvline(1, color="black", linewidth=1)
-    ratios.invert_yaxis()
-    ratios.set_xscale("log", base=2)
-    ratios.set_xlabel(f"time of a step over {RIVAL}'s, with quartiles")
-    ratios.set_title(f"{first[0]['tree']}, {first[0]['dtype']}")
-    for axes in others:
-        _plot_growth(axes, sized)
-    with files.whole(path, "wb") as data:
-        fig.savefig(data, format="png", dpi=120)
-
-
-def _plot_growth(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(row["optimizer"] for row in rows))
-    for i, name in enumerate(names):
-        points = sorted(
-            (row["weights"], 1e3 * row["seconds"]["median"])
-            for row in rows
-            if row["optimizer"] == name
-        )
-        axes.loglog(*zip(*points, strict=True), ".-", color=f"C{i}", label=name)
-        axes.lines[-1].set_linestyle(("-", "--")[i >= 10])  # colours come again
-    axes.set_xlabel("weights in one array")
-    axes.set_ylabel("milliseconds per step")
-    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+    trees = list(dict.fromkeys((row["tree"], row["dtype"]) for row in timed))
+    names = list(dict.fromkeys(row["optimizer"] for row in timed))
+    titles = [f"{tree}, {dtype}" for tree, dtype in trees]
+    fig, panels = figures.row_panels(titles, names)
+    low = min(row["ratio"]["low"] for row in timed) / 1.1
+    high = max(row["ratio"]["high"] for row in timed) * 1.1
+    for axes, key in zip(panels, trees, strict=True):
+        for row in timed:
+            if (row["tree"], row["dtype"]) != key:
+                continue
+            place, ratio = names.index(row["optimizer"]), row["ratio"]
+            ends = (ratio["low"], ratio["high"])
+            axes.plot(ends, (place, place), color=figures.PALE, linewidth=4)
+            axes.plot(ratio["median"], place, "o", color=figures.MAIN)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlim(min(low, 0.5), max(high, 2.0))
+        figures.name_line(axes, 1.0, RIVAL)
+    fig.supxlabel(f"time over {RIVAL}'s: median and quartiles", fontsize="medium")
+    figures.title(fig, "a step of each optimizer")
+    figures.save(fig, path)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -319,6 +305,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, help="that each pair takes turns")
     add("--seconds", type=float, default=20.0, help="after which a pair ends earlier")
     add("--keep-memory", action="store_true", help="that is freed, as sgdat-jax does")
+    add("--plot", type=pathlib.Path, help="draw recorded results, and end")
     add("--name", help="of the files of results; the backend's if none is given")
     add("--out", type=pathlib.Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
@@ -331,6 +318,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measures, prints the table and writes the results and the plot."""
     options = parse()
+    if options.plot is not None:
+        plot(files.read_json(options.plot)["rows"], options.plot.with_suffix(".png"))
+        return
     if options.keep_memory:
         sj.keep_freed_memory()
     rows = []

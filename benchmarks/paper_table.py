@@ -285,7 +285,6 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
         "# Accuracies of the SGDAT paper's table\n",
         f"{report.tables.SELECTION}\n",
     ]
-    header = [_HEADER, ["---", *("---:" for _ in _HEADER[1:])]]
     for model in _MODELS:
         for place, dataset in enumerate(_DATASETS):
             of_table = [
@@ -295,7 +294,7 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
                 network = recipes.TASKS[f"{dataset}-{model}"]["model"]
                 parts.append(f"## {network} on {dataset}\n")
                 rows = [_row(name, place, model, of_table) for name in methods.PAPER]
-                parts.append(report.tables.markdown([*header, *rows]))
+                parts.append(report.tables.markdown([_HEADER, *rows]))
                 parts.append(_footnote(of_table))
     return "\n".join(parts)
 

@@ -8,7 +8,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import sgdat_jax
 
 project = "sgdat_jax"
-author = "The sgdat_jax authors"
+author = copyright = "The sgdat_jax authors"
 release = version = sgdat_jax.__version__
 extensions = [
     "myst_parser",
@@ -33,7 +33,9 @@ autosummary_generate = True
 autosummary_imported_members = False
 napoleon_use_rtype = False
 
-copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 
 html_theme = "furo"
 html_title = "sgdat_jax"

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from sgdat_jax.summary import LayerSummary as LayerSummary
     from sgdat_jax.summary import summarize as summarize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # The module that each public name is from, as above; modules are names themselves.
 _HOMES = {

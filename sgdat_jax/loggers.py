@@ -1,7 +1,9 @@
-"""The user's logging, which libraries change while they are imported."""
+"""What libraries log, and what they do to the user's logging."""
 
 import contextlib
 import logging
+import sys
+import types
 from collections.abc import Iterator
 
 
@@ -26,3 +28,30 @@ def kept() -> Iterator[None]:
     finally:
         for handler in set(logging.root.handlers).difference(before):
             logging.root.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps libraries in the block from logging what is said in errors of our own.
+
+    That is what absl logs, and what threads of TensorStore print of callbacks that come
+    too late when a file could not be written.
+    """
+    logger, hook = logging.getLogger("absl"), sys.excepthook
+    level = logger.level
+
+    def tell(
+        kind: type[BaseException],
+        error: BaseException,
+        trace: types.TracebackType | None,
+    ) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            hook(kind, error, trace)
+
+    logger.setLevel(logging.CRITICAL)
+    sys.excepthook = tell
+    try:
+        yield
+    finally:
+        sys.excepthook = hook
+        logger.setLevel(level)

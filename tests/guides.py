@@ -57,17 +57,23 @@ def run(page: pathlib.Path) -> dict[str, Any]:
     """
     names: dict[str, Any] = {"__name__": "__page__"}
     for block in blocks(page, "python", "bash"):
-        for word, packages in _NEEDED.items():
-            for package in packages if word in block.code else ():
-                pytest.importorskip(package)
+        need(block.code)
         if block.language == "python":
             exec(compile(block.code, page.name, "exec"), names)
         else:
-            _run_shell(block.code)
+            run_shell(block.code)
     return names
 
 
-def _run_shell(code: str) -> None:
+def need(code: str) -> None:
+    """Skips the test if the commands of a block need packages that are missing."""
+    for word, packages in _NEEDED.items():
+        for package in packages if word in code else ():
+            pytest.importorskip(package)
+
+
+def run_shell(code: str) -> None:
+    """Runs a block in the current folder."""
     lines = commands(code)
     if all(line.startswith("sgdat-jax ") for line in lines):
         for line in lines:

@@ -1,24 +1,27 @@
 """What the pages of the site say is done as they say it."""
 
+import inspect
 import pathlib
 import re
 import runpy
 import shlex
+import tomllib
 from typing import Any
 
 import numpy as np
 import pytest
 
 import guides
+import sgdat_jax as sj
 import shared_runs
 import tables
-from sgdat_jax import inference
+from sgdat_jax import inference, report
 from sgdat_jax.cli import parsing
 from sgdat_jax.training import run_folder
 
 _DOCS = guides.ROOT / "docs"
-# Many runs, other processes, the compilers of IREE.
-_SLOW = {"clusters.md", "command.md", "export.md"}
+# Many runs, other processes, the compilers of IREE. The README has photos as well.
+_SLOW = {"clusters.md", "command.md", "export.md", "photos.md"}
 
 
 def _with_code(*languages: str) -> list[pathlib.Path]:
@@ -40,7 +43,7 @@ def scratch(tmp_path, monkeypatch):
         yield tmp_path
 
 
-@pytest.mark.parametrize("page", map(_param, _with_code("python", "bash")))
+@pytest.mark.parametrize("page", list(map(_param, _with_code("python", "bash"))))
 def test_a_page_does_what_it_says(page, scratch):
     guides.run(page)
 
@@ -76,3 +79,28 @@ def test_a_file_of_weights_is_read_by_numpy_alone():
     # The reader computes in float64 where NumPy's constants are.
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
+
+
+def test_links_into_the_repository_lead_to_files():
+    project = tomllib.loads((guides.ROOT / "pyproject.toml").read_text())["project"]
+    form = re.escape(project["urls"]["Source"]) + r"/(?:tree|blob)/main/([^)#]+)"
+    pages = sorted(_DOCS.rglob("*.md"))
+    paths = [path for page in pages for path in re.findall(form, page.read_text())]
+    assert len(paths) >= 5
+    assert [path for path in paths if not (guides.ROOT / path).exists()] == []
+
+
+def test_the_reference_has_every_public_name():
+    listed = set()
+    for page in _DOCS.glob("api/*.md"):
+        listed |= set(re.findall(r"^   (\w+)$", page.read_text(), re.M))
+    public = set(sj.__all__) | set(vars(inference)) | set(vars(report))
+    public = {name for name in public if not name.startswith("_")}
+    modules = {name for name in public if inspect.ismodule(getattr(sj, name, None))}
+    modules |= {
+        name
+        for module in (inference, report)
+        for name in vars(module)
+        if inspect.ismodule(vars(module)[name])
+    }
+    assert sorted(public - modules - listed) == []

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-import strangers
+from benchmarks import strangers
 from sgdat_jax import cli
 
 _TINY = ("--model", "TinyNet", "--epochs", "1")

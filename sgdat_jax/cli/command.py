@@ -1,5 +1,6 @@
 """The command ``sgdat-jax``."""
 
+import codecs
 import io
 import os
 import pathlib
@@ -172,11 +173,23 @@ def _keep_compiled_programs() -> None:
         os.environ[name.upper()] = str(folder)
 
 
+# What stands in place of signs that an encoding such as ASCII lacks.
+_PLAIN = {"±": "+-", "…": "...", "─": "-", "━": "-", "≤": "<=", "≥": ">="}
+
+
 def _replace_what_a_terminal_lacks() -> None:
-    """Lets output in another encoding have ? in place of signs that it lacks."""
+    """Lets output in another encoding have plain signs, or ?, for those it lacks."""
+    codecs.register_error("sgdat_jax", _in_plain_signs)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="sgdat_jax")
+
+
+def _in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign, "?") for sign in lacking), error.end
 
 
 def _is_of_a_job(words: Sequence[str]) -> bool:

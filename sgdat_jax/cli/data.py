@@ -38,7 +38,10 @@ def prepare(config: options.PrepareConfig) -> str:
     """Prepares a set and returns where it is."""
     sources.check_name(config.name)
     if config.name == "digits" or "/" in config.name:
-        raise ValueError(f"{config.name} needs no preparing.")
+        raise ValueError(
+            f"{config.name} needs no preparing: sgdat-jax data info reads it, as train "
+            "does, and keeps decoded photos for the next time."
+        )
     place, new = prepared.prepare(config.name, config.data_dir, config.source)
     return f"{config.name} {'is' if new else 'was already'} prepared in {place}"
 

@@ -55,7 +55,7 @@ def _test_images(about: weight_files.About) -> tuple[np.ndarray | None, str]:
     except (TypeError, ValueError, OSError, ImportError):
         return None, "random images, as its data are not at hand"
     images = data.test_images
-    if images.shape[1:] != about.spec.input_shape:
+    if images.shape[1:] != about.input_shape:
         return None, f"random images, as those of {name} have another shape"
     return images[:_COMPARED], f"test images of {name}"
 

@@ -113,6 +113,14 @@ class Report:
     out: str = "report"
     """Folder of tables, plots and report.html."""
 
+    reference: str | None = None
+    """Label of the row that the others are compared with. Differences are over the
+    same seeds, with their intervals; None: SGDAT, or else the first."""
+
+    select_on_test: bool = False
+    """Show best epochs that the test set chose itself. As the paper does; otherwise
+    accuracies are those of the last epoch, or of --validation-share."""
+
     plugin: tuple[str, ...] = ()
     """Modules that the runs need. As in train."""
 

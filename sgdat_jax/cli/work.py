@@ -1,7 +1,6 @@
 """What the commands do: set up, which finds errors of the user, then work."""
 
 import contextlib
-import functools
 import os
 import pathlib
 import shlex
@@ -41,10 +40,12 @@ def train(run: runs.Run, terminal: rich_console.Console) -> None:
     result = run_folder.read_result(folder)
     if opt_state is not None:
         lines = run_folder.read_metrics(folder)
-        report.save_plots(folder / run_folder.PLOTS, lines, opt_state)
+        subject = ", ".join([*report.subject_of(config), config.optimizer])
+        report.save_plots(folder / run_folder.PLOTS, lines, opt_state, subject)
     terminal.print(
         f"test accuracy {result['test_accuracy']:.2%} after {result['epochs']} epochs "
-        f"(best {result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
+        f"(best by {result.get('selected_by', 'test')}: "
+        f"{result['best_test_accuracy']:.2%} after {result['best_epoch']}), "
         f"seed {result['seed']}, {result['seconds']:.1f} s on {result['device']}",
         soft_wrap=True,
     )
@@ -76,8 +77,14 @@ def compare(comparison: compare_lib.Comparison, terminal: rich_console.Console) 
     _print_task(config, comparison.dataset, terminal)
     done = comparison.total - sum(map(len, comparison.todo))
     terminal.print(f"{comparison.total} runs, {done} of them finished before")
-    watch = functools.partial(progress.ProgressBar, terminal=terminal, lines=False)
-    with _saving_at_signals("the same command") as check:
+    total = progress.Total(terminal, comparison.total, done)
+
+    def watch(run: runs.Run) -> progress.ProgressBar:
+        assert run.folder is not None
+        total.begin(f"{run.folder.parent.name}, seed {run.config.seed}")
+        return progress.ProgressBar(run, terminal, total)
+
+    with _saving_at_signals("the same command") as check, total:
         for outcome in compare_lib.train_all(comparison, watch, check):
             done += 1
             result = outcome.result
@@ -95,11 +102,18 @@ def compare(comparison: compare_lib.Comparison, terminal: rich_console.Console) 
         for name in dict.fromkeys(config.optimizers)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
-    runs = _read_runs(folders)
-    if not runs:
+    recorded = _read_runs(folders)
+    if not recorded:
         raise OSError("no run can be read")
-    _report(report.group_runs(runs), config.folder, terminal)
-    if all(run.diverged for run in runs):
+    groups = report.group_runs(recorded)
+    reference = None
+    if config.reference is not None:  # its label tells of more than its name
+        folders = [config.folder / config.reference]
+        found = (g for g in groups if _first(g).folder.parent in folders)
+        reference = next((group.label for group in found), None)
+    options = _Reported(config.folder, reference, config.select_on_test)
+    _report(groups, options, terminal)
+    if all(run.diverged for run in recorded):
         raise FloatingPointError("all runs diverged")
 
 
@@ -110,27 +124,34 @@ def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
     _print_notes(prepared.notes)
     done = prepared.total - len(prepared.todo)
     terminal.print(f"{prepared.total} models, {done} of them finished before")
-    for lines in sweep_lib.train_all(prepared):
-        for line in lines:
-            done += 1
-            values = line["hyperparameters"].items()
-            accuracy = f"{line['test_accuracy']:.2%}"
-            terminal.print(
-                f"{done}/{prepared.total}  "
-                + "  ".join(f"{name} {value:g}" for name, value in values)
-                + f"  seed {line['seed']}: "
-                + ("diverged" if line["diverged"] else accuracy)
-                + f", {line['seconds']:.1f} s",
-                soft_wrap=True,
-            )
+    total = progress.Total(terminal, prepared.total, done)
+    bar = progress.SweepBar(
+        total, terminal, config.epochs, prepared.plan.steps_per_epoch
+    )
+    with total:
+        for lines in sweep_lib.train_all(prepared, bar):
+            for line in lines:
+                done += 1
+                terminal.print(
+                    f"{done}/{prepared.total}  {_trial(line)}", soft_wrap=True
+                )
     trials = sweep_lib.read(config.folder)
     terminal.print(report.settings_table(report.rank_settings(trials)))
     report.write_sweep(config.folder, trials)
     _print_path("table, raw numbers and heat map in", config.folder, terminal)
 
 
+def _trial(line: dict[str, Any]) -> str:
+    values = line["hyperparameters"].items()
+    reached = "diverged" if line["diverged"] else f"{line['test_accuracy']:.2%}"
+    return (
+        "  ".join(f"{name} {value:g}" for name, value in values)
+        + f"  seed {line['seed']}: {reached}, {line['seconds']:.1f} s"
+    )
+
+
 def report_runs(
-    work: tuple[list[report.Group], pathlib.Path], terminal: rich_console.Console
+    work: tuple[list[report.Group], "_Reported"], terminal: rich_console.Console
 ) -> None:
     """Reports recorded runs."""
     _report(*work, terminal)
@@ -192,13 +213,31 @@ def _saving_at_signals(how: str) -> Iterator[interruption.Check]:
             raise interruption.Interrupted(message) from None
 
 
+class _Reported(NamedTuple):
+    """Where a report goes, and what it shows."""
+
+    folder: pathlib.Path
+    reference: str | None
+    select_on_test: bool
+
+
+def _first(group: report.Group) -> report.Run:
+    return next(iter((*group.runs, *group.diverged)))
+
+
 def _report(
-    groups: list[report.Group], folder: pathlib.Path, terminal: rich_console.Console
+    groups: list[report.Group], to: _Reported, terminal: rich_console.Console
 ) -> None:
     rows = report.compare_runs(groups)
-    terminal.print(report.comparison_table(rows))
-    report.write_comparison(folder, groups)
-    _print_path("table and plots in", folder, terminal)
+    terminal.print(report.comparison_table(rows, select_on_test=to.select_on_test))
+    differences = report.compare_pairs(groups, to.reference)
+    if any(len(row["seeds"]) > 1 for row in differences):
+        terminal.print(f"minus {differences[0]['reference']}, seed by seed:")
+        terminal.print(report.differences_table(differences))
+    report.write_comparison(
+        to.folder, groups, reference=to.reference, select_on_test=to.select_on_test
+    )
+    _print_path("tables, plots and report.html in", to.folder, terminal)
 
 
 def _print_task(
@@ -227,11 +266,12 @@ def _print_path(text: str, path: pathlib.Path, terminal: rich_console.Console) -
     terminal.print(f"{text} {path}", markup=False, emoji=False, soft_wrap=True)
 
 
-def _read_groups(config: options.Report) -> tuple[list[report.Group], pathlib.Path]:
+def _read_groups(config: options.Report) -> tuple[list[report.Group], _Reported]:
     groups = report.group_runs(_read_runs(config.run_dirs))
+    report.compare_pairs(groups, config.reference)  # finds an unknown one
     out = pathlib.Path(config.out)
     files.make([out], "out")
-    return groups, out
+    return groups, _Reported(out, config.reference, config.select_on_test)
 
 
 def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:

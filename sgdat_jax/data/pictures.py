@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple
@@ -162,9 +163,15 @@ def fit(pixels: np.ndarray, shape: Sequence[int], resize: str) -> np.ndarray:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Pillow from warning of odd metadata; it holds for all threads."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-import logging
 import os
 import pathlib
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdat_jax import files
+from sgdat_jax import files, loggers
 from sgdat_jax.data import dataset, decoding, feature_classes, tiny_imagenet
 
 PREFIX = "tfds:"
@@ -169,7 +168,7 @@ def _download_and_prepare(builder: Any, manual_dir: str | pathlib.Path | None) -
         tfds.disable_progress_bar()
     settings = tfds.download.DownloadConfig(manual_dir=manual_dir)
     with (
-        _quiet(),
+        loggers.quiet(),
         contextlib.redirect_stdout(io.StringIO()),
         tempfile.TemporaryDirectory() as unused,
     ):
@@ -194,7 +193,7 @@ def _builder(name: str, data_dir: str | pathlib.Path | None) -> Any:
     set_name, _, config = name.removeprefix(PREFIX).partition(":")
     feature_classes.check(set_name, config, data_dir)
     try:
-        with _quiet():
+        with loggers.quiet():
             return tfds.builder(
                 f"{set_name}/{config}" if config else set_name, data_dir=data_dir
             )
@@ -223,7 +222,7 @@ def _check_prepared(
 
 
 def _is_prepared(builder: Any) -> bool:
-    with _quiet():
+    with loggers.quiet():
         return builder.is_prepared()
 
 
@@ -325,18 +324,6 @@ def _damage_as_value_error(place: str) -> Iterator[None]:
         raise ValueError(reason if place in reason else f"{place}: {reason}") from error
     except Exception as error:
         raise ValueError(f"{place} cannot be read: {_reason(error)}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps tensorflow-datasets from logging what is said in an error of our own."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

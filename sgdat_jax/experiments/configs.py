@@ -1,6 +1,7 @@
 """The typed descriptions of what the training program does."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -49,6 +50,16 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
     and --num-processes N tell them. The run folder must be one that all of them see.
     """
 
+    init: str | None = None
+    """File of weights to start from. The best.npz of another run, or the folder of that
+    run: of the same network, but for the number of classes. Binary weights may be
+    real-valued in it, as --full-precision '*' trains them. None: random weights."""
+
+    init_scale: float | None = None
+    """Factor from the file's binary weights to latent weights. The smaller, the sooner
+    they flip. None: with sgdat, sgdt and sgd a tenth of the learning rate, with adam
+    and lion ten learning rates."""
+
     tensorboard: bool = settings.option(False, settings.HOUSEKEEPING)
     """Write an event file for TensorBoard too."""
 
@@ -58,6 +69,29 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
         registry.binary_optimizer(
             self.optimizer, self.hyperparameters(), schedule=self.binary_schedule
         )
+        if self.init_scale is None:
+            return
+        settings.check_in("init_scale", self.init_scale, math.inf)
+        if self.init is None or self.latent_scale() is None:
+            raise ValueError(
+                "init_scale must be None without init, or if latent weights start at "
+                f"0, got {self.init_scale}."
+            )
+
+    def latent_scale(self) -> float | None:
+        """Returns at what factor of the weights latent weights start; None: at 0."""
+        given = self.hyperparameters().get("start")
+        if given == "zero" or not registry.takes_start(self.optimizer):
+            return None
+        if self.init_scale is not None:
+            return self.init_scale
+        rate = self.learning_rate or registry.defaults(self.optimizer).get(
+            "learning_rate", 0.0
+        )
+        default = registry.LATENT_STARTS.get(self.optimizer)
+        if default is not None:
+            return default * rate
+        return 1.0 if given == "params" else None
 
     @property
     def restarts_flips(self) -> bool:
@@ -87,6 +121,14 @@ class CompareConfig(RunConfig):
     seed: int = 0
     """The first seed."""
 
+    reference: str | None = settings.option(None, settings.HOUSEKEEPING)
+    """Row that the others are compared with. Differences are over the same seeds, with
+    their intervals; None: sgdat, or else the first."""
+
+    select_on_test: bool = settings.option(False, settings.HOUSEKEEPING)
+    """Show best epochs that the test set chose itself. As the paper does; otherwise
+    accuracies are those of the last epoch, or of --validation-share."""
+
     run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
     """Folder of all runs; else one under runs/. None: it is named after data set and
     model."""
@@ -97,6 +139,11 @@ class CompareConfig(RunConfig):
         settings.check_seeds(self.seed, self.seeds)
         if not self.optimizers:
             raise ValueError("optimizers must have at least one name, got none.")
+        if self.reference is not None and self.reference not in self.optimizers:
+            raise ValueError(
+                f"reference must be one of the rows {', '.join(self.optimizers)}, got "
+                f"{self.reference!r}."
+            )
         rows: dict[TrainConfig, str] = {}
         for name in self.optimizers:
             run = dataclasses.replace(self.run(name, self.seed), run_dir=None)

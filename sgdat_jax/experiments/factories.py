@@ -6,7 +6,7 @@ Their names are in `registry`, which imports them when they are used.
 import optax
 
 from sgdat_jax import optimizers
-from sgdat_jax.optimizers import checks, restart
+from sgdat_jax.optimizers import binary, checks, restart
 
 
 # At zero latents as published: the rows of the paper are held to recorded steps.
@@ -15,10 +15,11 @@ def latent_sgd(
     *,
     momentum: float | None = None,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SGD on latent weights without thresholds."""
     inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
+    return optimizers.latent(inner, start=start, at_zero="positive")
 
 
 def sgdt(
@@ -27,26 +28,35 @@ def sgdt(
     *,
     momentum: float | None = None,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SGD on latent weights with one fixed threshold."""
     inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, threshold=threshold, at_zero="positive")
+    return optimizers.latent(
+        inner, threshold=threshold, start=start, at_zero="positive"
+    )
 
 
 def latent_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3, *, restart_every: int | None = None
+    learning_rate: optax.ScalarOrSchedule = 1e-3,
+    *,
+    restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Adam on latent weights."""
     inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
+    return optimizers.latent(inner, start=start, at_zero="positive")
 
 
 def latent_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4, *, restart_every: int | None = None
+    learning_rate: optax.ScalarOrSchedule = 1e-4,
+    *,
+    restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Lion on latent weights."""
     inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, at_zero="positive")
+    return optimizers.latent(inner, start=start, at_zero="positive")
 
 
 # Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.
@@ -55,10 +65,13 @@ def adaptive_adam(
     threshold: optax.ScalarOrSchedule = 1e-3,
     *,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Adam on latent weights with the thresholds of SGDAT."""
     inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
+    return optimizers.latent(
+        inner, clip=None, start=start, adaptive_threshold=threshold
+    )
 
 
 def adaptive_lion(
@@ -66,10 +79,13 @@ def adaptive_lion(
     threshold: optax.ScalarOrSchedule = 1e-4,
     *,
     restart_every: int | None = None,
+    start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Lion on latent weights with the thresholds of SGDAT."""
     inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, clip=None, adaptive_threshold=threshold)
+    return optimizers.latent(
+        inner, clip=None, start=start, adaptive_threshold=threshold
+    )
 
 
 # The optimizers of `optax` of the same name, whose moments may restart.

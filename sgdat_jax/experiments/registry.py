@@ -32,6 +32,14 @@ OPTIMIZERS = names.Table(
         diode="sgdat_jax.optimizers:diode",
     ),
 )
+# Where latent weights start for weights of magnitude 1, in learning rates: far enough
+# from 0 to hold against the first gradients, near enough to flip within some epochs. A
+# step of adam and lion is of the learning rate's size, one of the others of its product
+# with a gradient.
+LATENT_STARTS = {
+    **dict.fromkeys(("sgdat", "sgdt", "sgd"), 0.1),
+    **dict.fromkeys(("adam", "lion", "adam_adaptive", "lion_adaptive"), 10.0),
+}
 # What `optax.adam` and `optax.sgd` chain with their learning rate.
 REAL_OPTIMIZERS = names.Table(
     None, names.places(adam="optax:scale_by_adam", sgd=f"{_HERE}:momentum_of")
@@ -137,6 +145,12 @@ def can_restart(name: str, momentum: float | None) -> bool:
     accepted = inspect.signature(look_up("optimizer", OPTIMIZERS, name)).parameters
     has_moments = momentum is not None or "momentum" not in accepted
     return "restart_every" in accepted and has_moments
+
+
+def takes_start(name: str) -> bool:
+    """Returns whether a binary optimizer can go on from real-valued weights."""
+    factory = look_up("optimizer", OPTIMIZERS, name)
+    return "start" in inspect.signature(factory).parameters
 
 
 def defaults(name: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from flax import nnx
 from sgdat_jax import optimizers, summary
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import pictures, sources
-from sgdat_jax.experiments import configs, registry
+from sgdat_jax.experiments import configs, initial, registry
 from sgdat_jax.inference import weight_files
 from sgdat_jax.models import sizes, specs
 from sgdat_jax.training import (
@@ -39,8 +39,22 @@ def set_up(config: configs.TrainConfig) -> runs.Run:
     """
     agreement.check_config(runs.with_devices(config))
     config, planned = _planned(config)
+    with hosts.failing_together():
+        planned = _with_start(config, planned)
     folder = config.run_dir or _default_folder(config)
     return runs.begin(planned, config.seed, pathlib.Path(folder))
+
+
+def _with_start(config: configs.TrainConfig, planned: runs.Plan) -> runs.Plan:
+    """Returns a plan that tells of the weights at start, once they are known to fit."""
+    if config.init is None:
+        return planned
+    network = planned.task.network
+    assert network is not None and isinstance(planned.dataset, sources.Dataset)
+    found = initial.read(config.init, network)
+    told = initial.notes(config.init, found, network, config.latent_scale())
+    dataset = planned.dataset
+    return planned._replace(dataset=dataset._replace(notes=(*dataset.notes, *told)))
 
 
 def load(config: configs.BaseConfig) -> sources.Dataset:
@@ -121,8 +135,8 @@ def create(
 ) -> tuple[states.Task, states.Init]:
     """Returns the fixed part of a run, and the function from a seed to its first state.
 
-    Neither depends on the seed of ``config``. The function is pure and jitted;
-    `jax.eval_shape` of it has all shapes without any work.
+    Neither depends on the seed of ``config``. The function is compiled, and reads
+    ``config.init`` each time; `jax.eval_shape` of it has all shapes without any work.
 
     Args:
       config: description of the run.
@@ -137,8 +151,12 @@ def create(
     """
     network = spec_of(config, dataset)
     model = network.shapes()
+    hyperparameters = config.hyperparameters()
+    scale = None if config.init is None else config.latent_scale()
+    if scale is not None:
+        hyperparameters["start"] = "params"
     tx = create_optimizer(
-        config, nnx.state(model, nnx.Param), steps_per_epoch, config.hyperparameters()
+        config, nnx.state(model, nnx.Param), steps_per_epoch, hyperparameters
     )
     constants = registry.NORMALIZATIONS[config.normalization]
     normalization = constants or dataset_lib.channel_statistics(dataset.train_images)
@@ -154,8 +172,20 @@ def create(
 
     # One program: layer by layer, each small operation would be compiled by itself.
     @jax.jit
+    def first(seed: int | jax.Array, values: Mapping[str, Any]) -> states.TrainState:
+        variables = nnx.state(network.build(seed))
+        if not values:
+            return states.first(task, seed, variables)
+        variables = initial.put(variables, values, 1.0 if scale is None else scale)
+        state = states.first(task, seed, variables)
+        return state._replace(params=initial.signed(state.params))
+
     def init(seed: int | jax.Array) -> states.TrainState:
-        return states.first(task, seed, nnx.state(network.build(seed)))
+        values: Mapping[str, Any] = {}
+        # The shapes need no file, which may be gone when a run is evaluated.
+        if config.init is not None and not isinstance(seed, jax.core.Tracer):
+            values = initial.read(config.init, network).values
+        return first(seed, values)
 
     return task, init
 

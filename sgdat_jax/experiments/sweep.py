@@ -30,6 +30,19 @@ class Trial(NamedTuple):
     seed: int
 
 
+class Watcher:
+    """Is told how a sweep gets on, and ignores it; subclasses show it."""
+
+    def began(self, trials: list[Trial]) -> None:
+        """Hears which models are trained next, in one program."""
+
+    def stepped(self, steps: int) -> None:
+        """Hears of one step or more of each of them."""
+
+    def epoch_ended(self, epoch: int, accuracies: np.ndarray) -> None:
+        """Hears of an epoch, from 1, and of the test accuracy of each of them."""
+
+
 class Sweep(NamedTuple):
     """A sweep that is set up."""
 
@@ -99,16 +112,27 @@ def models_at_once(config: configs.SweepConfig, platform: str) -> int:
     return 1 if platform == "cpu" else _MODELS_AT_ONCE
 
 
-def train_all(sweep: Sweep) -> Iterator[list[dict[str, Any]]]:
-    """Trains the models of all trials, and yields lines of the folder as they come."""
+def train_all(
+    sweep: Sweep, watcher: Watcher | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Trains the models of all trials, and yields lines of the folder as they come.
+
+    Args:
+      sweep: what `set_up` returns.
+      watcher: is told how it gets on.
+    """
+    watcher = watcher or Watcher()
     try:
-        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo)
+        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo, watcher)
     finally:
         sweep.lock.release()
 
 
 def _train_chunks(
-    config: configs.SweepConfig, plan: runs.Plan, todo: list[Trial]
+    config: configs.SweepConfig,
+    plan: runs.Plan,
+    todo: list[Trial],
+    watcher: Watcher,
 ) -> Iterator[list[dict[str, Any]]]:
     layout = plan.task.layout
     images = loop.on_device(plan.dataset, layout)
@@ -120,7 +144,8 @@ def _train_chunks(
         chunk = todo[first : first + size]
         # For fewer models the program would be compiled anew: the last is repeated.
         filled = [*chunk, *chunk[-1:] * (size - len(chunk))]
-        measured = _train_chunk(plan, filled, images, batches)
+        watcher.began(chunk)
+        measured = _train_chunk(plan, filled, images, batches, watcher)
         seconds = (time.perf_counter() - start) / len(chunk)
         lines = [
             {**trial._asdict(), **values, "seconds": seconds, "models_at_once": size}
@@ -163,6 +188,7 @@ def _train_chunk(
     chunk: Sequence[Trial],
     images: steps.Images,
     batches: Mapping[str, Sequence[loop.TestBatch]],
+    watcher: Watcher,
 ) -> list[dict[str, Any]]:
     """Trains models side by side and returns what is measured of each.
 
@@ -171,6 +197,7 @@ def _train_chunk(
       chunk: their hyperparameters and seeds.
       images: all training images.
       batches: of the test set, and of the validation part if there is one.
+      watcher: is told how it gets on.
     """
     hyperparameters = {
         name: jnp.array([trial.hyperparameters[name] for trial in chunk], jnp.float32)
@@ -196,6 +223,7 @@ def _train_chunk(
             skipped.append(weights.skipped)
             assert weights.flips is not None  # as `set_up` has seen
             ratios.append(weights.flips.total)
+            watcher.stepped(indices.shape[1])
         # Read after the epoch, since reading waits for the step.
         flips += np.concatenate(ratios, axis=1).sum(axis=1, dtype=np.float64)
         # As in a run: too many steps in a row that were skipped, or none that was not.
@@ -204,6 +232,7 @@ def _train_chunk(
         diverged |= np.concatenate(examples, axis=1).sum(1) == 0
         for part, of_part in batches.items():
             accuracies[part].append(_accuracies(plan.task, of_models, of_part))
+        watcher.epoch_ended(epoch + 1, accuracies["test"][-1])
     curves = {part: np.stack(rows, axis=1) for part, rows in accuracies.items()}
     return [
         {

@@ -11,6 +11,7 @@ Nothing here learns, and nothing but the core's dependencies is needed.
 from sgdat_jax.inference.classifier import Classifier as Classifier
 from sgdat_jax.inference.classifier import Prediction as Prediction
 from sgdat_jax.inference.classifier import load as load
+from sgdat_jax.inference.classifier import load_model as load_model
 from sgdat_jax.inference.export import export as export
 from sgdat_jax.inference.folded import FoldedLayer as FoldedLayer
 from sgdat_jax.inference.folding import Threshold as Threshold

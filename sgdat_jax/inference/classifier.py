@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from sgdat_jax import files
 from sgdat_jax.data import augment, pictures
@@ -40,9 +41,9 @@ class Classifier(function.Function):
 
     def __init__(self, about: weight_files.About, *parts: Any):
         super().__init__(*parts)
-        numbers = tuple(map(str, range(about.spec.num_classes)))
+        numbers = tuple(map(str, range(about.num_classes)))
         self.classes = about.class_names or numbers
-        height, width, channels = about.spec.input_shape
+        height, width, channels = about.input_shape
         self.input_shape = height, width, channels
         self.resize = about.resize or "crop"
 
@@ -133,7 +134,9 @@ def find(file: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def load(file: str | pathlib.Path, dtype: str = "bits") -> Classifier:
+def load(
+    file: str | pathlib.Path, dtype: str = "bits", *, model: nnx.Module | None = None
+) -> Classifier:
     """Returns the trained network of a file of weights, ready to classify images.
 
     It is a compiled function with names of classes and a method `Classifier.predict`,
@@ -149,10 +152,12 @@ def load(file: str | pathlib.Path, dtype: str = "bits") -> Classifier:
         of them that is there; or ``"digits"``, a network that is installed with the
         library. A file or run of that name comes first.
       dtype: of the binary products, see `fold`.
+      model: the network, for files of `training.fit`, which do not tell what builds it;
+        it is left as it is. None: it is built as the file says.
 
     Raises:
       ValueError: if the file is not a whole file of weights, if its network cannot be
-        built, or if `dtype` is unknown.
+        built or is another than `model`, or if `dtype` is unknown.
 
     Example:
       >>> from sgdat_jax import inference
@@ -166,7 +171,31 @@ def load(file: str | pathlib.Path, dtype: str = "bits") -> Classifier:
     """
     path = find(file)
     about = weight_files.read_about(path)
-    return of_images(folding.fold(weight_files.read_model(path), dtype), about)
+    return of_images(folding.fold(weight_files.read_model(path, model), dtype), about)
+
+
+def load_model(file: str | pathlib.Path) -> nnx.Module:
+    """Returns the network of a file of weights, to train on, change or look into.
+
+    It is as its class builds it, in training mode. Use it with `nnx.Optimizer` or
+    `training.fit`; to classify images, `load` is faster and normalizes them.
+
+    Args:
+      file: as in `load`.
+
+    Raises:
+      ValueError: if the file is not a whole file of weights, or its network cannot be
+        built.
+
+    Example:
+      >>> from sgdat_jax import inference
+      >>> model = inference.load_model("digits")
+      >>> type(model).__name__, model.conv2.kernel.shape
+      ('DigitsNet', (3, 3, 64, 64))
+    """
+    model = weight_files.read_model(find(file))
+    nnx.update(model, jax.tree.map(jnp.asarray, nnx.state(model)))
+    return model
 
 
 def of_images(model: Any, about: weight_files.About) -> Classifier:
@@ -176,10 +205,10 @@ def of_images(model: Any, about: weight_files.About) -> Classifier:
       model: for inference, such as `fold` returns.
       about: shape and normalization of the images, and names of the classes.
     """
-    sizes = ", ".join(map(str, about.spec.input_shape))
+    sizes = ", ".join(map(str, about.input_shape))
 
     def classify(model: Any, images: jax.Array) -> jax.Array:
-        if images.dtype != jnp.uint8 or images.shape[1:] != about.spec.input_shape:
+        if images.dtype != jnp.uint8 or images.shape[1:] != about.input_shape:
             raise ValueError(
                 f"`images` must be uint8 of shape (batch, {sizes}), got {images.dtype} "
                 f"of shape {images.shape}."

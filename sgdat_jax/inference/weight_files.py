@@ -33,7 +33,9 @@ _MOST_UNPACKED = 2**30  # bytes of a file that is smaller
 class About(NamedTuple):
     """The network of a file, and the images it takes."""
 
-    spec: specs.Spec
+    spec: specs.Spec | None  # None: of a network that only its user can build
+    input_shape: tuple[int, int, int]  # height, width and channels
+    num_classes: int
     mean: tuple[float, ...]  # of images in [0, 1], one per channel
     std: tuple[float, ...]
     config: Any  # of the run, as in JSON; not looked at
@@ -53,16 +55,19 @@ def write(
 
     Args:
       file: of the suffix ``.npz``.
-      spec: what builds the network; None: unknown, so `read` alone can read the file.
+      spec: what builds the network; None: unknown, so that it is needed to read it.
       params: parameters; those of binary layers that are -1 and +1 become bits.
       stats: running averages of normalization.
-      details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, and more to
-        say, such as an accuracy; as in JSON.
+      details: ``mean``, ``std``, ``config`` and ``class_names`` of `About`, its
+        ``input_shape`` if there is no `spec`, and more to say, such as an accuracy; as
+        in JSON.
     """
     binary = by_path(optimizers.select_binary(params, params)).keys()
     shapes: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for path, leaf in (by_path(params) | by_path(stats)).items():
+        if _is_random_key(leaf):  # such as a dropout's: no prediction needs it
+            continue
         array = np.asarray(leaf)
         if path in binary and (np.abs(array) == 1).all():
             shapes[path] = array.shape
@@ -92,20 +97,18 @@ def read_about(file: pathlib.Path) -> About:
             f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
             f"reads formats up to {FORMAT}."
         )
-    if "network" in about and about["network"] is None:
-        raise ValueError(f"{file} does not tell what builds its network.")
     try:
-        spec = _spec(about)
-        channels = spec.input_shape[2]
+        spec, input_shape, num_classes = _network(about)
+        channels = input_shape[2]
         mean, std = (tuple(map(float, about[name])) for name in ("mean", "std"))
         if not len(mean) == len(std) == channels:
             raise ValueError(f"{mean=} and {std=} are not of {channels} channels")
         if not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
             raise ValueError(f"{mean=} and {std=} must be finite, std above 0")
         class_names = tuple(map(str, about.get("class_names") or ()))
-        if len(class_names) not in (0, spec.num_classes):
+        if len(class_names) not in (0, num_classes):
             raise ValueError(
-                f"class_names must be {spec.num_classes}, got {len(class_names)}"
+                f"class_names must be {num_classes}, got {len(class_names)}"
             )
         resize = about.get("resize")
         if resize is not None:
@@ -113,11 +116,19 @@ def read_about(file: pathlib.Path) -> About:
     except files.DAMAGE as error:
         raise _not_whole(file, error) from None
     config, data = about.get("config"), about.get("data")
-    return About(spec, mean, std, config, class_names, resize, data)
+    return About(
+        *(spec, input_shape, num_classes, mean, std),
+        *(config, class_names, resize, data),
+    )
 
 
-def _spec(about: Mapping[str, Any]) -> specs.Spec:
-    """Returns what builds the network of a file."""
+def _network(
+    about: Mapping[str, Any],
+) -> tuple[specs.Spec | None, tuple[int, int, int], int]:
+    """Returns what builds the network of a file, the shape of images, and classes."""
+    if about.get("network", about) is None:
+        height, width, channels = map(int, about["input_shape"])
+        return None, (height, width, channels), len(about["class_names"])
     # In format 1 the run's config and two entries have it all.
     values = about.get("network") or {
         "num_classes": about["num_classes"],
@@ -125,25 +136,38 @@ def _spec(about: Mapping[str, Any]) -> specs.Spec:
         **{k: v for k, v in about["config"].items() if k in specs.CHOICES},
     }
     height, width, channels = map(int, values["input_shape"])
-    return specs.Spec(
+    num_classes = int(values["num_classes"])
+    spec = specs.Spec(
         **values
         | {
-            "num_classes": int(values["num_classes"]),
+            "num_classes": num_classes,
             "input_shape": (height, width, channels),
             "full_precision": tuple(values.get("full_precision", ())),
         }
     )
+    return spec, (height, width, channels), num_classes
 
 
-def read_model(file: pathlib.Path) -> Any:
+def read_model(file: pathlib.Path, model: nnx.Module | None = None) -> Any:
     """Returns the network of a file, with its weights.
 
+    Args:
+      file: what `write` wrote.
+      model: the network, whose own weights do not matter; None: it is built as the file
+        says.
+
     Raises:
-      ValueError: if the file is damaged, or of no network that can be built.
+      ValueError: if the file is damaged, of another network, or of no network that can
+        be built.
     """
     spec = read_about(file).spec
+    if model is None and spec is None:
+        raise ValueError(
+            f"{file} does not tell what builds its network, as it was none by name: "
+            "give the network itself, as in inference.load(file, model=...)."
+        )
     try:
-        shapes = spec.shapes()
+        shapes = spec.shapes() if model is None and spec is not None else model
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{file} is of no network that can be built: {error}{_needs(file)}"
@@ -168,7 +192,7 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
       stats: running averages of normalization, or their shapes.
 
     Returns:
-      Parameters and running averages, as NumPy arrays.
+      Parameters and running averages, as NumPy arrays; random keys stay as they are.
 
     Raises:
       ValueError: if the file is damaged or of another model.
@@ -176,8 +200,10 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
     about, arrays = _read(file)
     packed = about["packed"]
 
-    def take(path: Any, like: Any) -> np.ndarray:
+    def take(path: Any, like: Any) -> Any:
         name = name_of(path)
+        if _is_random_key(like):
+            return like
         array = arrays.get(name)
         if array is not None and name in packed:
             array = _unpack(array, packed[name], like.dtype)
@@ -186,6 +212,28 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
         return array
 
     return jax.tree.map_with_path(take, params), jax.tree.map_with_path(take, stats)
+
+
+def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads the arrays of a file by their names; bits become float32 -1 and +1.
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    about, arrays = _read(file)
+    for name, shape in about["packed"].items():
+        unpacked = None
+        if name in arrays and min(shape, default=0) >= 0:
+            unpacked = _unpack(arrays[name], shape, np.float32)
+        if unpacked is None:
+            error = ValueError(f"{name} has not the bits of an array of shape {shape}")
+            raise _not_whole(file, error)
+        arrays[name] = unpacked
+    return arrays
+
+
+def _is_random_key(leaf: Any) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _unpack(bits: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray | None:

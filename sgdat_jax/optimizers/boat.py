@@ -29,7 +29,7 @@ def boat(
     *,
     start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""BOAT: flips a weight when its gradients agree more than chance would have it.
+    r"""BOAT: flips a weight when its gradients agree more than by chance.
 
     .. math::
 

@@ -69,6 +69,14 @@ def model_of(config: settings.Settings) -> str:
     return str(getattr(config, "model", None) or "")
 
 
+def subject_of(config: settings.Settings) -> list[str]:
+    """Returns data set, of a folder its last part, and network, for titles."""
+    dataset = dataset_of(config)
+    if "/" in dataset:
+        dataset = pathlib.PurePath(dataset).name
+    return [dataset, model_of(config)]
+
+
 def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]]:
     """Reads runs that have ended.
 

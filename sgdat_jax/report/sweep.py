@@ -122,7 +122,7 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
             texts[place] = f"{texts[place]}\n{row['diverged']} diverged".strip()
     fig, (axes,) = figures.panels(1)
     axes.grid(visible=False)
-    image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
+    image = axes.imshow(means, origin="lower", aspect="auto", cmap=figures.MAP)
     middle = (image.norm.vmin + image.norm.vmax) / 2
     for (y, x), text in np.ndenumerate(texts):
         color = "white" if means[y, x] < middle else "black"
@@ -134,7 +134,14 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
         axes.set_ylabel(down)
     else:
         axes.set_yticks([])
-    axes.set_title(f"test accuracy (%), last epoch, {rows[0]['runs']} seeds each")
+    runs = {row["runs"] for row in rows}
+    seeds = f"{max(runs)} seeds each" if max(runs) > 1 else "one seed each"
+    axes.set_title(
+        f"test accuracy (%), last epoch, {seeds if len(runs) == 1 else ''}".rstrip(
+            ", "
+        ),
+        loc="left",
+    )
     fig.colorbar(image)
     return fig
 
@@ -159,14 +166,13 @@ def write_sweep(
     )
     headers, by_validation = _headers(rows), _is_by_validation(rows)
     cells = [_cells(row, by_validation=by_validation) for row in rows]
-    lines = [headers, ["---:" for _ in headers], *cells]
+    lines = [headers, *cells]
     heat_map = plot_heat_map(rows)
     said = _selection(rows)
     files.write_text(markdown, f"{tables.markdown(lines)}\n{said}\n")
     files.write_json(raw, rows)
     tables.write_csv(table, [_columns(trial) for trial in trials])
-    figures.save(heat_map, picture)
-    return [markdown, table, raw, picture]
+    return [markdown, table, raw, *figures.save(heat_map, picture)]
 
 
 def _check(trials: Sequence[dict[str, Any]]) -> None:
@@ -176,7 +182,8 @@ def _check(trials: Sequence[dict[str, Any]]) -> None:
 
 def _headers(rows: Sequence[dict[str, Any]]) -> list[str]:
     validation = ["validation (%)"] if _is_by_validation(rows) else []
-    measures = ["last epoch (%)", "best epoch (%)", "flips per weight"]
+    by = "validation" if validation else "test"
+    measures = ["last epoch (%)", f"best epoch by {by} (%)", "flips per weight"]
     return [*rows[0]["hyperparameters"], "runs", *validation, *measures]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -62,11 +63,64 @@ def format_runs(row: Mapping[str, Any]) -> str:
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Returns lines of cells, the second of them the rule, as a Markdown table."""
+    """Returns lines of cells, headers first, as a Markdown table.
+
+    Numbers, which are in all columns but the first, are to the right.
+    """
+    header, *others = lines
+    rule = ["---", *("---:" for _ in header[1:])]
     return "".join(
         "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n"
-        for line in lines
+        for line in (header, rule, *others)
     )
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
+_SIGN = re.compile(r"(?<!\w)([+-])(?=\d)")  # of a number
+
+
+def latex(lines: Sequence[Sequence[str]], caption: str) -> str:
+    """Returns lines of cells, headers first, as a LaTeX table of the package booktabs.
+
+    Args:
+      lines: cells as text.
+      caption: below it.
+
+    Example:
+      >>> from sgdat_jax.report import tables
+      >>> print(tables.latex([["optimizer", "last (%)"], ["Bop", "98 ± 1"]], "Digits."))
+      \\begin{table}
+        \\centering
+        \\begin{tabular}{lr}
+          \\toprule
+          optimizer & last (\\%) \\\\
+          \\midrule
+          Bop & 98 $\\pm$ 1 \\\\
+          \\bottomrule
+        \\end{tabular}
+        \\caption{Digits.}
+      \\end{table}
+      <BLANKLINE>
+    """
+    header, *others = (" & ".join(map(_escaped, line)) + r" \\" for line in lines)
+    columns = "l" + "r" * (len(lines[0]) - 1)
+    rows = [r"\toprule", header, r"\midrule", *others, r"\bottomrule"]
+    inner = "".join(f"    {row}\n" for row in rows)
+    return (
+        "\\begin{table}\n  \\centering\n"
+        f"  \\begin{{tabular}}{{{columns}}}\n{inner}  \\end{{tabular}}\n"
+        f"  \\caption{{{_escaped(caption)}}}\n\\end{{table}}\n"
+    )
+
+
+def _escaped(text: str) -> str:
+    return _SIGN.sub(r"$\1$", "".join(_LATEX.get(sign, sign) for sign in text))
 
 
 def write_csv(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:

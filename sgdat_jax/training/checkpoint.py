@@ -70,6 +70,7 @@ class Saver:
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._saving: concurrent.futures.Future[None] | None = None
         self._saved: int | None = None  # step of the newest checkpoint
+        self._quiet = contextlib.ExitStack()
 
     def __enter__(self) -> "Saver":
         """Cleans the folder up.
@@ -80,6 +81,7 @@ class Saver:
         if hosts.is_writer():
             files.make_inner(self._folder)
             _clean_up(self._folder)
+        self._quiet.enter_context(loggers.quiet())
         found = steps(self._folder)
         self._saved = hosts.as_writer(found[-1] if found else -1)
         return self
@@ -98,7 +100,7 @@ class Saver:
         finally:
             self._thread.shutdown()
             # It may raise again, without a name, what `wait` has raised.
-            with contextlib.suppress(OSError):
+            with self._quiet, contextlib.suppress(OSError):
                 self._checkpointer.close()
 
     def save(self, checkpoint: Checkpoint) -> None:

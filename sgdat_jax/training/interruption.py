@@ -2,9 +2,11 @@
 
 import contextlib
 import signal
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 Check = Callable[[], None]  # raises Interrupted if a signal has come
 
@@ -69,8 +71,8 @@ def until_signal() -> Iterator[Check]:
 def noticed() -> Iterator[None]:
     """Raises KeyboardInterrupt at the end of the block if one was lost within it.
 
-    Python raises it wherever the main thread is, and a callback that a library calls
-    from C may print and drop it.
+    Python raises it wherever the main thread is. Within a callback that a library calls
+    from C it is dropped; what Python prints of that is held back.
 
     Example:
       >>> import contextlib, signal
@@ -93,10 +95,16 @@ def noticed() -> Iterator[None]:
         came = True
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, remember)
+    def tell(dropped: Any) -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            hook(dropped)
+
+    before, hook = signal.signal(signal.SIGINT, remember), sys.unraisablehook
+    sys.unraisablehook = tell
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
     if came:
         raise KeyboardInterrupt

@@ -127,6 +127,7 @@ class _Folder:
             "mean": run.task.mean,
             "std": run.task.std,
             "class_names": run.dataset.class_names,
+            "input_shape": run.dataset.input_shape,
             "resize": run.dataset.resize,
             "config": dataclasses.asdict(run.config),
             "data": run.data,

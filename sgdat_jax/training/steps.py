@@ -236,7 +236,8 @@ def _metrics(
     logits: jax.Array, losses: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> Metrics:
     _, ranking = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-    hits = (ranking == labels[:, jnp.newaxis]) * weights[:, jnp.newaxis]
+    hits = (ranking == labels[:, jnp.newaxis]).astype(weights.dtype)
+    hits = hits * weights[:, jnp.newaxis]
     return Metrics(
         examples=weights.sum(),
         loss=(losses * weights).sum(),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import small_sets
-import strangers
+from benchmarks import strangers
 from sgdat_jax.data import photos, picture_sets, pictures, sources
 
 

@@ -1,7 +1,7 @@
 """Files that are not the program's, in folders of data, stay."""
 
 import small_sets
-import strangers
+from benchmarks import strangers
 from sgdat_jax import cli
 from sgdat_jax.data import prepared
 

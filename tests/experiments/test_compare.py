@@ -91,7 +91,7 @@ def test_a_result_that_cannot_be_read_is_not_a_finished_run(folder):
 def test_command_reports_the_seeds_that_it_was_asked_for(folder, capsys, monkeypatch):
     reported = []
     monkeypatch.setattr(
-        report, "write_comparison", lambda *found: reported.append(found)
+        report, "write_comparison", lambda *found, **_: reported.append(found)
     )
     seed0, seed1 = (folder / "sgdat" / f"seed{seed}" for seed in (0, 1))
     shutil.copy(seed0 / "result.json", seed1)
@@ -146,7 +146,7 @@ def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
     cli.main(arguments)
     output = capsys.readouterr().out
     assert "1 runs, 1 of them finished before" in output
-    assert f"table and plots in {folder}" in output
+    assert f"tables, plots and report.html in {folder}" in output
     names = {path.name for path in folder.iterdir() if path.is_file()}
     assert {"comparison.md", "comparison.csv", "comparison.json"} < names
     assert {"accuracy.png", "flip_ratio.png", "flip_histogram.png"} < names

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import shared_runs
-import strangers
+from benchmarks import strangers
 from sgdat_jax import cli
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import checkpoint, run_folder

@@ -1,7 +1,10 @@
+import base64
 import csv
+import html.parser
 import io
 import json
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ def test_rows_hold_mean_and_sample_deviation(groups):
     # The first of two epochs holds the compiling.
     seconds = groups[1].runs[0].lines[1]["seconds"]
     assert second["seconds_per_epoch"]["mean"] == seconds
+    assert (first["selected_by"], second["selected_by"]) == ("test", "test")
     assert (first["diverged"], second["diverged"]) == (0, 0)
 
 
@@ -46,7 +50,8 @@ def test_runs_that_diverged_are_counted_and_not_averaged(
     report.write_comparison(out, groups)
     text = (out / "comparison.md").read_text()
     assert "| SGDAT | 3 (1 diverged) | 2 | 60.00 ± 14.14 |" in text
-    assert "| Bop | 1 (1 diverged) | 2 |  |  |  |  |" in text
+    assert "| Bop | 1 (1 diverged) | 2 |  |  |  |" in text
+    assert "| Bop | 0 |  |  |  |  |" in text  # has no seed to compare
     with (out / "comparison.csv").open(newline="") as file:
         assert [row["diverged"] for row in csv.DictReader(file)] == ["1", "1"]
     assert (out / "accuracy.png").exists()
@@ -56,8 +61,11 @@ def test_runs_that_diverged_are_counted_and_not_averaged(
     names = {path.name for path in out.glob("*.*")}
     assert names == {
         "comparison.md",
+        "comparison.tex",
         "comparison.csv",
         "comparison.json",
+        "differences.csv",
+        "report.html",
         "notes.png",
     }
 
@@ -69,6 +77,7 @@ def test_files_agree(groups, tmp_path):
     assert sorted(paths) == sorted(folder.iterdir())
     data = json.loads((folder / "comparison.json").read_text())
     assert data["rows"] == report.compare_runs(groups)
+    assert data["differences"] == report.compare_pairs(groups)
     assert (data["dataset"], data["devices"]) == ("digits", ["cpu", "gpu"])
     with (folder / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -76,9 +85,9 @@ def test_files_agree(groups, tmp_path):
     assert float(rows[0]["test_accuracy_mean"]) == pytest.approx(0.6)
     assert (rows[0]["seeds"], rows[1]["test_accuracy_std"]) == ("0 1", "")
     text = (folder / "comparison.md").read_text()
-    assert "| SGDAT | 2 | 2 | 60.00 ± 14.14 | 70.00 ± 14.14 |" in text
-    assert "| Bop | 1 | 2 | 40.00 | 50.00 |" in text
-    assert "chosen on the test set" in text
+    assert "| SGDAT | 2 | 2 | 60.00 ± 14.14 |" in text
+    assert "| Bop | 1 | 2 | 40.00 |" in text
+    assert "chosen" not in text
 
 
 def test_table_of_the_terminal(groups):
@@ -91,25 +100,46 @@ def _lines(axes):
     return {line.get_label(): line.get_ydata() for line in axes.get_lines()}
 
 
-def test_accuracies_and_bands(groups):
-    curves, last = report.plot_accuracy(groups).axes
-    np.testing.assert_allclose(_lines(curves)["SGDAT"], [70, 60])
-    np.testing.assert_allclose(_lines(curves)["Bop"], [50, 40])
-    band = curves.collections[0].get_paths()[0].vertices[:, 1]
+def test_accuracies_are_dots_means_and_intervals(groups):
+    fig = report.plot_accuracy(groups)
+    (axes,) = fig.axes
+    dots, interval, mean, single, its_mean = (
+        line.get_xdata() for line in axes.get_lines()
+    )
+    np.testing.assert_allclose(dots, [50, 70])
+    # Of two values: 60 +- t(0.975, 1) * 10.
+    np.testing.assert_allclose(interval, [60 - 127.062, 60 + 127.062], rtol=1e-5)
+    assert (float(mean[0]), float(single[0]), float(its_mean[0])) == pytest.approx(
+        (60, 40, 40)
+    )
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["SGDAT", "Bop"]
+    assert fig.get_suptitle() == "digits, DigitsNet"
+
+
+def test_curves_and_bands_have_a_panel_each(groups):
+    fig = report.plot_accuracy_curves(groups)
+    assert [axes.get_title(loc="left") for axes in fig.axes] == ["SGDAT", "Bop"]
+    other, own = fig.axes[0].get_lines()
+    np.testing.assert_allclose(own.get_ydata(), [70, 60])
+    np.testing.assert_allclose(other.get_ydata(), [50, 40])
+    assert own.get_zorder() > other.get_zorder()
+    band = fig.axes[0].collections[0].get_paths()[0].vertices[:, 1]
     spread = 20 / np.sqrt(2)
     assert band.min() == pytest.approx(60 - spread)
     assert band.max() == pytest.approx(70 + spread)
-    shown = [line.get_xdata() for line in last.get_lines()[::2]]
-    np.testing.assert_allclose(shown[0], [50, 70])
-    assert [text.get_text() for text in last.get_yticklabels()] == ["SGDAT", "Bop"]
+    fig.draw_without_rendering()
+    for axes in fig.axes:
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_flip_histograms_are_those_of_the_results(groups):
-    (axes,) = report.plot_flip_histograms(groups).axes
-    drawn = _lines(axes)["SGDAT"]
-    expected = groups[0].runs[0].result["flip_histogram"]
-    np.testing.assert_allclose(np.nan_to_num(drawn), expected, rtol=1e-6)
-    assert [text.get_text() for text in axes.get_xticklabels()][:3] == ["0", "1", "2-3"]
+    fig = report.plot_flip_histograms(groups)
+    drawn = [bar.get_height() for bar in fig.axes[0].patches]
+    expected = [100 * share for share in groups[0].runs[0].result["flip_histogram"]]
+    np.testing.assert_allclose(drawn, expected[: len(drawn)], rtol=1e-6)
+    assert not any(expected[len(drawn) :])
+    labels = [text.get_text() for text in fig.axes[0].get_xticklabels()]
+    assert labels[:3] == ["0", "1", "2-3"][: len(drawn)]
 
 
 def test_oscillation_counts_the_bins_above(groups):
@@ -117,8 +147,10 @@ def test_oscillation_counts_the_bins_above(groups):
     line = groups[0].runs[0].lines
     never = [100 * entry["flip_histogram"][0] for entry in line]
     often = [100 * sum(entry["epoch_flip_histogram"][2:]) for entry in line]
-    np.testing.assert_allclose(_lines(silent)["SGDAT"], never)
-    np.testing.assert_allclose(_lines(oscillating)["SGDAT"], often)
+    for axes, expected in ((silent, never), (oscillating, often)):
+        joined, first, last = (drawn.get_xdata() for drawn in axes.get_lines())
+        np.testing.assert_allclose(joined, [expected[0], expected[-1]])
+        np.testing.assert_allclose([first[0], last[0]], joined)
     assert often[0] > 0
     with pytest.raises(ValueError, match=r"more_than.*power of two, got 2"):
         report.plot_oscillation(groups, more_than=2)
@@ -139,15 +171,23 @@ def test_powers_of_two_are_those_of_the_last_epoch(groups):
     assert axes.get_xlim() == (2.0**-20, 2.0**-19)
 
 
+def _map(axes):
+    """The numbers of a panel of layers by epochs, by layer."""
+    (image,) = axes.get_images()
+    first = axes.figure.axes[0]  # where alone they are written
+    names = [text.get_text() for text in first.get_yticklabels()]
+    return dict(zip(names, image.get_array(), strict=True))
+
+
 def test_gradients_are_means_over_seeds(groups):
     first, second = groups[0].runs
     for line in second.lines:
         line["gradient_per_layer"] = {
             name: 3 * value for name, value in line["gradient_per_layer"].items()
         }
-    (axes,) = report.plot_gradients(groups[:1]).axes
+    axes, _bar = report.plot_gradients(groups[:1]).axes
     expected = [2 * line["gradient_per_layer"]["conv2"] for line in first.lines]
-    np.testing.assert_allclose(_lines(axes)["conv2 (binary)"], expected)
+    np.testing.assert_allclose(_map(axes)["conv2 (binary)"], expected)
 
 
 def test_all_plots_are_drawn_of_what_was_recorded(groups):
@@ -158,10 +198,10 @@ def test_all_plots_are_drawn_of_what_was_recorded(groups):
             assert isinstance(fig, figure.Figure)
             fig.savefig(io.BytesIO(), dpi=30)
     assert {"accuracy", "flip_ratio", "margins", "gradients"} < set(plots)
-    assert len(plots["flip_ratio_per_layer"].axes) == 3
-    assert [axes.get_title() for axes in plots["gradients"].axes] == ["SGDAT"]
-    gradients = _lines(plots["gradients"].axes[0])
-    assert set(gradients) == {
+    assert len(plots["flip_ratio_per_layer"].axes) == 3  # one of them of colours
+    gradients, _bar = plots["gradients"].axes
+    assert gradients.get_title(loc="left") == "SGDAT"
+    assert set(_map(gradients)) == {
         "conv1 (real)",
         "conv2 (binary)",
         "conv3 (binary)",
@@ -187,23 +227,124 @@ def test_runs_without_binary_weights_stand_beside_others(folder_of, tmp_path):
     assert skipped == []
     report.write_comparison(tmp_path / "out", report.group_runs(runs))
     table = (tmp_path / "out" / "comparison.md").read_text()
-    row = "| SGDAT full_precision=('*',) | 1 | 2 | 90.00 | 100.00 |  | "
+    row = "| SGDAT full_precision=('*',) | 1 | 2 | 90.00 |  | "
     assert row in table
     assert (tmp_path / "out" / "gradients.png").exists()
 
 
-def test_networks_of_other_layers_and_colors_of_fewer_groups(folder_of):
+def test_networks_of_other_layers(folder_of):
     other = folder_of("b", optimizer="bop")
     file = other / "metrics.jsonl"
     file.write_text(file.read_text().replace('"conv2"', '"conv9"'))
     groups = report.group_runs(report.read_runs([folder_of("a"), other])[0])
-    axes = report.plot_flip_ratios_per_layer(groups).axes
-    titles = {ax.get_title(): list(_lines(ax)) for ax in axes if ax.get_title()}
-    assert titles["conv2"] == ["SGDAT"]
-    assert titles["conv9"] == ["Bop"]
-    assert titles["conv3"] == ["SGDAT", "Bop"]
-    both, alone = (
-        report.plot_flip_ratios(drawn).axes[0].get_lines()
-        for drawn in (groups, groups[1:])
-    )
-    assert both[1].get_color() == alone[0].get_color() != both[0].get_color()
+    first, second, _bar = report.plot_flip_ratios_per_layer(groups).axes
+    assert set(_map(first)) == {"conv2", "conv3", "dense4", "conv9"}
+    assert _map(first)["conv9"].mask.all() and _map(second)["conv2"].mask.all()
+    assert not _map(first)["conv2"].mask.any()
+
+
+def test_thresholds_are_named_where_margins_are_drawn(groups):
+    fig = report.plot_margins(groups[:1])
+    (named,) = [text for text in fig.axes[0].texts if text.get_text()]
+    assert (named.get_text(), named.xy[0]) == ("threshold", 1.0)
+
+
+def test_pictures_are_written_twice_and_bit_for_bit_again(groups, tmp_path):
+    paths = report.write_comparison(tmp_path, groups)
+    pictures = [path for path in paths if path.suffix in (".png", ".svg")]
+    found = {path.name: path.read_bytes() for path in pictures}
+    names = {path.stem for path in pictures}
+    assert {f"{n}{s}" for n in names for s in (".png", ".svg")} == set(found)
+    report.write_comparison(tmp_path, groups)
+    assert {path.name: path.read_bytes() for path in pictures} == found
+    for content in (v for k, v in found.items() if k.endswith(".svg")):
+        assert ElementTree.fromstring(content).tag.endswith("svg")
+
+
+class _Page(html.parser.HTMLParser):
+    """What a page holds, and that its tags are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.sources, self.names = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        if tag == "img":
+            self.sources.append(dict(attrs)["src"])
+        elif tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_a_page_holds_all_of_a_comparison(folder_of, tmp_path):
+    folder_of("a", 0.5), folder_of("b", 0.7, seed=1)
+    folder_of("c", 0.4, threshold=1e-6, label="<mine> & more")
+    groups = report.group_runs(report.read_runs([tmp_path / "runs"])[0])
+    report.write_comparison(tmp_path / "out", groups)
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = _Page()
+    page.feed(text)
+    page.close()
+    assert page.open == []
+    assert "http" not in text.replace("http-equiv", "")  # needs no other file
+    assert 'name="viewport"' in text
+    assert not {"script", "link", "iframe"} & set(page.names)
+    assert len(page.sources) >= 5
+    for source in page.sources:
+        kind, _, data = source.partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert ElementTree.fromstring(base64.b64decode(data)).tag.endswith("svg")
+    said = " ".join(page.text)
+    versions = groups[0].runs[0].result["versions"]
+    for expected in (
+        "DigitsNet on digits",
+        "60.00 ± 14.14",
+        "<mine> & more",
+        "1e-06",
+        "batch_size",
+        versions["jax"],
+        groups[0].runs[0].result["device"],
+    ):
+        assert expected in said, expected
+
+
+def test_the_page_of_one_run_has_its_learning_curves(folder_of, tmp_path):
+    groups = report.group_runs(report.read_runs([folder_of("a")])[0])
+    names = {path.name for path in report.write_comparison(tmp_path / "out", groups)}
+    assert {"learning.png", "learning.svg", "report.html"} <= names
+
+
+def test_best_epochs_of_the_test_set_are_shown_if_asked_for(groups):
+    rows = report.compare_runs(groups)
+    assert "best epoch" not in report.comparison_markdown(rows)
+    asked = report.comparison_markdown(rows, select_on_test=True)
+    assert "| best epoch by test (%) |" in asked and "| 70.00 ± 14.14 |" in asked
+
+
+def test_best_epochs_of_a_validation_part_are_shown_and_compared(folder_of, tmp_path):
+    shared = {"validation_share": 0.2}
+    folder_of("a", 0.5, **shared), folder_of("b", 0.7, seed=1, **shared)
+    folder_of("c", 0.6, optimizer="bop", **shared)
+    groups = report.group_runs(report.read_runs([tmp_path / "runs"])[0])
+    report.write_comparison(tmp_path / "out", groups)
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| SGDAT | 2 | 2 | 60.00 ± 14.14 | 70.00 ± 14.14 |" in text
+    assert "a part of the training images that is not trained with" in text
+    assert "Test accuracy of the best epoch minus that of SGDAT" in text
+    data = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert data["differences"][0]["measure"] == "best_test_accuracy"
+
+
+def test_tables_for_latex(groups, tmp_path):
+    report.write_comparison(tmp_path, groups)
+    text = (tmp_path / "comparison.tex").read_text()
+    assert r"SGDAT & 2 & 2 & 60.00 $\pm$ 14.14 &" in text
+    assert r"last epoch (\%)" in text
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    assert r"$-$10.00" in text  # Bop minus SGDAT, of the seed that both have

@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import warnings
 
@@ -12,6 +13,7 @@ from PIL import Image
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax import report
+from sgdat_jax.report import figures
 from sgdat_jax.training import run_folder
 
 
@@ -31,6 +33,13 @@ def _lines(axes):
     return {line.get_label(): line for line in axes.get_lines()}
 
 
+def _shares(axes):
+    """The percentages of a table of flips, by layer."""
+    (image,) = axes.get_images()
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    return dict(zip(names, np.asarray(image.get_array()), strict=True))
+
+
 def test_learning_curves_hold_the_metrics(lines):
     loss, accuracy = report.plot_learning(lines).axes
     for part in ("train", "test"):
@@ -39,11 +48,79 @@ def test_learning_curves_hold_the_metrics(lines):
             np.testing.assert_array_equal(line.get_xdata(), [1, 2])
             expected = [scale * entry[f"{part}_{key}"] for entry in lines]
             np.testing.assert_array_equal(line.get_ydata(), expected)
-    assert f"{lines[-1]['test_accuracy']:.2%}" in accuracy.get_title()
+    assert f"{lines[-1]['test_accuracy']:.2%}" in accuracy.get_title(loc="left")
     for axes in (loss, accuracy):
         assert axes.get_xlabel() == "epoch"
-        assert axes.get_ylabel()
-        assert len(axes.get_legend().get_texts()) == 2
+        assert axes.get_legend() is None
+        assert {text.get_text() for text in axes.texts} == {"train", "test"}
+
+
+def test_titles_tell_of_data_network_and_optimizer(lines):
+    subject = "digits, DigitsNet, sgdat"
+    state = shared_runs.finished().state.opt_state
+    for fig in (
+        report.plot_learning(lines, subject),
+        report.plot_flip_ratio(lines, subject),
+        report.plot_flip_counts(state, subject),
+    ):
+        assert fig.get_suptitle() == subject
+
+
+def test_a_validation_part_is_drawn(lines):
+    with_part = [
+        line | {"valid_loss": 1.5, "valid_accuracy": 0.5 + 0.1 * line["epoch"]}
+        for line in lines
+    ]
+    _, accuracy = report.plot_learning(with_part).axes
+    drawn = _lines(accuracy)["validation"]
+    np.testing.assert_allclose(drawn.get_ydata(), [60, 70])
+
+
+@pytest.mark.parametrize("count", [2, 7, 8, 19])
+def test_labels_at_the_ends_neither_repeat_colours_nor_overlap(count):
+    fig, (axes,) = figures.panels(1)
+    for index, color in enumerate(figures.colors(count)):
+        axes.plot([1, 2], [0, 1 + 0.001 * index], color=color, label=str(index))
+    figures.label_ends(axes, 7.0)
+    assert (
+        len(
+            {
+                line.get_color()
+                if isinstance(line.get_color(), str)
+                else tuple(line.get_color())
+                for line in axes.get_lines()
+            }
+        )
+        == count
+    )
+    fig.draw_without_rendering()
+    boxes = sorted(
+        (text.get_window_extent() for text in axes.texts), key=lambda box: box.y0
+    )
+    assert len(boxes) == count
+    for lower, upper in itertools.pairwise(boxes):
+        assert lower.y1 <= upper.y0 + 2  # of pixels, 100 to the inch
+    assert boxes[0].y0 > 0 and boxes[-1].y1 < fig.bbox.y1
+
+
+def test_labels_stand_beside_their_lines():
+    fig, (axes,) = figures.panels(1)
+    axes.plot([1, 2], [0, 10], label="high")
+    axes.plot([1, 2], [10, 3], label="low")
+    figures.label_ends(axes)
+    fig.draw_without_rendering()
+    for text, value in zip(axes.texts, (3, 10), strict=True):
+        box = text.get_window_extent()
+        place = axes.transData.transform((2, value))[1]
+        assert box.y0 < place < box.y1
+
+
+def test_epochs_are_whole_numbers(lines):
+    for drawn in (lines, lines[:1]):
+        fig = report.plot_learning(drawn)
+        fig.draw_without_rendering()
+        for axes in fig.axes:
+            assert all(float(tick).is_integer() for tick in axes.get_xticks())
 
 
 def test_flip_ratios_hold_the_metrics(lines):
@@ -63,12 +140,15 @@ def test_flip_counts_and_margins_hold_the_state():
     opt_state = shared_runs.finished().state.opt_state
     counts, margins = report.plot_flip_counts(opt_state).axes
     leaves = sj.layers_of(sj.flip_counts(opt_state))
-    assert set(_lines(counts)) == set(leaves)
-    for name, line in _lines(counts).items():
+    shares = _shares(counts)
+    assert set(shares) == set(leaves)
+    for name, row in shares.items():
         values = np.asarray(leaves[name])
-        for times, share in zip(line.get_xdata(), line.get_ydata(), strict=True):
-            assert share == np.mean(values == times)
-        assert sum(line.get_ydata()) == pytest.approx(1)
+        edges = [*sj.optimizers.FLIP_BINS[: len(row)], np.inf]
+        for share, low, high in zip(row, edges, edges[1:], strict=False):
+            within = (values >= low) & (values < high)
+            assert share == pytest.approx(100 * np.mean(within))
+        assert sum(row) == pytest.approx(100)
 
     latents = jax.tree.leaves(sj.latent_weights(opt_state))
     thresholds = jax.tree.leaves(sj.thresholds(opt_state))
@@ -87,17 +167,20 @@ def test_flip_counts_and_margins_hold_the_state():
     )
     right = sum(bar.get_height() for bar in margins.patches if bar.get_x() > 1)
     assert left <= below <= drawn - right
-    assert f"{np.mean(~flipped):.0%} never flipped" in counts.get_title()
+    assert f"{np.mean(~flipped):.0%} never flipped" in counts.get_title(loc="left")
 
 
-def test_save_plots_writes_three_pictures(tmp_path, lines):
+def test_save_plots_writes_three_pictures_twice(tmp_path, lines):
     paths = report.save_plots(
         tmp_path / "plots", lines, shared_runs.finished().state.opt_state
     )
-    names = {"learning.png", "flip_ratio.png", "flip_counts.png"}
+    stems = ("learning", "flip_ratio", "flip_counts")
+    names = {f"{stem}{suffix}" for stem in stems for suffix in (".png", ".svg")}
     assert {path.name for path in paths} == names
     assert {path.name for path in (tmp_path / "plots").iterdir()} == names
     for path in paths:
+        if path.suffix == ".svg":
+            continue
         with Image.open(path) as picture:
             picture.load()
             assert picture.format == "PNG"
@@ -132,8 +215,8 @@ def test_extreme_states_are_drawn_without_a_warning(settings, gradient):
     picture = io.BytesIO()
     fig.savefig(picture, dpi=30)
     assert len(picture.getvalue()) > 1000
-    (line,) = fig.axes[0].get_lines()
-    assert sum(line.get_ydata()) == pytest.approx(1)
+    (row,) = _shares(fig.axes[0]).values()
+    assert sum(row) == pytest.approx(100)
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -151,7 +234,7 @@ def test_single_epoch_is_visible(lines):
     figures = report.plot_learning(lines[:1]), report.plot_flip_ratio(lines[:1])
     drawn = [line for fig in figures for axes in fig.axes for line in axes.get_lines()]
     assert len(drawn) == 8
-    assert all(line.get_marker() == "." for line in drawn)
+    assert all(line.get_marker() == "o" for line in drawn)
     (first, *_) = report.plot_learning(lines).axes[0].get_lines()
     assert first.get_marker() == ""
 
@@ -160,9 +243,9 @@ def test_never_flipped_is_said():
     state = _state(sj.sgdat(learning_rate=0.0), 1.0)
     # Without a threshold above zero there is no margin to draw.
     (counts,) = report.plot_flip_counts(state).axes
-    (line,) = counts.get_lines()
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0], [1])
-    assert "100% never flipped" in counts.get_title()
+    (row,) = _shares(counts).values()
+    assert list(row) == [100]
+    assert "100% never flipped" in counts.get_title(loc="left")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ from sgdat_jax.report import tables
 
 
 def test_bars_within_a_cell_are_escaped():
-    assert tables.markdown([["a|b", "c"], ["-", ""]]) == "| a\\|b | c |\n| - |  |\n"
+    table = tables.markdown([["a|b", "c"], ["-", ""]])
+    assert table == "| a\\|b | c |\n| --- | ---: |\n| - |  |\n"
 
 
 def test_columns_are_those_of_all_rows(tmp_path):

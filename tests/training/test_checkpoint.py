@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import shared_runs
-import strangers
+from benchmarks import strangers
 from sgdat_jax.training import checkpoint, run_folder, states
 
 

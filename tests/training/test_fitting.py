@@ -13,7 +13,7 @@ from flax import nnx
 import sgdat_jax as sj
 import shared_runs
 import small_runs
-from sgdat_jax import training
+from sgdat_jax import inference, training
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import loop
@@ -169,3 +169,41 @@ def test_network_of_other_classes():
     model = OwnNet(nnx.Rngs(0), classes=7)
     with pytest.raises(ValueError, match=r"logits \(batch, 10\) for digits, got"):
         training.fit(model, _optimizer(model), small_runs.digits())
+
+
+class RandomNet(OwnNet):
+    """A network that forgets, by chance, what it has seen."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+
+    def __call__(self, images):
+        return super().__call__(self.dropout(images))
+
+
+def test_dropout_goes_on_where_it_was(tmp_path):
+    def fit(folder, epochs):
+        model = RandomNet(nnx.Rngs(0))
+        return training.fit(
+            *(model, _optimizer(model), small_runs.digits()),
+            **dict(epochs=epochs, run_dir=tmp_path / folder, resume=True),
+        )
+
+    straight = fit("straight", 2)
+    fit("twice", 1)
+    again = fit("twice", 2)
+    assert again.lines == straight.lines
+    np.testing.assert_array_equal(again.best.first.kernel, straight.best.first.kernel)
+
+
+def test_files_of_own_networks_are_loaded_with_the_network(tmp_path):
+    model, data = RandomNet(nnx.Rngs(0)), small_runs.digits()
+    fitted = training.fit(model, _optimizer(model), data, epochs=1, run_dir=tmp_path)
+    with pytest.raises(ValueError, match="give the network itself"):
+        inference.load(tmp_path)
+    with pytest.raises(ValueError, match="does not fit the network"):
+        inference.load(tmp_path, model=OwnNet(nnx.Rngs(1), classes=7))
+    classify = inference.load(tmp_path, model=RandomNet(nnx.Rngs(1)))
+    found = classify.predict(data.test_images).labels == data.test_labels
+    assert np.mean(found) == pytest.approx(fitted.result["best_test_accuracy"])

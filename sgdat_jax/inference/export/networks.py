@@ -68,7 +68,7 @@ class Network(NamedTuple):
         known = weight_files.read_about(self.file)
         return about | {
             "class_names": list(known.class_names) or None,
-            "network": dataclasses.asdict(known.spec),
+            "network": known.spec and dataclasses.asdict(known.spec),
             "normalization": {
                 "mean": known.mean,
                 "std": known.std,
@@ -105,12 +105,14 @@ def open_network(
     Raises:
       ValueError: if a file cannot be read, or nothing tells the inputs of a function.
     """
+    if isinstance(source, classifier.Classifier) and input_shape is None:
+        return Network(source, source.input_shape, np.dtype(np.uint8))
     if isinstance(source, function.Function):
         if input_shape is None:
             raise ValueError("`input_shape` must be given with a function, got None.")
         return Network(source, tuple(input_shape), jnp.dtype(input_dtype))
     file = find_file(source)
-    shape = weight_files.read_about(file).spec.input_shape
+    shape = weight_files.read_about(file).input_shape
     return Network(classifier.load(file), shape, np.dtype(np.uint8), file)
 
 

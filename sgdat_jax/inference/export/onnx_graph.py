@@ -149,6 +149,11 @@ class Graph:
             special = onnx_operations.FUNCTIONS.get(inner.jaxpr.debug_info.func_name)
             if special is None:
                 return self.add_jaxpr(inner.jaxpr, inner.consts, operands)
+        if kind == "platform_index":  # ONNX is for none by name
+            return [self.known(np.int32(equation.params["platforms"].index(None)))]
+        if kind == "cond" and operands[0].known is not None:
+            branch = equation.params["branches"][int(operands[0].known)]
+            return self.add_jaxpr(branch.jaxpr, branch.consts, operands[1:])
         outputs = [variable.aval for variable in equation.outvars]
         known = [one.known for one in operands if one.known is not None]
         are_static = all(_is_static(aval.shape) for aval in outputs)

@@ -32,6 +32,10 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
             "torch needs a file of weights, as a function does not tell its layers."
         )
     spec = weight_files.read_about(network.file).spec
+    if spec is None:
+        raise ValueError(
+            f"torch holds the published networks alone; {network.file} names none."
+        )
     check(spec)
     model = weight_files.read_model(network.file)
     arrays = dict(torch_names.unused(spec))
