@@ -1,41 +1,28 @@
 """TPUs that are not there: their devices, and what programs for them tell."""
 
 import functools
-import os
 
 import jax
 import pytest
-from jax.experimental import topologies
 
-from benchmarks import hlo
+from benchmarks import chips, hlo
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import ahead, parallel
 
 BATCH = 64
-# Read when libtpu is loaded. It would ask a cloud's metadata server, lock a file that
-# other processes of tests need, and look for other hosts.
-_WITHOUT_A_TPU = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
 
 @functools.cache
-def devices(topology="v5e:2x2"):
-    """The chips of a topology."""
+def devices(count=4):
+    """Chips of a v5e."""
     pytest.importorskip("libtpu")
-    for name, value in _WITHOUT_A_TPU.items():
-        os.environ.setdefault(name, value)
-    described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    return described.devices
+    return chips.devices("v5e", count)
 
 
 def alone():
     """One chip."""
-    return parallel.lay_out(devices()[:1])
+    return parallel.lay_out(devices(1))
 
 
 def compile_for(layout, function, *arguments, **options):
