@@ -33,7 +33,9 @@ autosummary_generate = True
 autosummary_imported_members = False
 napoleon_use_rtype = False
 
-copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 
 html_theme = "furo"
 html_title = "sgdat_jax"

@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
 # Programs that need PyTorch, and a plug-in, which would add to the tables at once.
 collect_ignore = [
@@ -35,3 +36,13 @@ def pytest_collection():
         return (yield)
     finally:
         gc.enable()
+
+
+@pytest.fixture(scope="module")
+def without_cache():
+    """Compiles each time: to read a program for a TPU from the cache would need one."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()

@@ -20,8 +20,8 @@ from sgdat_jax.cli import parsing
 from sgdat_jax.training import run_folder
 
 _DOCS = guides.ROOT / "docs"
-# Many runs, other processes, the compilers of IREE.
-_SLOW = {"clusters.md", "command.md", "export.md"}
+# Many runs, other processes, the compilers of IREE. The README has photos as well.
+_SLOW = {"clusters.md", "command.md", "export.md", "photos.md"}
 
 
 def _with_code(*languages: str) -> list[pathlib.Path]:

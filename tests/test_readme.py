@@ -35,20 +35,37 @@ def test_python_block(block, tmp_path):
     assert done.stdout
 
 
-def test_photos_become_a_file_for_a_phone(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder in which the README's commands on photos have run up to an export."""
+    folder = tmp_path_factory.mktemp("photos")
     page = guides.ROOT / "docs" / "guides" / "photos.md"
-    exec(guides.blocks(page, "python")[0].code, {})  # draws photos/ and new.jpg
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        exec(guides.blocks(page, "python")[0].code, {})  # draws photos/ and new.jpg
+        guides.run_shell("\n".join(_photo_commands()[:4]))
+    return folder
+
+
+def _photo_commands() -> list[str]:
     (block,) = guides.blocks(_README, "bash")
-    # In one go where the packages of all formats are installed.
-    quick = block.code.replace("--flip", "--flip --epochs 2 --batch-size 40")
-    guides.run_shell("\n".join(quick.splitlines()[:4]))
-    assert (tmp_path / "photos.stablehlo").is_file()
-    assert "predicts the same classes" in capsys.readouterr().out
-    guides.need(block.code)
-    guides.run_shell("\n".join(quick.splitlines()[4:]))
-    assert (tmp_path / "phone.vmfb").is_file()
+    return guides.commands(block.code)
+
+
+def test_photos_become_a_trained_network(photos):
+    assert len(_photo_commands()) == 6
+    assert (photos / "runs" / "photos" / "best.npz").is_file()
+    assert (photos / "photos.stablehlo").is_file()
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_a_trained_network_becomes_a_file_for_a_phone(photos, number, monkeypatch):
+    command = _photo_commands()[number]
+    guides.need(command)
+    monkeypatch.chdir(photos)
+    guides.run_shell(command)
+    assert (photos / command.split()[-1]).is_file()
 
 
 def _links() -> list[str]:

@@ -28,7 +28,7 @@ _COLUMN = 28  # where explanations begin
 # group of its command, and on the first page if the command has few options.
 _GROUPS = {
     "data": (
-        "dataset validation_share flip crop_padding | data_dir test_share image_size "
+        "dataset validation_share flip | crop_padding data_dir test_share image_size "
         "resize skip_broken resized_crop label_smoothing normalization stream_above "
         "allow_changed_data"
     ),
@@ -168,6 +168,8 @@ def _of_command(
             page.append(f"\n{group}\n", "bold")
         for option in shown:
             _append(page, f"  {option.flag}", _explained(option, everything), _COLUMN)
+    if everything and any(not option.flag.count(" ") for option in found):
+        page.append("\nA switch such as --flip also has an opposite: --no-flip.\n")
     if is_cut and not everything:
         page.append(f"\n{title} --help-all has the other options, and says more.\n")
     return page
@@ -297,7 +299,7 @@ def _metavar(hint: Any, name: str) -> str:
 
 def _default(value: Any) -> str:
     """Returns a default as it would be typed; empty for none."""
-    if value in (None, (), "", False) or value is dataclasses.MISSING:
+    if value is None or value is False or value is dataclasses.MISSING:
         return ""
     if value is True:
         return "on"

@@ -45,10 +45,10 @@ class Task(Plugged):
     """
 
     dataset: str = "digits"
-    """Images to learn. A name; tfds:NAME[:CONFIG], once `sgdat-jax data prepare` has
-    prepared it; a folder with a slash in its path, of photos (CLASS/*.jpg, or
-    train/CLASS/*.jpg with test/CLASS/*.jpg) or of arrays; or hf:PATH, saved by
-    Hugging Face's datasets."""
+    """Images to learn, or a folder/ of photos. A name; tfds:NAME[:CONFIG], once
+    `sgdat-jax data prepare` has prepared it; a folder with a slash in its path, of
+    photos (CLASS/*.jpg, or train/CLASS/*.jpg with test/CLASS/*.jpg) or of arrays; or
+    hf:PATH, saved by Hugging Face's datasets."""
 
     data_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
     """Folder of prepared data sets. None: that of tensorflow-datasets. For
@@ -105,7 +105,7 @@ class Task(Plugged):
     training images, or published constants."""
 
     real_optimizer: str = "adam"
-    """Optimizer of the real-valued parameters."""
+    """Optimizer of all other parameters. Those are real-valued."""
 
     real_learning_rate: float = 1e-3
     """Its learning rate."""
@@ -114,7 +114,7 @@ class Task(Plugged):
     """Its momentum if it is sgd, in [0, 1). None: no momentum."""
 
     real_schedule: str = "cosine"
-    """How its learning rate goes on. cosine: down to 0 at the end."""
+    """Schedule of its rate. cosine: down to 0 at the end."""
 
     real_warmup_epochs: int = 0
     """Epochs in which it first rises from 0."""
@@ -133,7 +133,7 @@ class Task(Plugged):
     on."""
 
     binary_schedule: str = "constant"
-    """How its learning rate, or gamma, goes on. cosine: down to 0 at the end."""
+    """Schedule of its learning rate, or gamma. cosine: down to 0 at the end."""
 
     clip_norm: float | None = None
     """Greatest norm of all gradients together. Larger ones are scaled down to it;

@@ -41,9 +41,10 @@ def plot_accuracy(groups: _Groups) -> figure.Figure:
 
     The interval is that of the mean by Student's t, at 95 %.
     """
-    fig, (axes,) = figures.row_panels(
-        ["last epoch: each seed, mean and its 95 % interval"], _labels(groups)
-    )
+    shown = "each seed, mean and its 95 % interval"
+    if all(len(group.runs) == 1 for group in groups):
+        shown = "one seed"
+    fig, (axes,) = figures.row_panels([f"last epoch: {shown}"], _labels(groups))
     for place, group in enumerate(groups):
         percent = 100 * group.results("test_accuracy")
         axes.plot(percent, np.full(len(percent), place), "o", **_DOT)
@@ -130,7 +131,10 @@ def plot_oscillation(groups: _Groups, more_than: int = 3) -> figure.Figure:
             f"`more_than` must be one less than a power of two, got {more_than}."
         )
     first = optimizers.FLIP_BINS.index(more_than + 1)
-    titles = ("never flipped", f"more than {more_than} flips in an epoch")
+    titles = (
+        "never flipped since start or restart",
+        f"more than {more_than} flips in an epoch",
+    )
     fig, panels = figures.row_panels(titles, _labels(groups))
     for place, group in enumerate(groups):
         never = 100 * group.values("flip_histogram")[..., 0]

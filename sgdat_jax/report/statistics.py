@@ -71,7 +71,9 @@ def reference_of(groups: Sequence[runs_lib.Group], label: str | None) -> runs_li
     """
     by_label = {group.label: group for group in groups}
     if label is None:
-        return by_label.get("SGDAT", groups[0])
+        # With restarts, as of a recipe, the label goes on after a comma.
+        ours = (g for g in groups if g.label.partition(",")[0] == "SGDAT")
+        return next(ours, groups[0])
     found: runs_lib.Group = names.look_up("reference", by_label, label)
     return found
 

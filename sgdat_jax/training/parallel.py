@@ -274,7 +274,8 @@ def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:
     """Returns the bytes that each device holds of a state, or of its shapes.
 
     Example:
-      >>>       >>> from sgdat_jax.training import parallel
+      >>> import jax.numpy as jnp
+      >>> from sgdat_jax.training import parallel
       >>> state = {"kernel": jnp.ones((16, 10)), "bias": jnp.ones(10)}
       >>> parallel.bytes_per_device(state, 8, sharded=True)  # 2 rows, half the bias
       100

@@ -61,8 +61,9 @@ class Passes(Options):
     """Images per training step."""
 
     validation_share: float = 0.0
-    """Share of training images kept to pick the best epoch. Of each class, in [0, 1),
-    and not trained with; 0: the test set picks it, as in the paper."""
+    """Share of images to pick the best epoch by. Of the training images of each
+    class, in [0, 1), and not trained with; 0: the test set picks it, as in the
+    paper."""
 
     crop_padding: int = 1
     """Pixels that images are shifted by at most. Each time by chance; 0: not at all."""

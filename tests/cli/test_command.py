@@ -187,6 +187,11 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ),
         ("sweep --threshold 1 -1", "`threshold` must be in [0, inf), got -1"),
         ("sweep --threshold 0 1 --models-at-once 0", "models_at_once must be at least"),
+        (
+            "compare --optimizers sgd bop --reference sgdat",
+            "reference must be one of the rows sgd, bop, got 'sgdat'",
+        ),
+        ("compare --validation-share 1", "validation_share must be in [0, 1), got 1"),
         ("report", "There must be at least one finished run"),
         ("report missing", "There must be at least one finished run"),
         ("evaluate missing", "missing is not the folder of a finished run"),
@@ -255,6 +260,14 @@ def test_compare_and_report_where_no_folder_can_be(tmp_path, capfd, place):
         error = _refused(arguments, capfd)
         assert f"{option} must be a folder that can be written, got {path}" in error
     assert _files(tmp_path) == before
+
+
+def test_report_names_a_reference_that_is_not_there(tmp_path, capfd):
+    run = str(shared_runs.finished().folder)
+    arguments = ["report", run, "--reference", "Bob", "--out", str(tmp_path / "out")]
+    error = _refused(arguments, capfd)
+    assert "unknown reference 'Bob'; the nearest is 'SGDAT'" in error
+    assert not (tmp_path / "out").exists()
 
 
 def _write(name, content):

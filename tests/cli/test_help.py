@@ -14,7 +14,7 @@ from sgdat_jax.experiments import configs, methods, recipes, registry, setup
 from sgdat_jax.inference.export import formats
 from sgdat_jax.models import specs
 
-_ROWS = 50  # of one screen
+_ROWS = 48  # of one screen
 _KINDS = {name: kind for name, (kind, _) in options.COMMANDS.items() if name != "data"}
 _KINDS |= {f"data {k}": v for k, v in options.subcommands(options.DataConfig).items()}
 
@@ -52,6 +52,9 @@ def test_defaults_and_choices_are_those_of_the_program(capfd):
     text = _printed("train --help", capfd)
     config = configs.TrainConfig()
     assert f"[{config.epochs}]" in text and f"[{config.optimizer}]" in text
+    options_of_train = help_pages.list_options(options.Train)
+    shown = {option.name: option.default for option in options_of_train}
+    assert (shown["seed"], shown["pad_value"], shown["flip"]) == ("0", "0", "")
     rates = registry.defaults("sgdat")
     assert rates == {"learning_rate": 1e-4, "threshold": 1e-7}  # as its lines say
     assert "of sgdat 1e-4" in text and "of sgdat 1e-7" in text

@@ -12,7 +12,7 @@ import tpus
 from benchmarks import hlo
 from sgdat_jax.training import ahead, parallel
 
-pytestmark = pytest.mark.tpu_compile
+pytestmark = [pytest.mark.tpu_compile, pytest.mark.usefixtures("without_cache")]
 
 
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5e:4x4", "v5e:16x16"])

@@ -12,7 +12,7 @@ import sgdat_jax as sj
 import tpus
 from benchmarks import hlo
 
-pytestmark = pytest.mark.tpu_compile
+pytestmark = [pytest.mark.tpu_compile, pytest.mark.usefixtures("without_cache")]
 
 # Whole tiles in every dtype, so that nothing is filled up.
 SHAPES = {"conv": (3, 3, 512, 512), "dense": (8192, 1024)}

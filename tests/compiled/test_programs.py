@@ -15,7 +15,7 @@ from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import ahead, parallel
 
-pytestmark = pytest.mark.tpu_compile
+pytestmark = [pytest.mark.tpu_compile, pytest.mark.usefixtures("without_cache")]
 
 # Operands and sums. The matrix unit takes signs of float32 as bfloat16, which is exact.
 IN_BFLOAT16 = ("bf16", "bf16", "f32")

@@ -1,0 +1,60 @@
+"""Facts that stand in more than one file of the project agree."""
+
+import json
+import re
+import tomllib
+
+import pytest
+
+import guides
+import sgdat_jax
+
+_PROJECT = tomllib.loads((guides.ROOT / "pyproject.toml").read_text())
+
+
+def _read(name: str) -> str:
+    return (guides.ROOT / name).read_text()
+
+
+def test_one_version():
+    (cited,) = re.findall(r"^version: (.+)$", _read("CITATION.cff"), re.M)
+    newest = re.search(r"^## \[(.+?)\]", _read("CHANGELOG.md"), re.M)
+    assert newest is not None
+    assert cited == sgdat_jax.__version__ == newest[1]
+
+
+def test_one_formatter():
+    (tested,) = (
+        name
+        for name in _PROJECT["project"]["optional-dependencies"]["test"]
+        if name.startswith("ruff")
+    )
+    hooked = re.findall(r"\[(ruff==[\d.]+)\]", _read(".pre-commit-config.yaml"))
+    assert set(hooked) == {tested}
+
+
+def test_one_address():
+    source = _PROJECT["project"]["urls"]["Source"]
+    for name in ("CITATION.cff", "docs/conf.py", ".github/CONTRIBUTING.md"):
+        assert source in _read(name), name
+
+
+@pytest.mark.parametrize(
+    ("folder", "label", "page"),
+    [
+        ("digits_comparison", "SGDAT", "README.md"),
+        ("digits_comparison", "SGD", "README.md"),
+        ("digits_comparison", "Bop", "README.md"),
+        ("mnist_comparison", "SGDAT", "README.md"),
+        ("mnist_comparison", "SGD", "README.md"),
+        ("mnist_comparison", "Adam*", "README.md"),
+        ("mnist_comparison", "SGD*", "docs/results.md"),
+    ],
+)
+def test_numbers_are_those_recorded(folder, label, page):
+    recorded = json.loads(_read(f"benchmarks/results/{folder}/comparison.json"))
+    (row,) = (row for row in recorded["rows"] if row["label"] == label)
+    accuracy, flips = row["test_accuracy"], row["flips_per_weight"]
+    text = _read(page)
+    assert f"{accuracy['mean']:.2%} ± {accuracy['std']:.2%}".replace("%", "") in text
+    assert f"{flips['mean']:.2f} ± {flips['std']:.2f}" in text
