@@ -32,6 +32,7 @@ _RUN = ("--model", "SmallNet", "--epochs", "12", "--save-every-steps", "4")
 _MANY = ("--model", "SmallNet", "--epochs", "4")
 _UNSAVED = "checkpoints/*/*orbax-checkpoint-tmp*"
 _MOST = 12  # kills of one folder, after which it may end
+_HEARS = 20  # seconds for the other processes of a job to hear of a kill
 _PATIENCE = 300  # seconds for a command that is not killed
 
 
@@ -171,6 +172,10 @@ def _killed(
         was_saving = was_saving or job.is_saving(folder)
         victim = chance.choice(processes)
         os.kill(victim.pid, signal.SIGKILL)
+        for process in processes:
+            # One that waits for a process which never came would do so for minutes.
+            process.join(_HEARS if process is not victim else None)
+            process.kill()
     codes, output = _finish(processes, folder)
     return codes, output, was_saving
 
