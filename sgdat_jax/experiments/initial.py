@@ -49,6 +49,8 @@ def read(file: str, spec: specs.Spec) -> Weights:
     values, fresh, real, misfits = {}, [], [], []
     for name, like in weight_files.by_path(state).items():
         found = arrays.get(name)
+        if weight_files.is_random_key(like):
+            continue
         if found is not None and found.shape == like.shape:
             values[name] = found.astype(like.dtype)
             if name in binary and not (np.abs(found) == 1).all():
@@ -139,7 +141,9 @@ def put(variables: nnx.State, values: Mapping[str, Any], scale: float) -> nnx.St
 
     def take(path: Any, leaf: jax.Array) -> jax.Array:
         name = weight_files.name_of(path)
-        value = jnp.asarray(values.get(name, leaf))
+        if name not in values:
+            return scale * leaf if name in binary else leaf
+        value = jnp.asarray(values[name])
         return scale * value if name in binary else value
 
     return jax.tree.map_with_path(take, variables)

@@ -66,7 +66,7 @@ def write(
     shapes: dict[str, Any] = {}
     arrays: dict[str, Any] = {}
     for path, leaf in (by_path(params) | by_path(stats)).items():
-        if _is_random_key(leaf):  # such as a dropout's: no prediction needs it
+        if is_random_key(leaf):  # such as a dropout's: no prediction needs it
             continue
         array = np.asarray(leaf)
         if path in binary and (np.abs(array) == 1).all():
@@ -202,7 +202,7 @@ def read(file: pathlib.Path, params: Any, stats: Any) -> tuple[Any, Any]:
 
     def take(path: Any, like: Any) -> Any:
         name = name_of(path)
-        if _is_random_key(like):
+        if is_random_key(like):
             return like
         array = arrays.get(name)
         if array is not None and name in packed:
@@ -232,7 +232,8 @@ def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _is_random_key(leaf: Any) -> bool:
+def is_random_key(leaf: Any) -> bool:
+    """Returns whether an array is a random key, which files do not hold."""
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 

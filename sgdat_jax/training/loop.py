@@ -103,11 +103,12 @@ def train(
     keeper = keeper or keepers.of(run)
     is_due = _timer(run)
     calls = _advance(run, keeper, watcher, check)
+    may_meet = _meetings(run.steps_done)
     try:
         with keeper:
             try:
                 for run in calls:
-                    if not _may_meet(run):
+                    if not may_meet(run.steps_done):
                         continue
                     if hosts.any_of(is_due(run.steps_done)):
                         keeper.save(run)
@@ -220,9 +221,23 @@ def _programs(platform: str) -> Programs:
     )
 
 
-def _may_meet(run: runs.Run) -> bool:
-    """Returns whether several processes agree here on what to do; one always may."""
-    return jax.process_count() == 1 or run.steps_done % _STEPS_ALONE == 0
+def _meetings(met: int) -> Callable[[int], bool]:
+    """Returns a function that says after a step whether processes agree on what to do.
+
+    All say the same, whatever steps they take at once. One process always may.
+
+    Args:
+      met: steps that were done when they last did.
+    """
+
+    def may_meet(step: int) -> bool:
+        nonlocal met
+        if jax.process_count() > 1 and step - met < _STEPS_ALONE:
+            return False
+        met = step
+        return True
+
+    return may_meet
 
 
 def _check_together(check: interruption.Check) -> None:

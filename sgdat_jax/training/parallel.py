@@ -28,9 +28,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
-from sgdat_jax import optimizers
+from sgdat_jax.optimizers import binary
 from sgdat_jax.training import gathering, splits
 
 _AVERAGES = "stats"  # the field of `TrainState`
@@ -118,24 +117,23 @@ class Layout:
         gradients = self.whole(gradients)
         return self.settle(gradients) if self.sharded and self.scatter else gradients
 
-    def whole_params(self, params: Any) -> Any:
+    def whole_params(self, params: Any, opt_state: Any) -> Any:
         """Returns the parameters whole on each device, within a program.
 
         Args:
-          params: parameters of the run; all binary weights are -1 or +1.
+          params: parameters of the run.
+          opt_state: of its optimizers; the weights that one of them flips, and no
+            others of binary layers, are -1 and +1 alone and travel as bits.
         """
-
         if not self.sharded:
             return self.whole(params)
-        leaves, structure = jax.tree.flatten(params)
-        binary = jax.tree.leaves(
-            optimizers.select_binary(params, params),
-            is_leaf=lambda node: isinstance(node, optax.MaskedNode),
-        )
+        flipped = jax.tree.leaves_with_path(binary.trained_weights(opt_state))
+        paths = {jax.tree_util.keystr(path) for path, _ in flipped}
+        held, structure = jax.tree.flatten_with_path(params)
         as_bits = [
-            self.bits and not isinstance(leaf, optax.MaskedNode) for leaf in binary
+            self.bits and jax.tree_util.keystr(path) in paths for path, _ in held
         ]
-        found = gathering.whole(self.mesh, leaves, as_bits)
+        found = gathering.whole(self.mesh, [leaf for _, leaf in held], as_bits)
         return self.whole(jax.tree.unflatten(structure, found))
 
     def gather(self, tree: Any) -> Any:

@@ -95,7 +95,7 @@ def train_step(
         weights = jnp.ones_like(losses)
         return losses.mean(), (stats, _metrics(logits, losses, batch.labels, weights))
 
-    params = task.layout.whole_params(state.params)
+    params = task.layout.whole_params(state.params, state.opt_state)
     gradients, (stats, metrics) = jax.grad(loss_fn, has_aux=True)(params)
     gradients = task.layout.sums(gradients)
     stats, metrics = task.layout.whole((stats, metrics))
@@ -146,6 +146,7 @@ def _select(condition: jax.Array, one: Any, other: Any) -> Any:
 @jax.named_scope("metrics")
 def _mean_magnitude(gradient: jax.Array) -> jax.Array:
     # By columns first: XLA's CPU backend sums a whole array in one slow chain.
+    gradient = jnp.atleast_1d(gradient)
     columns = jnp.abs(gradient).reshape(-1, gradient.shape[-1])
     return columns.mean(0).mean()
 
@@ -214,7 +215,7 @@ def eval_step(
       batch: images with labels.
       weights: shape (batch,), 1 for an example that counts and 0 for padding.
     """
-    params = task.layout.whole_params(state.params)
+    params = task.layout.whole_params(state.params, state.opt_state)
     stats = task.layout.whole(state.stats)
     model = nnx.merge(task.eval_graph, params, stats)
     logits = model(augment.normalize(batch.images, task.mean, task.std))

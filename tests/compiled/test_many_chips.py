@@ -4,6 +4,7 @@ import collections
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from flax import nnx
 
@@ -21,8 +22,11 @@ def test_binary_weights_are_gathered_as_bits(count):
     model = nnx.eval_shape(lambda: sj.models.BinaryNet(rngs=nnx.Rngs(0)))
     params = nnx.state(model, nnx.Param)
 
+    tx = sj.partition_binary(params, binary=sj.sgdat(), real=optax.sgd(1e-3))
+    opt_state = jax.eval_shape(tx.init, params)
+
     def narrow(params):
-        whole = layout.whole_params(params)
+        whole = layout.whole_params(params, opt_state)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), whole)
 
     compiled = jax.jit(narrow).lower(layout.shapes(params)).compile()

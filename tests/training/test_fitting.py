@@ -207,3 +207,32 @@ def test_files_of_own_networks_are_loaded_with_the_network(tmp_path):
     classify = inference.load(tmp_path, model=RandomNet(nnx.Rngs(1)))
     found = classify.predict(data.test_images).labels == data.test_labels
     assert np.mean(found) == pytest.approx(fitted.result["best_test_accuracy"])
+
+
+class RealNet(nnx.Module):
+    """A network whose binary layer has a real-valued kernel, and a lone number."""
+
+    def __init__(self, rngs):
+        real = {"kernel_quantizer": sj.ste_sign, "output_scale": "xnor"}
+        init = nnx.initializers.lecun_normal()
+        self.layer = sj.BinaryLinear(64, 32, **real, kernel_init=init, rngs=rngs)
+        self.last = nnx.Linear(32, 10, rngs=rngs)
+        self.scale = nnx.Param(jax.numpy.ones(()))
+
+    def __call__(self, images):
+        x = self.layer(images.reshape(len(images), -1))
+        return self.last(x) * self.scale
+
+
+@pytest.mark.filterwarnings("ignore:.params. must be -1 and")
+def test_real_kernels_of_binary_layers_are_not_sent_as_bits():
+    def fit(**options):
+        return training.fit(
+            *(RealNet(nnx.Rngs(0)), optax.adam(1e-2), small_runs.digits()),
+            **dict(epochs=1, **options),
+        )
+
+    alone, split = fit(), fit(devices=8, sharded=True)
+    # Sums over a batch are taken in another order.
+    found = [f.lines[-1]["train_loss"] for f in (alone, split)]
+    assert found[1] == pytest.approx(found[0], rel=1e-3)

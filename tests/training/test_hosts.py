@@ -19,7 +19,7 @@ import shared_runs
 import small_runs
 from sgdat_jax import cli
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import agreement, checkpoint, hosts, run_folder
+from sgdat_jax.training import agreement, checkpoint, hosts, loop, run_folder
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
@@ -450,3 +450,21 @@ def test_a_job_of_which_no_cluster_tells():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("sgdat-jax: error: No cluster was found that tells")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("per_call", "per_epoch"), [(1, 390), (256, 390), (256, 195)])
+def test_processes_meet_every_sixteen_steps_or_after_the_next_call(
+    monkeypatch, per_call, per_epoch
+):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    ends, step = [], 0
+    for _ in range(20):
+        end = step + per_epoch
+        while step < end:
+            step = min(step + per_call, end)
+            ends.append(step)
+    may_meet = loop._meetings(0)
+    met = [0, *(step for step in ends if may_meet(step))]
+    assert max(np.diff(met)) <= max(per_call, 16)
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    assert all(map(loop._meetings(0), ends))

@@ -202,10 +202,10 @@ def test_binary_weights_are_gathered_whole_by_any_number_of_devices(devices):
         ]
         assert held == sizes
         send = jax.jit(layout.whole_params)
-        lowered = send.lower(placed)
+        lowered = send.lower(placed, start.opt_state)
         packed = re.search(r"u32\[[\d,]*\]\S* all-gather", lowered.compile().as_text())
         assert bool(packed) == (bits and devices != 3)  # which splits no kernel
-        sent = send(placed)
+        sent = send(placed, start.opt_state)
         shared_runs.assert_bit_equal(sent, start.params)
         assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(sent))
 
@@ -239,8 +239,9 @@ def test_nothing_changes_on_one_device():
     assert not ALONE.sharded and ALONE.devices == 1
     assert ALONE.rows(5) == slice(0, 5)
     tree = {"a": jnp.ones(8)}
-    for pin in (ALONE.whole, ALONE.settle, ALONE.whole_params, ALONE.gather):
+    for pin in (ALONE.whole, ALONE.settle, ALONE.gather):
         assert pin(tree) is tree
+    assert ALONE.whole_params(tree, ()) is tree
     for put in (ALONE.put_rows, ALONE.put_whole):
         placed = put(tree)["a"]
         assert placed.sharding == jnp.ones(8).sharding

@@ -68,7 +68,7 @@ def export(
       source: a file of weights, the folder of a run (for its ``best.npz``), or a
         function of `load` or `to_function`.
       format: ``"stablehlo"``, ``"iree"``, ``"onnx"``, ``"npz"`` or ``"torch"``; all but
-        the first and ``"npz"`` need ``pip install 'sgdat-jax[export]'``.
+        ``"npz"`` need ``pip install 'sgdat-jax[export]'``.
       path: of the new file, which replaces one that is there.
       input_shape: of one input of a function; files of weights tell it.
       input_dtype: of the inputs of a function.

@@ -27,8 +27,13 @@ def runs_here(options: networks.Options) -> bool:
 
 
 def content(network: networks.Network, options: networks.Options) -> bytes:
-    """Returns the content of a file."""
+    """Returns the content of a file.
+
+    Raises:
+      ValueError: if flatbuffers is missing.
+    """
     del options
+    networks.require("flatbuffers", "flatbuffers")  # by jax.export
     traced = jax.jit(lambda inputs: network.function.plain(inputs))
     exported = jax.export.export(traced, platforms=PLATFORMS)
     return bytes(exported(network.any_inputs()).serialize())
@@ -39,6 +44,7 @@ def run(
 ) -> networks.Run:
     """Returns the function of a file."""
     del network, options
+    networks.require("flatbuffers", "flatbuffers")
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     call = jax.jit(exported.call)
     return lambda inputs: np.asarray(call(inputs))
