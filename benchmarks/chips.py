@@ -31,7 +31,7 @@ _CUBES = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 64: "4x4x4", 256: "4x8x8"}
 class Chip(NamedTuple):
     """What a chip can do, in a second."""
 
-    operations: float  # in bfloat16, of which its matrix units make float32, too
+    operations: float  # in bfloat16; its matrix units make float32 of it, too
     int8_operations: float
     hbm_bytes: float
     sent_bytes: float

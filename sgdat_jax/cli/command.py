@@ -68,6 +68,7 @@ def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
     """
     if not _is_of_a_job(words):
         name, config = parsing.parse(words)
+        _keep_compiled_programs()
         return _prepared(name, config)
     from sgdat_jax.training import hosts
 
@@ -80,7 +81,6 @@ def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
 
 
 def _prepared(name: str, config: Any) -> tuple[_Do, Any]:
-    _keep_compiled_programs()
     # Not needed to print a help text or to find a typing error.
     from sgdat_jax.cli import work
 

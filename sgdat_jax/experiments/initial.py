@@ -1,6 +1,5 @@
 """Weights that a run starts from, out of a file of another run."""
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,11 +24,6 @@ class Weights(NamedTuple):
     about: weight_files.About
 
 
-def find(file: str) -> pathlib.Path:
-    """Returns the file of weights that a path or a name means, as in `predict`."""
-    return classifier.find(file)
-
-
 def read(file: str, spec: specs.Spec) -> Weights:
     """Reads the weights that a network starts from.
 
@@ -42,7 +36,7 @@ def read(file: str, spec: specs.Spec) -> Weights:
     Raises:
       ValueError: if it is no whole file of weights, or does not fit the network.
     """
-    path = find(file)
+    path = classifier.find(file)
     about, arrays = weight_files.read_about(path), weight_files.read_arrays(path)
     state = nnx.state(spec.shapes())
     binary = _binary_names(nnx.filter_state(state, nnx.Param))
@@ -103,7 +97,7 @@ def notes(
       spec: what builds the network.
       scale: of the weights at which latent weights start; None: they start at 0.
     """
-    told = [f"weights start from {find(file)} (--init)"]
+    told = [f"weights start from {classifier.find(file)} (--init)"]
     if found.fresh:
         layers = dict.fromkeys(name.rpartition("/")[0] for name in found.fresh)
         told[0] += (

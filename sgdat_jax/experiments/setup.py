@@ -310,7 +310,7 @@ class Images(Protocol):
 
 
 class Shape(NamedTuple):
-    """Images of a shape, of which nothing else is known."""
+    """Images that are known by their shape alone."""
 
     num_classes: int
     input_shape: tuple[int, ...]

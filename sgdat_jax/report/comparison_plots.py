@@ -106,7 +106,9 @@ def plot_flip_histograms(groups: _Groups) -> figure.Figure:
     fig, grid = figures.small_panels(_labels(groups))
     for axes, values in zip(grid, shares, strict=True):
         axes.bar(range(filled), values[:filled], color=figures.MAIN)
-        axes.set_xticks(range(filled), _bins(filled), rotation=90, fontsize="small")
+        axes.set_xticks(
+            range(filled), figures.flip_bins(filled), rotation=90, fontsize="small"
+        )
     fig.supxlabel("flips of a weight", fontsize="medium")
     fig.supylabel("share of weights (%)", fontsize="medium")
     figures.title(fig, f"{_subject(groups)}: flip counts at the end")
@@ -226,15 +228,6 @@ def _subject(groups: _Groups) -> str:
     if len(groups) == 1:
         parts.append(groups[0].label)
     return ", ".join(filter(None, parts))
-
-
-def _bins(count: int) -> list[str]:
-    """Returns the names of the first bins of flips."""
-    edges = [*optimizers.FLIP_BINS[:count], 2 * optimizers.FLIP_BINS[count - 1]]
-    return [
-        str(low) if high - low <= 1 else f"{low}-{high - 1}"
-        for low, high in itertools.pairwise(edges)
-    ]
 
 
 def _curves(

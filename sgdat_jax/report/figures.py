@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import colormaps, figure, ticker
 
-from sgdat_jax import files
+from sgdat_jax import files, optimizers
 
 # Seven of Okabe and Ito's eight colours, which the colour-blind can tell apart; their
 # yellow is too pale for lines. https://jfly.uni-koeln.de/color/
@@ -62,15 +62,23 @@ def panels(columns: int, rows: int = 1) -> tuple[figure.Figure, list[Any]]:
     return fig, grid
 
 
+def flip_bins(count: int) -> list[str]:
+    """Returns the names of the first of `optimizers.FLIP_BINS`, the last one open."""
+    names = [
+        str(low) if high - low <= 1 else f"{low}-{high - 1}"
+        for low, high in itertools.pairwise(optimizers.FLIP_BINS)
+    ]
+    return [*names, f"{optimizers.FLIP_BINS[-1]} or more"][:count]
+
+
 def small_panels(
-    titles: Sequence[str], columns: int = 5, *, share_y: bool = True
+    titles: Sequence[str], columns: int = 5
 ) -> tuple[figure.Figure, list[Any]]:
     """Returns a figure of small panels with the same axes, and those that are used.
 
     Args:
       titles: of the panels.
       columns: at most.
-      share_y: whether the vertical axes are the same, too.
     """
     count = len(titles)
     rows = -(-count // columns)
@@ -79,7 +87,7 @@ def small_panels(
     fig = figure.Figure(
         (max(width * columns + 0.7, 5.0), height * rows + 0.9), layout="constrained"
     )
-    grid = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=share_y)
+    grid = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     flat = list(np.ravel(grid))
     for axes, title in zip(flat, titles, strict=False):
         _tidy(axes)

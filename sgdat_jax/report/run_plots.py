@@ -132,11 +132,8 @@ def _draw_counts(axes: Any, layers: Mapping[str, np.ndarray]) -> None:
             color = "black" if share > 55 else "white"
             axes.text(column, row, text, ha="center", va="center", color=color,
                       fontsize="small")  # fmt: skip
-    names = [
-        str(low) if high - low <= 1 else f"{low}-{high - 1:.0f}"
-        for low, high in zip(edges, [*edges[1:-1], 2 * edges[-2]], strict=False)
-    ]
-    axes.set_xticks(range(used), names, rotation=45 if used > 8 else 0)
+    rotation = 45 if used > 8 else 0
+    axes.set_xticks(range(used), figures.flip_bins(used), rotation=rotation)
     axes.set_yticks(range(len(layers)), list(layers))
     axes.set_xlabel("flips of a weight")
 

@@ -26,7 +26,6 @@ class Group(NamedTuple):
 
     label: str
     runs: list[Run]  # without those that diverged
-    place: int = 0  # among the groups of a comparison, which gives it its color
     diverged: Sequence[Run] = ()
 
     @property
@@ -129,10 +128,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         Group(
             label,
             [run for run in members if not run.diverged],
-            place,
             [run for run in members if run.diverged],
         )
-        for place, (label, members) in enumerate(zip(labels, groups, strict=True))
+        for label, members in zip(labels, groups, strict=True)
     ]
 
 

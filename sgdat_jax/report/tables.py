@@ -30,9 +30,6 @@ def selection(by: Collection[str]) -> str:
     )
 
 
-SELECTION = selection(["test"])
-
-
 def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None]:
     """Returns mean and standard deviation of an entry; the latter None for one.
 

@@ -155,7 +155,7 @@ class Layout:
         return slice(mine[0] * share, (mine[-1] + 1) * share)
 
     def put_rows(self, tree: Any, axis: int = 0) -> Any:
-        """Returns arrays on the devices, each of which takes its rows.
+        """Returns arrays on the devices; each device takes its rows.
 
         Args:
           tree: arrays of the host: the `rows` of this process.
