@@ -3,8 +3,9 @@
 import collections
 import difflib
 import functools
+import importlib
 import importlib.metadata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 
@@ -62,6 +63,32 @@ def places(**named: str) -> dict[str, Any]:
         name: importlib.metadata.EntryPoint(name, place, "sgdat_jax")
         for name, place in named.items()
     }
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns the `__getattr__` of a package whose names stand in other modules.
+
+    Args:
+      package: the package's own name.
+      homes: by name, the module that it is, or the module and the attribute in it.
+
+    Example:
+      >>> from sgdat_jax import names
+      >>> find = names.lazily("shapes", {"pi": "math:pi"})
+      >>> round(find("pi"), 2)
+      3.14
+      >>> find("tau")
+      Traceback (most recent call last):
+      ...
+      AttributeError: module 'shapes' has no attribute 'tau'
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return importlib.metadata.EntryPoint(name, homes[name], package).load()
+
+    return find
 
 
 @functools.cache

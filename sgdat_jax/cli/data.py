@@ -9,7 +9,8 @@ from rich import box, table, text
 
 from sgdat_jax import files
 from sgdat_jax.cli import options
-from sgdat_jax.data import dataset, pictures, prepared, sources
+from sgdat_jax.data import dataset, pictures, sources
+from sgdat_jax.data.prepared_sets import prepared
 
 _COLUMNS = 12
 _ROWS = 8

@@ -12,7 +12,8 @@ from rich import box, console, table, text
 
 from sgdat_jax import files, inference
 from sgdat_jax.cli import options
-from sgdat_jax.data import arrays, photos, pictures
+from sgdat_jax.data import arrays, pictures
+from sgdat_jax.data.photo_sets import photos
 
 _NAMED = 3  # pictures that a note names, at most
 

@@ -7,15 +7,9 @@ import pathlib
 import numpy as np
 
 from sgdat_jax import names
-from sgdat_jax.data import (
-    arrays,
-    dataset,
-    hugging_face,
-    photos,
-    pictures,
-    prepared,
-    tiny_imagenet,
-)
+from sgdat_jax.data import arrays, dataset, pictures
+from sgdat_jax.data.photo_sets import hugging_face, photos
+from sgdat_jax.data.prepared_sets import prepared, tiny_imagenet
 
 Dataset = dataset.Dataset
 

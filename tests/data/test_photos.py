@@ -11,7 +11,8 @@ from PIL import Image
 
 import small_sets
 from benchmarks import strangers
-from sgdat_jax.data import photos, picture_sets, pictures, sources
+from sgdat_jax.data import pictures, sources
+from sgdat_jax.data.photo_sets import photos, picture_sets
 
 
 def _picture(path, number, size=(12, 10), mode="RGB"):

@@ -14,7 +14,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from sgdat_jax import files
-from sgdat_jax.data import dataset, picture_cache, pictures
+from sgdat_jax.data import dataset, pictures
+from sgdat_jax.data.photo_sets import picture_cache
 
 TEST_SHARE = 0.2  # unless the user says otherwise
 _SIZES = "image_size.json"
@@ -111,7 +112,7 @@ def held_out(
       ValueError: if no class has two pictures.
 
     Example:
-      >>> from sgdat_jax.data import picture_sets
+      >>> from sgdat_jax.data.photo_sets import picture_sets
       >>> names = [("cat/1", 0), ("cat/2", 0), ("cat/3", 0), ("dog/1", 1), ("dog/2", 1)]
       >>> picture_sets.held_out(names, 0.2)["test"]
       [('cat/1', 0), ('dog/1', 1)]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from sgdat_jax import files
-from sgdat_jax.data import dataset, picture_sets, pictures
+from sgdat_jax.data import dataset, pictures
+from sgdat_jax.data.photo_sets import picture_sets
 
 PREFIX = "hf:"
 _TEST = ("test", "validation", "valid", "val")  # splits, best first

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
 from sgdat_jax import files
-from sgdat_jax.data import dataset, picture_sets, pictures
+from sgdat_jax.data import dataset, pictures
+from sgdat_jax.data.photo_sets import picture_sets
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation")  # best first
@@ -63,7 +64,7 @@ def load(
     Example:
       >>> import pathlib, tempfile
       >>> from PIL import Image
-      >>> from sgdat_jax.data import photos
+      >>> from sgdat_jax.data.photo_sets import photos
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     for name in ("cat", "dog"):
       ...         pathlib.Path(folder, "pets", name).mkdir(parents=True)

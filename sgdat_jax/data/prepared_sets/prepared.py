@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from sgdat_jax import files, loggers
-from sgdat_jax.data import dataset, decoding, feature_classes, tiny_imagenet
+from sgdat_jax.data import dataset, decoding
+from sgdat_jax.data.prepared_sets import feature_classes, tiny_imagenet
 
 PREFIX = "tfds:"
 _LOCK = ".lock"  # in the folder of a set's versions
@@ -185,7 +186,9 @@ def _builder(name: str, data_dir: str | pathlib.Path | None) -> Any:
         import tensorflow_datasets as tfds
 
         if name == tiny_imagenet.NAME:
-            from sgdat_jax.data import tiny_imagenet_builder  # noqa: F401
+            from sgdat_jax.data.prepared_sets import (
+                tiny_imagenet_builder,  # noqa: F401
+            )
     except ImportError as error:
         raise ValueError(
             f"{name} needs {error.name}: pip install 'sgdat-jax[train]'"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from sgdat_jax.data import decoding, tiny_imagenet
+from sgdat_jax.data import decoding
+from sgdat_jax.data.prepared_sets import tiny_imagenet
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
