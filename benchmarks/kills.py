@@ -22,10 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.data import dataset, sources
 from sgdat_jax.experiments import sweep
-from sgdat_jax.training import run_folder
 
 _SMALL = ("--width", "0.1", "--batch-size", "256", "--plugin", "benchmarks.small_net")
 _RUN = ("--model", "SmallNet", "--epochs", "12", "--save-every-steps", "4")

@@ -24,10 +24,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sgdat_jax import files, names
+from sgdat_jax import files, names, run_folder
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.experiments import configs, methods, recipes, setup
-from sgdat_jax.training import interruption, loop, run_folder, runs
+from sgdat_jax.training import interruption, loop, runs
 
 _OUT = pathlib.Path(__file__).parent / "results" / "paper_table"
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")

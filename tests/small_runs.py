@@ -11,7 +11,8 @@ import sgdat_jax as sj
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.models import blocks, specs
-from sgdat_jax.training import loop, parallel, steps
+from sgdat_jax.training import loop, steps
+from sgdat_jax.training.devices import parallel
 
 BATCH = 64
 STEPS = 100

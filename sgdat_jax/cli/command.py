@@ -70,7 +70,7 @@ def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
         name, config = parsing.parse(words)
         _keep_compiled_programs()
         return _prepared(name, config)
-    from sgdat_jax.training import hosts
+    from sgdat_jax.training.devices import hosts
 
     _keep_compiled_programs()
     _join_others(words)
@@ -92,7 +92,7 @@ def _work(do: _Do, prepared: Any, output: "_Output") -> None:
     if do is _show:
         do(prepared, rich_console.Console(file=cast(IO[str], output), highlight=False))
         return
-    from sgdat_jax.training import hosts
+    from sgdat_jax.training.devices import hosts
 
     terminal = rich_console.Console(
         file=cast(IO[str], output),
@@ -214,7 +214,7 @@ def _taken(words: Sequence[str]) -> dict[str, str | None]:
 
 def _join_others(words: Sequence[str]) -> None:
     """Makes this process one of a job, as the words say."""
-    from sgdat_jax.training import hosts
+    from sgdat_jax.training.devices import hosts
 
     taken = _taken(words)
     if words[0] != "train" or not {"--run-dir", "--resume"}.intersection(

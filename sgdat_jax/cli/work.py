@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich import box, table
 from rich import console as rich_console
 
-from sgdat_jax import files, report
+from sgdat_jax import files, report, run_folder
 from sgdat_jax.cli import data as data_commands
 from sgdat_jax.cli import export as export_commands
 from sgdat_jax.cli import options, predict, progress, tensorboard
@@ -19,7 +19,8 @@ from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
 from sgdat_jax.experiments import configs, methods, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
-from sgdat_jax.training import hosts, interruption, loop, run_folder, runs
+from sgdat_jax.training import interruption, loop, runs
+from sgdat_jax.training.devices import hosts
 
 
 def train(run: runs.Run, terminal: rich_console.Console) -> None:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from sgdat_jax import files, optimizers
+from sgdat_jax import files, optimizers, run_folder
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import interruption, loop, run_folder, runs
+from sgdat_jax.training import interruption, loop, runs
 
 
 class Comparison(NamedTuple):

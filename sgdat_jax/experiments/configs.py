@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from sgdat_jax.experiments import hyperparameters, methods, registry, tasks
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, option
 from sgdat_jax.training import settings
 
 
@@ -60,7 +61,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
     they flip. None: with sgdat, sgdt and sgd a tenth of the learning rate, with adam
     and lion ten learning rates."""
 
-    tensorboard: bool = settings.option(False, settings.HOUSEKEEPING)
+    tensorboard: bool = option(False, HOUSEKEEPING)
     """Write an event file for TensorBoard too."""
 
     def __post_init__(self) -> None:
@@ -121,15 +122,15 @@ class CompareConfig(RunConfig):
     seed: int = 0
     """The first seed."""
 
-    reference: str | None = settings.option(None, settings.HOUSEKEEPING)
+    reference: str | None = option(None, HOUSEKEEPING)
     """Row that the others are compared with. Differences are over the same seeds, with
     their intervals; None: sgdat, or else the first."""
 
-    select_on_test: bool = settings.option(False, settings.HOUSEKEEPING)
+    select_on_test: bool = option(False, HOUSEKEEPING)
     """Show best epochs that the test set chose itself. As the paper does; otherwise
     accuracies are those of the last epoch, or of --validation-share."""
 
-    run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
+    run_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of all runs; else one under runs/. None: it is named after data set and
     model."""
 
@@ -205,11 +206,11 @@ class SweepConfig(BaseConfig):
     seed: int = 0
     """The first seed."""
 
-    models_at_once: int | None = settings.option(None, settings.PLACEMENT)
+    models_at_once: int | None = option(None, PLACEMENT)
     """Models trained in one compiled program. None: 16, or 1 on a CPU, where more are
     slower."""
 
-    run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
+    run_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of the results; else one under runs/. None: it is named after data set,
     model and optimizer."""
 

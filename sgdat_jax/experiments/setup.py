@@ -10,21 +10,14 @@ import jax
 import optax
 from flax import nnx
 
-from sgdat_jax import optimizers, summary
+from sgdat_jax import optimizers, run_folder, summary
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import configs, initial, registry
 from sgdat_jax.inference import weight_files
 from sgdat_jax.models import sizes, specs
-from sgdat_jax.training import (
-    agreement,
-    checkpoint,
-    hosts,
-    parallel,
-    run_folder,
-    runs,
-    states,
-)
+from sgdat_jax.training import checkpoint, runs, states
+from sgdat_jax.training.devices import agreement, hosts, parallel
 
 _Config = TypeVar("_Config", bound=configs.BaseConfig)
 

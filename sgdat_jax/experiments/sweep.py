@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgdat_jax import cpu, files
+from sgdat_jax import cpu, files, run_folder
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import formats, loop, run_folder, runs, settings, states, steps
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, options_of
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import loop, runs, states, steps
 
 CONFIG = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -174,8 +176,8 @@ def _check_same(config: configs.SweepConfig) -> None:
     defaults = json.loads(json.dumps(dataclasses.asdict(type(config)())))
     found = defaults | run_folder.read_json(config.folder, CONFIG)
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    kinds = settings.HOUSEKEEPING, settings.PLACEMENT
-    for name in wanted.keys() - settings.options_of(type(config), *kinds):
+    kinds = HOUSEKEEPING, PLACEMENT
+    for name in wanted.keys() - options_of(type(config), *kinds):
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "

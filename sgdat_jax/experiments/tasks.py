@@ -9,6 +9,7 @@ from typing import Any
 from sgdat_jax import names
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import hyperparameters, plugins, registry
+from sgdat_jax.options import HOUSEKEEPING, Options, option
 from sgdat_jax.training import settings
 
 # Those with an option of their own.
@@ -16,14 +17,14 @@ HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "
 
 
 @dataclasses.dataclass(frozen=True)
-class Plugged(settings.Options):
+class Plugged(Options):
     """What names may stand for.
 
     Raises:
       ValueError: if a module has not been imported by `plugins.load`.
     """
 
-    plugin: tuple[str, ...] = settings.option((), settings.HOUSEKEEPING)
+    plugin: tuple[str, ...] = option((), HOUSEKEEPING)
     """Modules, or files ending in .py, that add names. They add optimizers, networks,
     signs, data sets, schedules or methods to the tables of sgdat_jax.experiments."""
 
@@ -50,7 +51,7 @@ class Task(Plugged):
     photos (CLASS/*.jpg, or train/CLASS/*.jpg with test/CLASS/*.jpg) or of arrays; or
     hf:PATH, saved by Hugging Face's datasets."""
 
-    data_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
+    data_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of prepared data sets. None: that of tensorflow-datasets. For
     tiny_imagenet also its published zip or folder; for photos the folder of what is
     decoded of them, None: the user's cache."""

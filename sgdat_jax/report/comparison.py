@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich import table as rich_table
 
-from sgdat_jax import files
+from sgdat_jax import files, run_folder
 from sgdat_jax.report import (
     comparison_plots,
     figures,
@@ -17,7 +17,6 @@ from sgdat_jax.report import (
     tables,
 )
 from sgdat_jax.report import runs as runs_lib
-from sgdat_jax.training import run_folder
 
 # Headers, keys of rows, factors and formats; the best epoch's header says who chose it.
 _BEST = "best_test_accuracy"

@@ -14,7 +14,7 @@ from matplotlib import colors, figure, lines
 from sgdat_jax import optimizers
 from sgdat_jax.report import figures, statistics
 from sgdat_jax.report import runs as runs_lib
-from sgdat_jax.training import diagnostics
+from sgdat_jax.training.metrics import diagnostics
 
 _Groups = Sequence[runs_lib.Group]
 

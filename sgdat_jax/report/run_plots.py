@@ -11,7 +11,7 @@ from matplotlib import figure
 
 from sgdat_jax import files, optimizers
 from sgdat_jax.report import figures
-from sgdat_jax.training import formats
+from sgdat_jax.run_folder import formats
 
 _Lines = Sequence[formats.EpochLine]
 

@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import configs, methods
-from sgdat_jax.training import formats, run_folder, settings
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, options_of
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import settings
 
 
 class Run(NamedTuple):
@@ -53,9 +56,10 @@ class Group(NamedTuple):
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
 _FLIP_RESULT_KEYS = ("flips_per_weight",)
 # Runs that differ in nothing else are of one row.
-_NO_SETTINGS = settings.options_of(
-    configs.TrainConfig, settings.HOUSEKEEPING, settings.PLACEMENT
-) | {"seed", "diagnostics"}
+_NO_SETTINGS = options_of(configs.TrainConfig, HOUSEKEEPING, PLACEMENT) | {
+    "seed",
+    "diagnostics",
+}
 
 
 def dataset_of(config: settings.Settings) -> str:

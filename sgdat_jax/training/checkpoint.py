@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import files, loggers
-from sgdat_jax.training import hosts, states
+from sgdat_jax.training import states
+from sgdat_jax.training.devices import hosts
 
 with loggers.kept():
     import orbax.checkpoint as ocp

@@ -14,20 +14,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from sgdat_jax import optimizers
+from sgdat_jax import optimizers, run_folder
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.training import (
-    agreement,
-    formats,
-    hosts,
-    interruption,
-    keepers,
-    loop,
-    run_folder,
-    runs,
-    settings,
-    states,
-)
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import interruption, keepers, loop, runs, settings, states
+from sgdat_jax.training.devices import agreement, hosts
 
 
 class _BinaryCheck(loop.Watcher):

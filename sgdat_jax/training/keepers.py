@@ -9,8 +9,11 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from flax import nnx
 
+from sgdat_jax import run_folder
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import checkpoint, formats, hosts, run_folder, runs
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import checkpoint, runs
+from sgdat_jax.training.devices import hosts
 
 # Entries of the line of an epoch that its weights bear.
 _REACHED = ("epoch", "test_accuracy", "test_loss", "valid_accuracy", "valid_loss")

@@ -9,17 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from sgdat_jax import run_folder
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.training import (
-    checkpoint,
-    formats,
-    hosts,
-    parallel,
-    records,
-    run_folder,
-    settings,
-    states,
-)
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import checkpoint, settings, states
+from sgdat_jax.training.devices import hosts, parallel
+from sgdat_jax.training.metrics import records
 
 _Settings = TypeVar("_Settings", bound=settings.Upkeep)
 

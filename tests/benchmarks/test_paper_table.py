@@ -8,8 +8,9 @@ import time
 import pytest
 
 import shared_runs
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import methods, recipes
-from sgdat_jax.training import interruption, run_folder
+from sgdat_jax.training import interruption
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
 

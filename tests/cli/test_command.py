@@ -9,10 +9,9 @@ import pytest
 
 import sgdat_jax
 import shared_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import command, work
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import run_folder
 
 _LINE = {
     "epoch",

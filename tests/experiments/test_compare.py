@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 import shared_runs
-from sgdat_jax import cli, report
+from sgdat_jax import cli, report, run_folder
 from sgdat_jax.experiments import compare, configs, methods, registry
-from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import loop
 
 
 def test_methods_are_the_papers_and_can_be_trained():

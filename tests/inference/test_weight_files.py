@@ -15,11 +15,11 @@ from flax import nnx
 
 import shared_runs
 from networks import DTYPES
-from sgdat_jax import inference
+from sgdat_jax import inference, run_folder
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import setup
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import loop, run_folder, steps
+from sgdat_jax.training import loop, steps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -17,9 +17,10 @@ import pytest
 
 import shared_runs
 import small_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import agreement, checkpoint, hosts, loop, run_folder
+from sgdat_jax.training import checkpoint, loop
+from sgdat_jax.training.devices import agreement, hosts
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])

@@ -11,7 +11,7 @@ def parts(shape: Sequence[int], devices: int) -> tuple[int, ...]:
     the next. If some are left, each part lies on several devices.
 
     Example:
-      >>> from sgdat_jax.training import splits
+      >>> from sgdat_jax.training.devices import splits
       >>> splits.parts((3, 3, 64, 128), devices=8)
       (1, 1, 1, 8)
       >>> splits.parts((3, 3, 64, 128), devices=1024)
@@ -31,7 +31,7 @@ def axes(shape: Sequence[int], devices: int) -> list[list[int]]:
     The mesh has an axis for each of the `prime_factors` of its devices.
 
     Example:
-      >>> from sgdat_jax.training import splits
+      >>> from sgdat_jax.training.devices import splits
       >>> splits.axes((10, 64), devices=8)
       [[], [0, 1, 2]]
     """
@@ -52,7 +52,7 @@ def prime_factors(number: int) -> list[int]:
     """Returns the prime factors of a number, in order; none for 1.
 
     Example:
-      >>> from sgdat_jax.training import splits
+      >>> from sgdat_jax.training.devices import splits
       >>> splits.prime_factors(12)
       [2, 2, 3]
     """

@@ -12,7 +12,9 @@ import jax
 
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import sources
-from sgdat_jax.training import hosts, settings, versions
+from sgdat_jax.options import HOUSEKEEPING, options_of
+from sgdat_jax.training import settings, versions
+from sgdat_jax.training.devices import hosts
 
 # Settings of jax that change numbers or programs.
 _JAX_SETTINGS = (
@@ -51,7 +53,7 @@ def _versions() -> dict[str, Any]:
 
 def _settings(config: settings.Settings) -> dict[str, Any]:
     # When states are saved, the processes agree on as they train.
-    free = settings.options_of(type(config), settings.HOUSEKEEPING)
+    free = options_of(type(config), HOUSEKEEPING)
     fields = dataclasses.asdict(config)
     of_jax = {name: getattr(jax.config, name, None) for name in _JAX_SETTINGS}
     return of_jax | {k: v for k, v in fields.items() if k not in free}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import bits
-from sgdat_jax.training import splits
+from sgdat_jax.training.devices import splits
 
 _BITS = 32  # in a word
 # TPUs lay vectors out in tiles of so many words. What does not fill them, or is small

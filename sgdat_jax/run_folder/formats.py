@@ -61,7 +61,7 @@ def selecting(line: Mapping[str, Any]) -> str:
     """Returns which entry of lines picks the best epoch.
 
     Example:
-      >>> from sgdat_jax.training import formats
+      >>> from sgdat_jax.run_folder import formats
       >>> formats.selecting({"test_accuracy": 0.5, "valid_accuracy": 0.25})
       'valid_accuracy'
     """
@@ -128,7 +128,7 @@ def check(file: pathlib.Path, values: Any, kind: type[Any]) -> Any:
 
     Example:
       >>> import pathlib
-      >>> from sgdat_jax.training import formats
+      >>> from sgdat_jax.run_folder import formats
       >>> found = {"epoch": "3", "step": 12}
       >>> formats.check(pathlib.Path("diverged.json"), found, formats.Diverged)
       Traceback (most recent call last):

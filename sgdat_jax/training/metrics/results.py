@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import optimizers
-from sgdat_jax.training import diagnostics, formats, runs, states, versions
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import runs, states, versions
+from sgdat_jax.training.metrics import diagnostics
 
 
 def epoch_lines(run: runs.Run) -> tuple[formats.EpochLine, formats.Times]:

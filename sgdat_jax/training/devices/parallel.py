@@ -30,7 +30,7 @@ import jax
 import numpy as np
 
 from sgdat_jax.optimizers import binary
-from sgdat_jax.training import gathering, splits
+from sgdat_jax.training.devices import gathering, splits
 
 _AVERAGES = "stats"  # the field of `TrainState`
 
@@ -252,7 +252,7 @@ def lay_out(
 
     Example:
       >>> import jax
-      >>> from sgdat_jax.training import parallel
+      >>> from sgdat_jax.training.devices import parallel
       >>> layout = parallel.lay_out(jax.devices()[:1])
       >>> layout.devices, layout.sharded
       (1, False)
@@ -273,7 +273,7 @@ def bytes_per_device(state: Any, devices: int, *, sharded: bool) -> int:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from sgdat_jax.training import parallel
+      >>> from sgdat_jax.training.devices import parallel
       >>> state = {"kernel": jnp.ones((16, 10)), "bias": jnp.ones(10)}
       >>> parallel.bytes_per_device(state, 8, sharded=True)  # 2 rows, half the bias
       100
