@@ -14,7 +14,8 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax.optimizers import binary, compact, words
-from sgdat_jax.training import checkpoint, parallel, states
+from sgdat_jax.training import checkpoint, states
+from sgdat_jax.training.devices import parallel
 
 settings = hypothesis.settings(deadline=None, derandomize=True, max_examples=100)
 COUNTERS = np.arange(256, dtype=np.uint32)

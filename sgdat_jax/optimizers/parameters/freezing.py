@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend import core
 
-from sgdat_jax.optimizers import paths
+from sgdat_jax.optimizers.parameters import paths
 
 Fate = Literal["frozen", "passed on", "moved"]
 

@@ -10,7 +10,7 @@ from flax import nnx
 
 from sgdat_jax import layers
 from sgdat_jax.optimizers import binary as binary_rules
-from sgdat_jax.optimizers import freezing, paths
+from sgdat_jax.optimizers.parameters import freezing, paths
 
 
 def partition_binary(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from sgdat_jax import layers
-from sgdat_jax.optimizers import paths
+from sgdat_jax.optimizers.parameters import paths
 
 
 def check_binary(params: Any, model: Any = None) -> None:
