@@ -1,12 +1,13 @@
 """Looking up what a user names."""
 
 import collections
-import difflib
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from sgdat_jax import checks
 
 
 class Table(collections.UserDict[str, Any]):
@@ -118,20 +119,9 @@ def check(kind: str, table: Collection[str], name: str) -> None:
         return
     known = table.known() if isinstance(table, Table) else sorted(table)
     raise ValueError(
-        f"unknown {kind} {name!r}; the nearest is {nearest(known, name)!r} "
+        f"unknown {kind} {name!r}; the nearest is {checks.nearest(known, name)!r} "
         f"(known: {', '.join(known)})."
     )
-
-
-def nearest(table: Iterable[str], name: str) -> str:
-    """Returns the name of a table that is most like a given one.
-
-    Example:
-      >>> from sgdat_jax import names
-      >>> names.nearest(["red", "green"], "gren")
-      'green'
-    """
-    return difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
 
 
 # Classes of networks, or functions that make them: of the number of classes, of `rngs`,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from sgdat_jax import __version__, files, names
+from sgdat_jax import __version__, checks, files, names
 from sgdat_jax.cli import help as help_pages
 from sgdat_jax.cli import options
 from sgdat_jax.experiments import plugins
@@ -47,7 +47,7 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
         known = ", ".join(options.COMMANDS)
         if not words:
             raise ValueError(f"a command is missing (known: {known}).")
-        near = names.nearest(options.COMMANDS, name)
+        near = checks.nearest(options.COMMANDS, name)
         raise ValueError(
             f"unknown command {name}; the nearest is {near} (known: {known})."
         )

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from sgdat_jax import names
+from sgdat_jax import checks, names
 from sgdat_jax.data import decoding
 
 # What Pillow may take for a picture. For some others it starts other programs.
@@ -46,12 +46,10 @@ class Options:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.test_share is not None and not 0 < self.test_share < 1:
-            raise ValueError(f"test_share must be in (0, 1), got {self.test_share}.")
-        if self.image_size is not None and self.image_size < LEAST_SIZE:
-            raise ValueError(
-                f"image_size must be at least {LEAST_SIZE}, got {self.image_size}."
-            )
+        if self.test_share is not None:
+            checks.within("test_share", self.test_share, "(0, 1)")
+        if self.image_size is not None:
+            checks.at_least("image_size", self.image_size, LEAST_SIZE)
         if self.resize is not None:
             names.look_up("resize", RESIZES, self.resize)
 

@@ -1,10 +1,10 @@
 """The typed descriptions of what the training program does."""
 
 import dataclasses
-import math
 import pathlib
 from typing import Any
 
+from sgdat_jax import checks
 from sgdat_jax.experiments import hyperparameters, methods, registry, tasks
 from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, option
 from sgdat_jax.training import settings
@@ -26,7 +26,9 @@ class BaseConfig(settings.Passes, tasks.Task):
                 "batch_size must be at least 2 with unbiased_variance, got "
                 f"{self.batch_size}."
             )
-        settings.check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
+        checks.within(
+            "real_warmup_epochs", self.real_warmup_epochs, f"[0, {self.epochs})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
         )
         if self.init_scale is None:
             return
-        settings.check_in("init_scale", self.init_scale, math.inf)
+        checks.within("init_scale", self.init_scale, "[0, inf)")
         if self.init is None or self.latent_scale() is None:
             raise ValueError(
                 "init_scale must be None without init, or if latent weights start at "
@@ -220,7 +222,7 @@ class SweepConfig(BaseConfig):
         self.run()
         settings.check_seeds(self.seed, self.seeds)
         if self.models_at_once is not None:
-            settings.check_at_least("models_at_once", self.models_at_once, 1)
+            checks.at_least("models_at_once", self.models_at_once, 1)
         for name, values in self._given().items():
             for value in values:
                 registry.binary_optimizer(self.optimizer, {name: value})

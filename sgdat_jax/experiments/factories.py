@@ -5,8 +5,8 @@ Their names are in `registry`, which imports them when they are used.
 
 import optax
 
-from sgdat_jax import optimizers
-from sgdat_jax.optimizers import binary, checks, restart
+from sgdat_jax import checks, optimizers
+from sgdat_jax.optimizers import binary, restart
 
 
 # At zero latents as published: the rows of the paper are held to recorded steps.
@@ -96,7 +96,7 @@ def _sgd(
     momentum: float | None,
     restart_every: int | None,
 ) -> optax.GradientTransformationExtraArgs:
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
     return chain(momentum_of(momentum), restart_every, learning_rate)
 
 
@@ -120,7 +120,7 @@ def chain(
     *others: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Chains moments, which may restart, with a learning rate, which goes on."""
-    checks.check_number("learning_rate", learning_rate, schedule=True)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
     if restart_every is not None:
         moments = restart.restart_every(moments, restart_every)
     return optax.chain(moments, *others, optax.scale_by_learning_rate(learning_rate))

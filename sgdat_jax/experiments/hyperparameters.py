@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sgdat_jax import names
+from sgdat_jax import checks
 
 # What the program itself hands to an optimizer.
 _OF_THE_PROGRAM = {
@@ -100,7 +100,7 @@ def check(name: str, factory: Callable[..., Any], values: Mapping[str, Any]) -> 
     for key, value in values.items():
         if key not in accepted and not takes_all:
             known = [k for k in accepted if k not in _OF_THE_PROGRAM]
-            hint = f"; the nearest is `{names.nearest(known, key)}`" if known else ""
+            hint = f"; the nearest is `{checks.nearest(known, key)}`" if known else ""
             raise ValueError(f"{name} has no `{key}`, got {key}={value!r}{hint}.")
         check_float32(key, value)
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sgdat_jax import names
+from sgdat_jax import checks, names
 from sgdat_jax.experiments import hyperparameters as hyperparameters_lib
 
 if TYPE_CHECKING:  # what a help text does without
@@ -170,8 +170,7 @@ def check_real_optimizer(name: str, momentum: float | None) -> None:
         return
     if name != "sgd":
         raise ValueError(f"{name} has no `real_momentum`, got {momentum!r}.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"`real_momentum` must be in [0, 1), got {momentum!r}.")
+    checks.within("`real_momentum`", momentum, "[0, 1)")
 
 
 def real_optimizer(

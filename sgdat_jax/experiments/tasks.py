@@ -1,16 +1,14 @@
 """What is learned, and by which optimizers: what configs of every kind are made of."""
 
 import dataclasses
-import math
 import pathlib
 import re
 from typing import Any
 
-from sgdat_jax import names
+from sgdat_jax import checks, names
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import hyperparameters, plugins, registry
 from sgdat_jax.options import HOUSEKEEPING, Options, option
-from sgdat_jax.training import settings
 
 # Those with an option of their own.
 HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
@@ -155,11 +153,11 @@ class Task(Plugged):
             ("schedule", registry.SCHEDULES, self.binary_schedule),
         ):
             names.check(kind, table, name)
-        settings.check_in("real_learning_rate", self.real_learning_rate, math.inf)
+        checks.within("real_learning_rate", self.real_learning_rate, "[0, inf)")
         for name in ("real_learning_rate", "clip_norm"):
             hyperparameters.check_float32(name, getattr(self, name))
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
+        if self.clip_norm is not None:
+            checks.within("clip_norm", self.clip_norm, "(0, inf)")
         registry.check_real_optimizer(self.real_optimizer, self.real_momentum)
 
     def pictures(self) -> pictures.Options:

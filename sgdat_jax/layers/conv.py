@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import jax
 from jax import lax
 
+from sgdat_jax import checks
 from sgdat_jax.layers import arguments, base, operations
 
 
@@ -198,7 +199,7 @@ class BinaryConvTranspose(base.BinaryLayer):
             "kernel_dilation", kernel_dilation, rank
         )
         if isinstance(padding, str):
-            arguments.check_choice("padding", padding, ("SAME", "VALID", "CIRCULAR"))
+            checks.choice("`padding`", padding, ("SAME", "VALID", "CIRCULAR"))
         self.padding = arguments.canonical_padding(padding, rank)
         super().__init__(
             in_features,

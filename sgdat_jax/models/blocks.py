@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from sgdat_jax import dtypes, layers
+from sgdat_jax import checks, dtypes, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +140,7 @@ class Builder:
         unbiased_variance: bool,
         rngs: nnx.Rngs,
     ):
-        if not 0 < width < math.inf:
-            raise ValueError(f"`width` must be a number in (0, inf), got {width!r}.")
+        checks.within("`width`", width, "(0, inf)")
         self.width = width
         self.patterns = _patterns(full_precision)
         self.names: dict[str, bool] = {}  # of the layers made, with whether binary

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import optax
 
 from sgdat_jax import dtypes
-from sgdat_jax.optimizers import checks, words
+from sgdat_jax.optimizers import words
+from sgdat_jax.optimizers.parameters import trees
 
 
 def value_at(value: Any, count: chex.Numeric) -> Any:
@@ -191,7 +192,7 @@ def flip_rule(
     """
 
     def init_fn(params: optax.Params) -> Any:
-        checks.check_real_floating(params)
+        trees.check_real_floating(params)
         return init(params)
 
     def update_fn(
@@ -201,7 +202,7 @@ def flip_rule(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        checks.check_update(updates, params, state.signed_count)
+        trees.check_update(updates, params, state.signed_count)
         state = step(updates, state)._replace(count=optax.safe_increment(state.count))
         return jax.tree.map(exact_update, state.signed_count, params), state
 

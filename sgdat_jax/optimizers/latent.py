@@ -6,14 +6,15 @@ of the SGDAT paper are special cases; with adaptive thresholds any optimizer get
 idea of SGDAT.
 """
 
-import numbers
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact
+from sgdat_jax import checks, dtypes
+from sgdat_jax.optimizers import binary, compact
+from sgdat_jax.optimizers.parameters import trees
 
 
 class LatentState(NamedTuple):
@@ -112,20 +113,17 @@ def latent(
       clipped latent weights; Shan et al., SGDAT, Neurocomputing 555, 126431, 2023, for
       the thresholds.
     """
-    if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(f"`inner` must be an Optax optimizer, got {inner!r}.")
+    trees.check_optimizer("`inner`", inner)
     inner = optax.with_extra_args_support(inner)
-    checks.check_number("clip", clip, optional=True)
-    if isinstance(clip, numbers.Real) and clip == 0:
-        raise ValueError(f"`clip` must be above 0, got {clip!r}.")
-    checks.check_number("threshold", threshold, schedule=True)
-    checks.check_number(
-        "adaptive_threshold", adaptive_threshold, optional=True, schedule=True
+    checks.number("`clip`", clip, "(0, inf)", optional=True)
+    checks.number("`threshold`", threshold, schedule=True)
+    checks.number(
+        "`adaptive_threshold`", adaptive_threshold, optional=True, schedule=True
     )
-    checks.check_choice("start", start, ("zero", "params"))
-    checks.check_choice("at_zero", at_zero, ("keep", "positive"))
-    checks.check_latent_dtype(latent_dtype)
-    checks.check_count_dtype(count_dtype)
+    checks.choice("`start`", start, ("zero", "params"))
+    checks.choice("`at_zero`", at_zero, ("keep", "positive"))
+    dtypes.check_floating("`latent_dtype`", latent_dtype)
+    dtypes.check_counter("`count_dtype`", count_dtype)
 
     def at(count: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:
         growth = binary.value_at(adaptive_threshold, count)
@@ -135,7 +133,7 @@ def latent(
         )
 
     def init_fn(params: optax.Params) -> LatentState:
-        checks.check_real_floating(params)
+        trees.check_real_floating(params)
         latents = binary.init_latents(params, latent_dtype, start)
         tau, growth = at(0)
         return LatentState(
@@ -153,7 +151,7 @@ def latent(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LatentState]:
-        checks.check_update(updates, params, state.latent)
+        trees.check_update(updates, params, state.latent)
         moves, inner_state = inner.update(
             optax.tree.cast_like(updates, state.latent),
             state.inner,
@@ -235,8 +233,8 @@ def sgdt(
       Shan et al., SGDAT: An optimization method for binary neural networks,
       Neurocomputing 555, 126431, 2023; https://github.com/gushan/SGDAT
     """
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
     inner = optax.sgd(learning_rate, momentum)
     return latent(inner, threshold=threshold, start=start, layout=layout)
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sgdat_jax import checks
+
 
 class RestartState(NamedTuple):
     """State of `restart_every`."""
@@ -48,8 +50,7 @@ def restart_every(
       1.0
       1.5
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    checks.integer("`steps`", steps)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> RestartState:

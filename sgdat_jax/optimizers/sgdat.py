@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact, sums
+from sgdat_jax import checks, dtypes
+from sgdat_jax.optimizers import binary, compact, sums
 
 
 class SgdatState(NamedTuple):
@@ -142,15 +143,15 @@ def sgdat(
       Shan et al., SGDAT: An optimization method for binary neural networks,
       Neurocomputing 555, 126431, 2023; https://github.com/gushan/SGDAT
     """
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    checks.check_number("threshold", threshold, schedule=True)
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
-    checks.check_number("dampening", dampening, below=1.0)
-    checks.check_number("weight_decay", weight_decay, optional=True)
-    checks.check_steps("reset_flips_every", reset_flips_every, optional=True)
-    checks.check_choice("start", start, ("zero", "params"))
-    checks.check_latent_dtype(latent_dtype)
-    checks.check_count_dtype(count_dtype)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
+    checks.number("`threshold`", threshold, schedule=True)
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
+    checks.number("`dampening`", dampening, "[0, 1)")
+    checks.number("`weight_decay`", weight_decay, optional=True)
+    checks.integer("`reset_flips_every`", reset_flips_every, optional=True)
+    checks.choice("`start`", start, ("zero", "params"))
+    dtypes.check_floating("`latent_dtype`", latent_dtype)
+    dtypes.check_counter("`count_dtype`", count_dtype)
     has_momentum = isinstance(momentum, jax.Array) or bool(momentum)
     if nesterov and not has_momentum:
         raise ValueError(f"`nesterov` needs `momentum`, got {nesterov=}, {momentum=}.")

@@ -1,8 +1,8 @@
 """How a network is trained, whatever network, optimizer and images these are."""
 
 import dataclasses
-import math
 
+from sgdat_jax import checks
 from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, Options, option
 
 
@@ -46,11 +46,11 @@ class Passes(Options):
         """Checks what can be checked without loading anything."""
         super().__post_init__()
         for name in ("epochs", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("crop_padding", self.crop_padding, 0)
-        check_in("label_smoothing", self.label_smoothing, 1)
-        check_in("validation_share", self.validation_share, 1)
-        check_in("stream_above", self.stream_above, math.inf)
+            checks.at_least(name, getattr(self, name), 1)
+        checks.at_least("crop_padding", self.crop_padding, 0)
+        checks.within("label_smoothing", self.label_smoothing, "[0, 1)")
+        checks.within("validation_share", self.validation_share, "[0, 1)")
+        checks.within("stream_above", self.stream_above, "[0, inf)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +92,13 @@ class Upkeep(Options):
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         super().__post_init__()
-        if not self.save_every_minutes > 0:
-            raise ValueError(
-                f"save_every_minutes must be above 0, got {self.save_every_minutes}."
-            )
+        checks.within("save_every_minutes", self.save_every_minutes, "(0, inf]")
         if self.save_every_steps is not None:
-            check_at_least("save_every_steps", self.save_every_steps, 1)
-        check_at_least("keep_states", self.keep_states, 2)
+            checks.at_least("save_every_steps", self.save_every_steps, 1)
+        checks.at_least("keep_states", self.keep_states, 2)
         if self.devices is not None:
-            check_at_least("devices", self.devices, 1)
-        check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
+            checks.at_least("devices", self.devices, 1)
+        checks.at_least("max_skipped_steps", self.max_skipped_steps, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,21 +134,8 @@ class Settings(Upkeep, Passes):
         return False
 
 
-def check_at_least(name: str, value: int, bound: int) -> None:
-    """Raises ValueError if a number is below its bound."""
-    if value < bound:
-        raise ValueError(f"{name} must be at least {bound}, got {value}.")
-
-
-def check_in(name: str, value: float, bound: float) -> None:
-    """Raises ValueError if a number is not from 0 up to but not including a bound."""
-    if not 0 <= value < bound:
-        raise ValueError(f"{name} must be in [0, {bound}), got {value}.")
-
-
 def check_seeds(first: int, count: int = 1) -> None:
     """Raises ValueError if seeds that follow each other do not fit into 32 bits."""
-    check_at_least("seeds", count, 1)
+    checks.at_least("seeds", count, 1)
     for seed in (first, first + count - 1):
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
+        checks.within("seed", seed, "[0, 2**32)")

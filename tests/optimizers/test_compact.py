@@ -291,7 +291,7 @@ def test_unknown_layouts_are_refused(factory):
     with pytest.raises(ValueError) as caught:
         factory(layout="tight")
     assert str(caught.value) == (
-        "`layout` must be one of ('exact', 'compact'), got 'tight'."
+        "`layout` must be 'exact' or 'compact', got 'tight'; the nearest is 'exact'."
     )
 
 

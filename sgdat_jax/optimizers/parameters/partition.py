@@ -10,7 +10,7 @@ from flax import nnx
 
 from sgdat_jax import layers
 from sgdat_jax.optimizers import binary as binary_rules
-from sgdat_jax.optimizers.parameters import freezing, paths
+from sgdat_jax.optimizers.parameters import freezing, paths, trees
 
 
 def partition_binary(
@@ -75,8 +75,7 @@ def partition_binary(
       ... )
     """
     for name, tx in (("binary", binary), ("real", real)):
-        if not isinstance(tx, optax.GradientTransformation):
-            raise TypeError(f"`{name}` must be an Optax optimizer, got {tx!r}.")
+        trees.check_optimizer(f"`{name}`", tx)
     binary_paths = paths.binary_paths(model)
     if not binary_paths:
         raise ValueError(

@@ -18,6 +18,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sgdat_jax import checks
+
 # Within this time the others hear of a process or a host that has gone silent. Where a
 # connection breaks, as it does when a process is killed, they hear at once.
 _HEARTBEAT_SECONDS = 60
@@ -61,8 +63,8 @@ def join(
             f"coordinator must be host and port, such as 10.0.0.1:1234, got "
             f"{coordinator}."
         )
-    if num_processes is not None and num_processes < 1:
-        raise ValueError(f"num_processes must be at least 1, got {num_processes}.")
+    if num_processes is not None:
+        checks.at_least("num_processes", num_processes, 1)
     if process_id is not None and not 0 <= process_id < (num_processes or sys.maxsize):
         raise ValueError(
             f"process_id must be in [0, num_processes), got {process_id} of "
