@@ -41,7 +41,7 @@ _GROUPS = {
         "binary_schedule reset_flips_every_epoch restart_binary_every_epoch rows"
     ),
     "real-valued optimizer": (
-        "real_optimizer real_learning_rate real_schedule | real_momentum "
+        "real_optimizer real_learning_rate real_schedule | real_set real_momentum "
         "real_warmup_epochs restart_real_every_epoch clip_norm"
     ),
     "run": (
@@ -58,6 +58,7 @@ _GROUPS = {
 SHELLS = ("bash", "zsh")
 KINDS: dict[str, names.Table] = {
     "optimizers": registry.OPTIMIZERS,
+    "real-optimizers": registry.REAL_OPTIMIZERS,
     "networks": names.NETWORKS,
     "signs": names.SIGNS,
     "datasets": sources.DATASETS,
@@ -84,7 +85,7 @@ _METAVARS = {
     **dict.fromkeys(("run_dir", "data_dir", "resume"), "DIR"),
     **dict.fromkeys(("config", "rows", "out", "init"), "FILE"),
     "run_dirs": "DIR",
-    "set": "NAME=VALUE",
+    **dict.fromkeys(("set", "real_set"), "NAME=VALUE"),
     "plugin": "MODULE",
     "full_precision": "NAME",
 }

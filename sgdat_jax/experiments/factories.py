@@ -18,7 +18,7 @@ def latent_sgd(
     start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SGD on latent weights without thresholds."""
-    inner = _sgd(learning_rate, momentum, restart_every)
+    inner = sgd(learning_rate, momentum=momentum, restart_every=restart_every)
     return optimizers.latent(inner, start=start, at_zero="positive")
 
 
@@ -31,7 +31,7 @@ def sgdt(
     start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns SGD on latent weights with one fixed threshold."""
-    inner = _sgd(learning_rate, momentum, restart_every)
+    inner = sgd(learning_rate, momentum=momentum, restart_every=restart_every)
     return optimizers.latent(
         inner, threshold=threshold, start=start, at_zero="positive"
     )
@@ -44,7 +44,7 @@ def latent_adam(
     start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Adam on latent weights."""
-    inner = _adam(learning_rate, restart_every)
+    inner = adam(learning_rate, restart_every=restart_every)
     return optimizers.latent(inner, start=start, at_zero="positive")
 
 
@@ -68,7 +68,7 @@ def adaptive_adam(
     start: binary.Start = "zero",
 ) -> optax.GradientTransformationExtraArgs:
     """Returns Adam on latent weights with the thresholds of SGDAT."""
-    inner = _adam(learning_rate, restart_every)
+    inner = adam(learning_rate, restart_every=restart_every)
     return optimizers.latent(
         inner, clip=None, start=start, adaptive_threshold=threshold
     )
@@ -88,32 +88,39 @@ def adaptive_lion(
     )
 
 
-# The optimizers of `optax` of the same name, whose moments may restart.
-
-
-def _sgd(
+def sgd(
     learning_rate: optax.ScalarOrSchedule,
-    momentum: float | None,
-    restart_every: int | None,
+    *,
+    momentum: float | None = None,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    """Returns `optax.sgd` whose momentum may restart."""
     checks.number("`momentum`", momentum, "[0, 1)", optional=True)
-    return chain(momentum_of(momentum), restart_every, learning_rate)
+    moments = optax.identity() if momentum is None else optax.trace(momentum)
+    return _chain(moments, restart_every, learning_rate)
 
 
-def _adam(
-    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
+def adam(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    return chain(optax.scale_by_adam(), restart_every, learning_rate)
+    """Returns `optax.adam` whose moments may restart."""
+    moments = optax.scale_by_adam(b1, b2, eps)
+    return _chain(moments, restart_every, learning_rate)
 
 
 def _lion(
     learning_rate: optax.ScalarOrSchedule, restart_every: int | None
 ) -> optax.GradientTransformationExtraArgs:
     decay = optax.add_decayed_weights(1e-3)
-    return chain(optax.scale_by_lion(), restart_every, learning_rate, decay)
+    return _chain(optax.scale_by_lion(), restart_every, learning_rate, decay)
 
 
-def chain(
+def _chain(
     moments: optax.GradientTransformation,
     restart_every: int | None,
     learning_rate: optax.ScalarOrSchedule,
@@ -124,11 +131,6 @@ def chain(
     if restart_every is not None:
         moments = restart.restart_every(moments, restart_every)
     return optax.chain(moments, *others, optax.scale_by_learning_rate(learning_rate))
-
-
-def momentum_of(momentum: float | None = None) -> optax.GradientTransformation:
-    """Returns what `optax.sgd` chains with its learning rate."""
-    return optax.identity() if momentum is None else optax.trace(momentum)
 
 
 def constant(value: float, steps: int) -> optax.Schedule:

@@ -211,7 +211,7 @@ def create_optimizer(
             steps,
             config.real_warmup_epochs * steps_per_epoch,
         ),
-        config.real_momentum,
+        config.real_hyperparameters(),
         steps_per_epoch if config.restart_real_every_epoch else None,
     )
     if jax.tree.leaves(optimizers.select_binary(params, params)):

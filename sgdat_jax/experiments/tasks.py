@@ -106,11 +106,15 @@ class Task(Plugged):
     real_optimizer: str = "adam"
     """Optimizer of all other parameters. Those are real-valued."""
 
+    real_set: tuple[str, ...] = ()
+    """Hyperparameters of that optimizer. Such as weight_decay=1e-4 of adamw; numbers,
+    true, false, none or text."""
+
     real_learning_rate: float = 1e-3
     """Its learning rate."""
 
     real_momentum: float | None = None
-    """Its momentum if it is sgd, in [0, 1). None: no momentum."""
+    """Its momentum if it has any, as sgd, in [0, 1). None: no momentum."""
 
     real_schedule: str = "cosine"
     """Schedule of its rate. cosine: down to 0 at the end."""
@@ -158,7 +162,19 @@ class Task(Plugged):
             hyperparameters.check_float32(name, getattr(self, name))
         if self.clip_norm is not None:
             checks.within("clip_norm", self.clip_norm, "(0, inf)")
-        registry.check_real_optimizer(self.real_optimizer, self.real_momentum)
+        registry.check_real_optimizer(
+            self.real_optimizer,
+            self.real_hyperparameters(),
+            restart=self.restart_real_every_epoch,
+        )
+
+    def real_hyperparameters(self) -> dict[str, Any]:
+        """Returns what the real-valued parameters' optimizer is given."""
+        taken = ("learning_rate", "momentum")
+        given = hyperparameters.parse(self.real_set, taken, "real_set")
+        if self.real_momentum is not None:
+            given["momentum"] = self.real_momentum
+        return given
 
     def pictures(self) -> pictures.Options:
         """Returns how photos become images."""
