@@ -19,7 +19,7 @@ from sgdat_jax import cli, run_folder
 from sgdat_jax.training import checkpoint
 
 _ROOM = (0, 50, 500, 2_000, 10_000, 30_000, 60_000, 100_000, 200_000)  # bytes of a file
-_WORDS = ("--model", small_net.SmallNet.__name__, "--batch-size", "256")
+_WORDS = ("--model", small_net.TinyNet.__name__, "--batch-size", "256")
 
 
 class Ended(NamedTuple):

@@ -11,8 +11,8 @@ from sgdat_jax.experiments import NETWORKS
 from sgdat_jax.models import blocks
 
 
-class SmallNet(nnx.Module):
-    """Three dense layers, the second of them binary."""
+class TinyNet(nnx.Module):
+    """DigitsNet without its convolutions: three dense layers, one of them binary."""
 
     def __init__(self, num_classes: int, *, input_shape: Any, **options: Any):
         build = blocks.Builder(kernel_quantizer=sj.layers.kernel_sign, **options)
@@ -31,4 +31,4 @@ class SmallNet(nnx.Module):
         return self.norm3(blocks.activate(self.dense3, x))
 
 
-NETWORKS.setdefault("SmallNet", SmallNet)
+NETWORKS.setdefault("TinyNet", TinyNet)
