@@ -6,7 +6,6 @@ from typing import Any
 import jax
 from flax import nnx
 
-import sgdat_jax as sj
 from sgdat_jax.experiments import NETWORKS
 from sgdat_jax.models import blocks
 
@@ -15,7 +14,7 @@ class TinyNet(nnx.Module):
     """DigitsNet without its convolutions: three dense layers, one of them binary."""
 
     def __init__(self, num_classes: int, *, input_shape: Any, **options: Any):
-        build = blocks.Builder(kernel_quantizer=sj.layers.kernel_sign, **options)
+        build = blocks.Builder(**options)
         self.dense1 = build.head(math.prod(input_shape), 64)
         self.norm1 = build.batch_norm(64)
         self.dense2 = build.dense("dense2", 64, 128)

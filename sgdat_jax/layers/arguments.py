@@ -16,13 +16,21 @@ PAD_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}  # with NumPy's names
 _PADDINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", *PAD_MODES)
 
 
-def per_axis(
+def per_axis(**named: int | Sequence[int] | None) -> list[tuple[int, ...]]:
+    """Returns, for each argument, a positive integer per spatial axis.
+
+    Args:
+      **named: an integer for all axes or a sequence; None is 1 for all, as in Flax's
+        layers. ``kernel_size`` says how many axes there are; an integer is one.
+    """
+    size = named["kernel_size"]
+    rank = len(size) if isinstance(size, Sequence) else 1
+    return [_per_axis(name, value, rank) for name, value in named.items()]
+
+
+def _per_axis(
     name: str, value: int | Sequence[int] | None, rank: int
 ) -> tuple[int, ...]:
-    """Returns a positive integer per spatial axis, of one for all or a sequence.
-
-    None is 1 for all, as in Flax's layers.
-    """
     value = 1 if value is None else value
     values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax import dtypes
+from sgdat_jax import checks, dtypes
 from sgdat_jax.optimizers import words
 from sgdat_jax.optimizers.parameters import trees
 
@@ -31,6 +31,22 @@ def value_at(value: Any, count: chex.Numeric) -> Any:
 
 
 Start = Literal["zero", "params"]
+
+
+def check_storage(
+    start: Start,
+    latent_dtype: jax.typing.DTypeLike | None = None,
+    count_dtype: jax.typing.DTypeLike | None = None,
+) -> None:
+    """Checks what latent weights start at, and the dtypes of a state.
+
+    Raises:
+      ValueError: if the start is unknown.
+      TypeError: if a dtype is of the wrong kind.
+    """
+    checks.choice("`start`", start, ("zero", "params"))
+    dtypes.check_floating("`latent_dtype`", latent_dtype)
+    dtypes.check_counter("`count_dtype`", count_dtype)
 
 
 def init_latents(

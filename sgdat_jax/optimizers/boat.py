@@ -74,7 +74,7 @@ def boat(
     """
     checks.number("`eta`", eta, schedule=True)
     checks.number("`weight_decay`", weight_decay, "[0, 1]", schedule=True)
-    checks.choice("`start`", start, ("zero", "params"))
+    binary.check_storage(start)
 
     def init(params: optax.Params) -> BoatState:
         return BoatState(

@@ -1,5 +1,6 @@
 """Who trains the binary weights of a model, and who the others."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,24 +85,11 @@ def partition_binary(
             f"{type(model).__name__}."
         )
 
-    def labels(params: Any) -> Any:
-        present = {path for path, _ in paths.leaves_with_path(params)}
-        missing = binary_paths - present
-        # Optax maps over states by calling `init` on a placeholder without leaves.
-        if present and missing:
-            raise ValueError(
-                "`params` and `updates` must hold every binary weight, or nobody flips "
-                f"it; missing: {paths.join(sorted(missing)[0])}."
-            )
-        return paths.map_with_path(
-            lambda path, _: "binary" if path in binary_paths else "real", params
-        )
-
     named = {
         "binary": _in_scope("binary_optimizer", binary),
         "real": _in_scope("real_optimizer", real),
     }
-    inner = optax.partition(named, labels)
+    inner = optax.partition(named, functools.partial(_labels, binary_paths))
 
     def left_out(state: Any) -> set[paths.Path]:
         """Returns the binary weights that no binary optimizer in a state trains."""
@@ -123,16 +111,34 @@ def partition_binary(
     def update_fn(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         left = left_out(state)
         updates, state = inner.update(updates, state, params, **extra)
-        if left:
-            updates = paths.map_with_path(
-                lambda path, update: (
-                    jax.tree.map(jnp.zeros_like, update) if path in left else update
-                ),
-                updates,
-            )
-        return updates, state
+        return (_without(updates, left) if left else updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _labels(binary_paths: set[paths.Path], params: Any) -> Any:
+    """Returns who trains each parameter, for `optax.partition`."""
+    present = {path for path, _ in paths.leaves_with_path(params)}
+    missing = binary_paths - present
+    # Optax maps over states by calling `init` on a placeholder without leaves.
+    if present and missing:
+        raise ValueError(
+            "`params` and `updates` must hold every binary weight, or nobody flips "
+            f"it; missing: {paths.join(sorted(missing)[0])}."
+        )
+    return paths.map_with_path(
+        lambda path, _: "binary" if path in binary_paths else "real", params
+    )
+
+
+def _without(updates: Any, left_out: set[paths.Path]) -> Any:
+    """Returns updates that are zero where nobody trains a binary weight."""
+    return paths.map_with_path(
+        lambda path, update: (
+            jax.tree.map(jnp.zeros_like, update) if path in left_out else update
+        ),
+        updates,
+    )
 
 
 def _check_frozen(
