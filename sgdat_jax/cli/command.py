@@ -178,7 +178,7 @@ _PLAIN = {"±": "+-", "…": "...", "─": "-", "━": "-", "≤": "<=", "≥": 
 
 
 def _replace_what_a_terminal_lacks() -> None:
-    """Lets output in another encoding have plain signs, or ?, for those it lacks."""
+    """Writes plain signs, or ?, where the output's encoding lacks a character."""
     codecs.register_error("sgdat_jax", _in_plain_signs)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -213,7 +213,7 @@ def _taken(words: Sequence[str]) -> dict[str, str | None]:
 
 
 def _join_others(words: Sequence[str]) -> None:
-    """Makes this process one of a job, as the words say."""
+    """Joins this process to a job, if the command line says so."""
     from sgdat_jax.training.devices import hosts
 
     taken = _taken(words)

@@ -18,7 +18,7 @@ _CELL = 0.8  # inches
 
 
 def run(config: options.DataConfig) -> str | table.Table:
-    """Does what a command says and returns what is to be printed.
+    """Runs a `data` command; returns what to print.
 
     Raises:
       ValueError: if the set is unknown or unfit, or if something cannot be written.

@@ -1,4 +1,4 @@
-"""What each command can be told: options of its own, besides those of its config."""
+"""The options of each command, beyond those of its config."""
 
 import dataclasses
 import pathlib

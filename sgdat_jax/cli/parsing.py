@@ -136,7 +136,7 @@ def _values(option: str, words: Sequence[str]) -> list[str]:
 
 
 def _gathered(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns words with a repeated option gathered at their end, and its values.
+    """Moves a repeated option to the end of the words; returns them and its values.
 
     It has one value each time, or several of the form NAME=VALUE.
     """

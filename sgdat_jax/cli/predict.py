@@ -19,7 +19,7 @@ _NAMED = 3  # pictures that a note names, at most
 
 
 class Row(NamedTuple):
-    """What a network makes of one picture."""
+    """The prediction of a network for one picture."""
 
     image: str
     classes: tuple[str, ...]  # the likeliest first
@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is to be printed."""
+    """The text to print."""
 
     rows: Sequence[Row]
     notes: Sequence[str]  # that belong to no row

@@ -297,7 +297,7 @@ def _resumed_run(config: configs.TrainConfig) -> runs.Run:
 
 def _finished_run(config: options.Evaluate) -> runs.Run:
     path = pathlib.Path(config.run_dir)
-    if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
+    if os.path.isfile(path):  # pathlib's raises for an over-long name
         if path.suffix.lower() in pictures.SUFFIXES | pictures.OTHER_SUFFIXES:
             raise ValueError(
                 "evaluate takes the folder of a run or a file of weights, such as its "

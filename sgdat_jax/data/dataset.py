@@ -1,4 +1,4 @@
-"""What a data set is, and what it must fulfil."""
+"""Data sets, and the checks that they must pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -175,7 +175,7 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each channel, of images in [0, 1].
 
-    Sums are of integers, hence exact, and go over a few images at a time.
+    Sums are of integers, so they are exact, over a few images at a time.
 
     Args:
       images: shape (n, height, width, channels), uint8.

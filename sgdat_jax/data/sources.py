@@ -67,7 +67,7 @@ def _is_of_photos(folder: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError if a name can be none of a data set; nothing is loaded."""
+    """Raises ValueError if a name cannot be a data set's; nothing is loaded."""
     if "/" in name or name.startswith((prepared.PREFIX, hugging_face.PREFIX)):
         return
     try:

@@ -35,10 +35,9 @@ def set_up(config: configs.CompareConfig) -> Comparison:
     """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
-      ValueError: if the config does not fit the images, if no weight is binary, or if
-        the folder of a run holds one with other settings, a damaged one, or anything
-        else, or cannot be written, or if another process works on them. Nothing is left
-        on disk then.
+      ValueError: if the config does not fit the images, if no weight is binary, if a
+        run folder holds anything but a run with the same settings, or if it cannot be
+        written or another process works on it. Nothing is left on disk then.
     """
     run_folder.check_path(config.folder)
     dataset = setup.load(config)

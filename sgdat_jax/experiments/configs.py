@@ -55,7 +55,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
 
     init: str | None = None
     """File of weights to start from. The best.npz of another run, or the folder of that
-    run: of the same network, but for the number of classes. Binary weights may be
+    run: of the same network, except for the number of classes. Binary weights may be
     real-valued in it, as --full-precision '*' trains them. None: random weights."""
 
     init_scale: float | None = None

@@ -138,7 +138,7 @@ FIELDS = (
 )
 
 
-# What a row of a file may have besides hyperparameters.
+# What a row of a file may have in addition to hyperparameters.
 _OPTIONS = {*FIELDS, "label", "real_learning_rate", "real_schedule", "binary_schedule"}
 
 

@@ -293,7 +293,7 @@ def _to_evaluate(config: configs.TrainConfig, folder: pathlib.Path) -> runs.Run:
 
 
 class Images(Protocol):
-    """What a network is built by: a data set, or what a file of weights says of one."""
+    """Shapes that a network is built for: a data set's, or a weights file's."""
 
     @property
     def num_classes(self) -> int: ...  # noqa: D102

@@ -1,4 +1,4 @@
-"""What is learned, and by which optimizers: what configs of every kind are made of."""
+"""The options that every config has: data, network and optimizers."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "
 
 @dataclasses.dataclass(frozen=True)
 class Plugged(Options):
-    """What names may stand for.
+    """Plug-ins, which add names.
 
     Raises:
       ValueError: if a module has not been imported by `plugins.load`.
@@ -36,7 +36,7 @@ class Plugged(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Task(Plugged):
-    """What is learned, and who learns the real-valued parameters.
+    """Data set, network and optimizer of the real-valued parameters.
 
     Raises:
       TypeError: if a value is of another type than its field.
@@ -184,7 +184,7 @@ class Task(Plugged):
 
     @property
     def task_name(self) -> str:
-        """What folders of results are named after: data set and model."""
+        """Data set and model, which name the folders of results."""
         dataset = re.sub(r"[^\w.]+", "-", pathlib.PurePath(self.dataset).name)
         return f"{dataset}-{self.model}" if self.model else dataset
 

@@ -166,7 +166,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads a file of JSON lines, but for a torn last line.
+    """Reads a file of JSON lines, without a torn last line.
 
     A full disk or a kill leaves half a line; whoever appends the next one cuts it off.
 

@@ -43,7 +43,7 @@ def make(paths: Iterable[pathlib.Path], option: str = "run_dir") -> list[pathlib
 
 
 def make_inner(folder: pathlib.Path) -> None:
-    """Makes a folder within one of ours, unless it is there.
+    """Makes a folder within a run folder, unless it is there.
 
     Raises:
       OSError: if that fails, or if a link or a file is in its place.

@@ -140,7 +140,7 @@ class BinaryLayer(nnx.Module):
         shape = *kernel_size, *(features[::-1] if transpose_kernel else features)
         self.kernel_shape = shape
         self.mask = arguments.canonical_mask(mask, shape)
-        # Keys are drawn in the order of `nnx.Linear`, hence the same initial values.
+        # Keys are drawn in the order of `nnx.Linear`, so initial values are the same.
         kernel = kernel_init(rngs.params(), shape, param_dtype)
         self.kernel = params.BinaryParam(kernel, **kernel_metadata)
         self.bias = nnx.data(None)

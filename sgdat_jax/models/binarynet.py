@@ -51,7 +51,7 @@ class BinaryNet(nnx.Module):
     Raises:
       TypeError: if `full_precision` holds anything but strings.
       ValueError: if a size is below 1, height or width are too small, `width` is not
-        above 0, `pad_value` is none of 0, 1, -1, or an entry of `full_precision` fits
+        above 0, `pad_value` is not 0, 1 or -1, or an entry of `full_precision` fits
         no layer.
 
     Example:

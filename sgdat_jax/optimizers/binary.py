@@ -3,8 +3,8 @@
 A binary weight and its flip count travel together as one *signed count*: a narrow
 integer whose sign is the weight's and whose magnitude is one more than the number of
 flips, so a fresh weight is +1 or -1. One array then answers both questions that a flip
-rule asks, and each output of an update is a function of its own old value and of
-outputs already computed, which XLA turns into one pass over memory. Where a compact
+rule asks. Each output of an update is a function of its own old value and of outputs
+already computed, so XLA makes one pass over memory. Where a compact
 state is unpacked, signed counts are unsigned: the counters of words.py.
 
 The functions here work on single leaves; the optimizers map them over their trees, and

@@ -19,7 +19,7 @@ class RestartState(NamedTuple):
 def restart_every(
     inner: optax.GradientTransformation, steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Lets a transformation forget all it has seen, again and again.
+    """Resets a transformation's state every so many steps.
 
     Its state becomes that of ``inner.init`` before the steps 0, ``steps``,
     2 ``steps``, ...: moments, bias-correction counts and schedules alike. Chain a

@@ -75,7 +75,7 @@ def comparison_table(
 
     Args:
       rows: what `compare_runs` returns.
-      select_on_test: whether best epochs that the test set itself chose are shown.
+      select_on_test: whether to show best epochs that the test set itself chose.
     """
     table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     header, *others = _cells(rows, select_on_test=select_on_test)

@@ -132,7 +132,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def title(fig: figure.Figure, text: str) -> None:
-    """Writes what a figure is of above it, if there is anything to say."""
+    """Writes a title above a figure, unless it is empty."""
     if text:
         fig.suptitle(text, fontsize="large", x=0.01, ha="left")
 
@@ -175,7 +175,7 @@ def remove(file: pathlib.Path) -> None:
 
 
 def label_epochs(axes: Any, epochs: Sequence[int] | np.ndarray) -> None:
-    """Makes epochs, which are whole numbers, the horizontal axis."""
+    """Labels the horizontal axis with epochs, as whole numbers."""
     if axes.xaxis.get_tick_params()["labelbottom"]:  # not within small panels
         axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(

@@ -52,10 +52,10 @@ class Group(NamedTuple):
         return np.array([run.result[key] for run in self.runs], np.float64)
 
 
-# A network without binary weights has none of these.
+# A network without binary weights lacks these.
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
 _FLIP_RESULT_KEYS = ("flips_per_weight",)
-# Runs that differ in nothing else are of one row.
+# Runs that differ in nothing else share a row.
 _NO_SETTINGS = options_of(configs.TrainConfig, HOUSEKEEPING, PLACEMENT) | {
     "seed",
     "diagnostics",
@@ -73,7 +73,7 @@ def model_of(config: settings.Settings) -> str:
 
 
 def subject_of(config: settings.Settings) -> list[str]:
-    """Returns data set, of a folder its last part, and network, for titles."""
+    """Returns data set (the last part of a folder's path) and network, for titles."""
     dataset = dataset_of(config)
     if "/" in dataset:
         dataset = pathlib.PurePath(dataset).name
@@ -173,7 +173,7 @@ def _read_run(folder: pathlib.Path) -> Run:
 
 
 def _read_config(folder: pathlib.Path) -> settings.Settings:
-    # Of `training.fit`, which knows its optimizer as an object, there is no name of it.
+    # `training.fit` gets its optimizer as an object, so its config has no name for it.
     if "optimizer" in run_folder.read_json(folder, run_folder.CONFIG):
         return run_folder.read_config(folder, configs.TrainConfig)
     from sgdat_jax.training import fitting

@@ -142,7 +142,7 @@ def config_of(
     """Returns a config from its values in JSON and the format of the file.
 
     Raises:
-      ValueError: if they are none of a config, or of a newer format.
+      ValueError: if they are not those of a config, or of a newer format.
     """
     if found not in range(places.FORMAT + 1):
         raise ValueError(
@@ -171,7 +171,7 @@ def check_same(
       folder: for the message.
       found: its config.
       wanted: the config of the run that is to go on there.
-      free: fields that may differ, besides those that always may.
+      free: fields that may differ, in addition to those that always may.
     """
     kinds = HOUSEKEEPING, PLACEMENT
     may_differ = options_of(type(wanted), *kinds).union(free)

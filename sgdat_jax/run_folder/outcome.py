@@ -1,4 +1,4 @@
-"""What a run has come to, in its folder: metrics, times and result.
+"""Metrics, times and result of a run, in its folder.
 
 The times of the epochs are in a file of their own, so that the metrics of two runs with
 the same bits are equal files.
@@ -107,8 +107,8 @@ def read_diverged(path: pathlib.Path) -> dict[str, Any]:
 def seconds_per_epoch(lines: Sequence[formats.EpochLine]) -> float | None:
     """Returns the seconds of training in the median epoch after the first.
 
-    The first holds the compiling; without another there is no such number, nor in
-    folders of former versions that have no times.
+    The first epoch includes compiling. None if there is no other, or if a former
+    version left no times.
 
     Args:
       lines: of the metrics of all epochs.

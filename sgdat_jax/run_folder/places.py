@@ -133,7 +133,7 @@ def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:
       ValueError: if it is not there or damaged.
     """
     file = path / name
-    if not os.path.isfile(file):  # unlike pathlib's, it bears a name that is too long
+    if not os.path.isfile(file):  # pathlib's raises for an over-long name
         kind = {RESULT: "finished run", DIVERGED: "run that diverged"}.get(name, "run")
         raise ValueError(f"{path} is not the folder of a {kind}: it has no {name}.")
     return files.read_json(file)

@@ -105,7 +105,7 @@ class Saver:
                 self._checkpointer.close()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to save a checkpoint; does nothing if the newest is of its step.
+        """Begins to save a checkpoint, unless the newest one is of the same step.
 
         Of several processes all call this together.
 

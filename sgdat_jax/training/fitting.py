@@ -50,7 +50,7 @@ class Fitted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig(settings.Settings):
-    """What the folder of a run by `fit` tells of it."""
+    """The config in the folder of a run by `fit`."""
 
     model: str = ""
     """Name of the network's class."""
@@ -74,7 +74,7 @@ def fit(
     """Trains any network with any Optax optimizer, and evaluates it after each epoch.
 
     This is what ``sgdat-jax train`` does, without names: the same steps, metrics, saved
-    states and devices. Images go through random shifts and flips as told, then are
+    states and devices. Images are shifted and flipped at random if asked, then
     normalized. A step whose loss or gradients are not finite changes nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is kept of a run while it trains: in its folder, or in memory alone."""
+"""Keeps the results of a run while it trains, in its folder or in memory alone."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from sgdat_jax.run_folder import formats
 from sgdat_jax.training import checkpoint, runs
 from sgdat_jax.training.devices import hosts
 
-# Entries of the line of an epoch that its weights bear.
+# Entries of an epoch's line that go into its file of weights.
 _REACHED = ("epoch", "test_accuracy", "test_loss", "valid_accuracy", "valid_loss")
 
 
@@ -27,7 +27,7 @@ class Weights(NamedTuple):
 
 
 class Keeper(contextlib.AbstractContextManager[Any], Protocol):
-    """Keeps what a run comes to; a context manager for as long as it trains."""
+    """Keeps the results of a run; a context manager for as long as it trains."""
 
     def save(self, run: runs.Run) -> None:
         """Saves the state of a run, from where it can go on."""

@@ -74,7 +74,7 @@ def train(
     check: interruption.Check = interruption.never,
     keeper: keepers.Keeper | None = None,
 ) -> tuple[runs.Run, dict[str, Any]]:
-    """Trains, evaluates after each epoch and keeps what is to be kept.
+    """Trains, evaluates after each epoch and keeps the results.
 
     Args:
       run: a run at its start or anywhere else.

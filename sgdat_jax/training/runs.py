@@ -20,7 +20,7 @@ _Settings = TypeVar("_Settings", bound=settings.Upkeep)
 
 
 class Progress(NamedTuple):
-    """How far a run has come, besides its state."""
+    """How far a run has come: everything but its state."""
 
     lines: tuple[formats.EpochLine, ...] = ()  # one per epoch that has ended
     times: tuple[formats.Times, ...] = ()  # of the same epochs
@@ -68,7 +68,7 @@ def with_devices(config: _Settings) -> _Settings:
 
 
 def check_fits(options: settings.Passes, dataset: dataset_lib.Dataset) -> None:
-    """Raises ValueError unless images can be passed over as told."""
+    """Raises ValueError unless these options fit the images."""
     num_images = len(dataset.train_images)
     if options.batch_size > num_images:
         raise ValueError(
@@ -94,19 +94,19 @@ def steps_per_epoch(options: settings.Passes, dataset: dataset_lib.Dataset) -> i
 
 
 def lay_out(options: settings.Upkeep) -> parallel.Layout:
-    """Returns the devices of a run, as told.
+    """Returns the devices of a run and how arrays lie on them.
 
     Raises:
-      ValueError: if a host has not so many.
+      ValueError: if a host has fewer.
     """
     return parallel.lay_out(devices(options.devices), sharded=options.sharded)
 
 
 def devices(count: int | None) -> list[jax.Device]:
-    """Returns the devices to train on: as many of each host as are asked for.
+    """Returns the devices to train on: ``count`` of each host.
 
     Raises:
-      ValueError: if a host has not so many.
+      ValueError: if a host has fewer.
     """
     local = jax.local_device_count()
     count = device_count(count)
@@ -120,7 +120,7 @@ def devices(count: int | None) -> list[jax.Device]:
 
 
 def device_count(count: int | None) -> int:
-    """Returns how many devices of this host to train on, as many as are asked for."""
+    """Returns how many devices of this host to train on; None: its default."""
     if count is not None:
         return count
     return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
@@ -256,7 +256,7 @@ def check_recorded(folder: pathlib.Path, config: settings.Settings) -> bool:
 
 
 def checkpoint_of(run: Run) -> checkpoint.Checkpoint:
-    """Returns what is to be saved of a run."""
+    """Returns the checkpoint of a run."""
     progress = run.progress._asdict()
     if run.progress.record is not None:
         progress["record"] = run.progress.record.sums()
@@ -274,12 +274,12 @@ def is_streamed(plan: Plan | Run) -> bool:
 
 
 def streams(options: settings.Passes, dataset: dataset_lib.Dataset) -> bool:
-    """Returns whether training images are more than go to the device as a whole."""
+    """Returns whether there are too many training images to copy to the device."""
     return dataset.train_images.nbytes > options.stream_above * 1e9
 
 
 def unstarted(plan: Plan, seed: int, folder: pathlib.Path | None) -> Run:
-    """Returns a run whose state is but shapes."""
+    """Returns a run whose state holds shapes instead of arrays."""
     run_dir = None if folder is None else str(folder)
     return Run(
         config=dataclasses.replace(plan.config, seed=seed, run_dir=run_dir),

@@ -55,7 +55,7 @@ class Passes(Options):
 
 @dataclasses.dataclass(frozen=True)
 class Upkeep(Options):
-    """What is recorded and saved of a run, and on which devices it is.
+    """What a run records and saves, and on which devices it trains.
 
     Raises:
       ValueError: if a number is out of its range.

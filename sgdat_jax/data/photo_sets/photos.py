@@ -145,7 +145,7 @@ def _open(folder: pathlib.Path, paths: Sequence[str], index: int) -> IO[bytes]:
 def _parts(
     folder: pathlib.Path,
 ) -> tuple[pathlib.Path, pathlib.Path | None, list[str]]:
-    """Returns the folders to train and to test with, and what is to be said of them."""
+    """Returns the folders to train and to test with, and notes on them."""
     inner = {path.name.casefold(): path for path in _folders(folder)}
     train = next((inner[name] for name in _TRAIN if name in inner), None)
     tests = [inner[name] for name in _TEST if name in inner]

@@ -39,10 +39,10 @@ def load(name: str, data_dir: str | pathlib.Path | None = None) -> dataset.Datas
       data_dir: folder of prepared sets; None: tensorflow-datasets' own.
 
     Raises:
-      ValueError: if there is no such set, or it is not prepared in the version at
-        hand, is damaged, or is not one of uint8 images of one size with a class each,
-        or if its files name classes that are not tensorflow-datasets' own.
-        Where preparing helps, the message has the command.
+      ValueError: if there is no such set, if it is not prepared in this version or is
+        damaged, if its images are not uint8 of one size with a class each, or if its
+        files name classes that are not tensorflow-datasets' own. Where preparing helps,
+        the message has the command.
     """
     builder = _builder(name, data_dir)
     _check_prepared(builder, name, data_dir)

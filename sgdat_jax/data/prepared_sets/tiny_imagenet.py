@@ -30,7 +30,7 @@ class Image(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Which images there are, of which classes."""
+    """The images, with their classes."""
 
     class_names: tuple[str, ...]
     train: tuple[Image, ...]

@@ -20,7 +20,7 @@ def partition_binary(
     binary: optax.GradientTransformation,
     real: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Gives a model's binary weights to one optimizer and all others to another.
+    """Trains a model's binary weights with one optimizer and all others with another.
 
     Binary are the weights of type `sgdat_jax.BinaryParam`. The result works on every
     form of the model's parameters: in an ``nnx.Optimizer``, on the state of
@@ -173,7 +173,7 @@ def _check_frozen(
 def _in_scope(
     name: str, tx: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """Returns an optimizer whose operations bear a name in profiles."""
+    """Returns an optimizer whose operations have a name in profiles."""
     return tx._replace(update=jax.named_scope(name)(tx.update))
 
 

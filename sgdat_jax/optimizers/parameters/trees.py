@@ -1,4 +1,4 @@
-"""What binary optimizers ask of the trees that `init` and `update` are given."""
+"""Checks of the trees that `init` and `update` are given."""
 
 from typing import Any
 

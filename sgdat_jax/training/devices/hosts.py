@@ -168,7 +168,7 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def failing_together() -> Iterator[None]:
-    """Makes an error of one process in this block an error of all.
+    """Raises an error of one process in this block in all of them.
 
     Within the block no process may wait for another.
 

@@ -1,1 +1,1 @@
-"""What is measured of a run while it trains, and the result that it comes to."""
+"""Metrics of a run while it trains, and its result."""

@@ -1,4 +1,4 @@
-"""What is kept of the steps of an epoch, until its line of metrics is written."""
+"""Sums over the steps of an epoch, until its line of metrics is written."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is written of a run: the lines of its epochs, and its result."""
+"""The lines of metrics of a run, and its result."""
 
 import dataclasses
 import platform
