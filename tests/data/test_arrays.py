@@ -33,6 +33,12 @@ def test_class_names(tmp_path):
     assert arrays.load(tmp_path).class_names == ("Katze", "Hündin", "yak")
 
 
+def test_class_names_of_another_system(tmp_path):
+    small_sets.arrays(tmp_path)
+    (tmp_path / "class_names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nyak\r\n")
+    assert arrays.load(tmp_path).class_names == ("cat", "dog", "yak")
+
+
 def _save(name, make):
     def damage(folder, made):
         np.save(folder / f"{name}.npy", make(made[name]))
