@@ -4,6 +4,7 @@ import collections
 import difflib
 import functools
 import importlib.metadata
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -94,6 +95,15 @@ def check(kind: str, table: Collection[str], name: str) -> None:
         f"unknown {kind} {name!r}; the nearest is {nearest(known, name)!r} "
         f"(known: {', '.join(known)})."
     )
+
+
+def check_text(names: Iterable[str]) -> None:
+    """Raises ValueError if a name has control characters, which terminals obey."""
+    for name in names:
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise ValueError(
+                f"names of classes must have no control characters, got {name!r}."
+            )
 
 
 def nearest(table: Iterable[str], name: str) -> str:

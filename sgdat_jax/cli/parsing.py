@@ -61,6 +61,11 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     if getattr(parsed, "print_config", False):
         raise Asked(files.to_toml(dataclasses.asdict(config)).rstrip("\n"))
     if getattr(parsed, "resume", None) is not None:
+        if option_value("--run-dir", words) not in (None, parsed.resume):
+            raise ValueError(
+                f"resume names the folder of the run, so run_dir must be left out, got "
+                f"{parsed.run_dir}."
+            )
         return "resume", dataclasses.replace(config, run_dir=parsed.resume)
     return name, config
 

@@ -42,6 +42,8 @@ def set_up(config: configs.CompareConfig) -> Comparison:
         Nothing is left on disk then.
     """
     run_folder.check_path(config.folder)
+    if (config.folder / run_folder.CONFIG).exists():
+        raise ValueError(f"run_dir must be no folder of a run, got {config.folder}.")
     dataset = setup.load(config)
     config = setup.settle(config, dataset)
     seeds = range(config.seed, config.seed + config.seeds)

@@ -80,7 +80,10 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
     if config.model is None:
         height, width, _ = dataset.input_shape
         note = f"{spec.model} was chosen for {height}x{width} images (--model)"
-    return dataset._replace(notes=(*dataset.notes, *filter(None, [note])))
+    alone = ""
+    if dataset.num_classes == 1:
+        alone = "there is one class alone, so every prediction is right"
+    return dataset._replace(notes=(*dataset.notes, *filter(None, [note, alone])))
 
 
 def settle(config: _Config, dataset: sources.Dataset) -> _Config:

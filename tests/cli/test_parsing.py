@@ -53,6 +53,7 @@ def test_values_may_have_the_names_of_commands():
         ("train --num_processes=2", "This needs --distributed"),
         ("train --distributed --no-distributed --process-id 0", "needs --distributed"),
         ("--distributed train", "with a --resume or --run-dir"),
+        ("train --resume a --run-dir b", "run_dir must be left out, got b"),
         ("--epochs 3", "a command is missing, got --epochs 3 (known: train, compare"),
         ("--dataset data train", "unknown dataset 'data'"),
     ],

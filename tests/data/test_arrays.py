@@ -103,6 +103,11 @@ def _with(index, value):
         (_write("class_names.txt", lambda b: b"a\nb\na"), "class_names", "each line"),
         (_write("class_names.txt", lambda b: b"\xff"), "class_names", "cannot be"),
         (
+            _write("class_names.txt", lambda b: b"a\nb\x1b[2J\nc"),
+            "class_names",
+            r"no control characters, got 'b\x1b[2J'",
+        ),
+        (
             _write("class_names.txt", lambda b: b"a\nb\nc\nd"),
             "train_labels",
             "none of class 3 (d)",
