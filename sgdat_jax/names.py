@@ -98,11 +98,16 @@ def check(kind: str, table: Collection[str], name: str) -> None:
 
 
 def check_text(names: Iterable[str]) -> None:
-    """Raises ValueError if a name has control characters, which terminals obey."""
+    """Raises ValueError if a name is not of characters that can be shown.
+
+    Terminals obey control characters, and UTF-8 has no surrogates.
+    """
     for name in names:
-        if any(unicodedata.category(character) == "Cc" for character in name):
+        kinds = {unicodedata.category(character) for character in name}
+        if kinds & {"Cc", "Cs"}:
             raise ValueError(
-                f"names of classes must have no control characters, got {name!r}."
+                "names of classes must have no control characters or surrogates, got "
+                f"{name!r}."
             )
 
 

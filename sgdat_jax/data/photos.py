@@ -205,8 +205,10 @@ def _class_name(name: str) -> str:
     """Returns a folder's name with each letter as one character.
 
     Some systems keep a letter and its accent apart: it looks the same, and is not.
+    Bytes that are no letters in UTF-8 become their numbers.
     """
-    return unicodedata.normalize("NFC", name)
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def find_pictures(folder: pathlib.Path) -> list[pathlib.Path]:

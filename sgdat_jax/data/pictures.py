@@ -26,6 +26,7 @@ RESIZES = {
     "squash": "stretched to the image's height and width",
 }
 LEAST_SIZE = 8  # pixels of a side, which every network takes
+_MOST_SIZE = 9_000  # a square of as many pixels as are decoded at most
 _16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_16_BITS)
 _BEFORE_RESIZE = 2  # times the size, below which a JPEG is not decoded: Pillow's advice
@@ -51,6 +52,10 @@ class Options:
         if self.image_size is not None and self.image_size < LEAST_SIZE:
             raise ValueError(
                 f"image_size must be at least {LEAST_SIZE}, got {self.image_size}."
+            )
+        if self.image_size is not None and self.image_size > _MOST_SIZE:
+            raise ValueError(
+                f"image_size must be at most {_MOST_SIZE}, got {self.image_size}."
             )
         if self.resize is not None:
             names.look_up("resize", RESIZES, self.resize)

@@ -64,8 +64,8 @@ def join(
             f"coordinator must be host and port, such as 10.0.0.1:1234, got "
             f"{coordinator}."
         )
-    if num_processes is not None and num_processes < 1:
-        raise ValueError(f"num_processes must be at least 1, got {num_processes}.")
+    if num_processes is not None and not 1 <= num_processes < 2**31:
+        raise ValueError(f"num_processes must be in [1, 2**31), got {num_processes}.")
     if process_id is not None and not 0 <= process_id < (num_processes or sys.maxsize):
         raise ValueError(
             f"process_id must be in [0, num_processes), got {process_id} of "

@@ -105,7 +105,7 @@ def _with(index, value):
         (
             _write("class_names.txt", lambda b: b"a\nb\x1b[2J\nc"),
             "class_names",
-            r"no control characters, got 'b\x1b[2J'",
+            r"no control characters or surrogates, got 'b\x1b[2J'",
         ),
         (
             _write("class_names.txt", lambda b: b"a\nb\nc\nd"),

@@ -100,6 +100,15 @@ def test_accents_apart_from_their_letters_are_the_same_class(tmp_path):
     assert np.bincount(data.test_labels).tolist() == [1, 1]
 
 
+def test_a_name_that_is_not_utf8_can_be_shown(tmp_path):
+    root = tmp_path / "pets"
+    names = [os.fsdecode(name) for name in (b"a\xfe", b"a\xff")]
+    _folder(root, names)
+    data = _load(root)
+    assert data.class_names == (r"a\xfe", r"a\xff")
+    assert np.bincount(data.train_labels).tolist() == [4, 4]
+
+
 def test_folders_of_one_name_but_for_capitals_are_told(tmp_path):
     root = tmp_path / "pets"
     for prefix in ("train/", "Train/", "test/", "TEST/"):

@@ -174,7 +174,8 @@ def test_an_error_in_one_process_ends_the_others(tmp_path, victim):
         ((":1234", 1, 2), "coordinator must be host and port"),
         (("10.0.0.1:0", 0, 2), "coordinator must be host and port"),
         (("10.0.0.1:65536", 0, 2), "coordinator must be host and port"),
-        (("10.0.0.1:1", 0, 0), "num_processes must be at least 1, got 0."),
+        (("10.0.0.1:1", 0, 0), "num_processes must be in [1, 2**31), got 0."),
+        (("10.0.0.1:1", 0, 2**31), "num_processes must be in [1, 2**31), got 2147"),
         (("10.0.0.1:1", 2, 2), "process_id must be in [0, num_processes), got 2 of 2."),
         (
             ("10.0.0.1:1", -1, 2),
