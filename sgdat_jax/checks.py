@@ -23,6 +23,20 @@ def at_least(name: str, value: float, bound: float) -> None:
         raise ValueError(f"{name} must be at least {bound}, got {value!r}.")
 
 
+def at_most(name: str, value: float, bound: float) -> None:
+    """Raises ValueError if a number is above its bound.
+
+    Example:
+      >>> from sgdat_jax import checks
+      >>> checks.at_most("image_size", 70_000, 65_535)
+      Traceback (most recent call last):
+      ...
+      ValueError: image_size must be at most 65535, got 70000.
+    """
+    if not value <= bound:
+        raise ValueError(f"{name} must be at most {bound}, got {value!r}.")
+
+
 def within(name: str, value: float, interval: str) -> None:
     """Raises ValueError unless a number lies in an interval; NaN never does.
 

@@ -4,7 +4,8 @@ import collections
 import functools
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Collection, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from sgdat_jax import checks
@@ -122,6 +123,20 @@ def check(kind: str, table: Collection[str], name: str) -> None:
         f"unknown {kind} {name!r}; the nearest is {checks.nearest(known, name)!r} "
         f"(known: {', '.join(known)})."
     )
+
+
+def check_text(names: Iterable[str]) -> None:
+    """Raises ValueError if a name is not of characters that can be shown.
+
+    Terminals obey control characters, and UTF-8 has no surrogates.
+    """
+    for name in names:
+        kinds = {unicodedata.category(character) for character in name}
+        if kinds & {"Cc", "Cs"}:
+            raise ValueError(
+                "names of classes must have no control characters or surrogates, got "
+                f"{name!r}."
+            )
 
 
 # Classes of networks, or functions that make them: of the number of classes, of `rngs`,

@@ -44,7 +44,12 @@ class Options:
 
 
 def _check_type(name: str, kind: Any, value: object) -> None:
-    """Raises TypeError if a value is not of its field's type; an int is a float too."""
+    """Raises TypeError if a value is not of its field's type; an int is a float too.
+
+    ValueError is for an integer that no array of integers holds.
+    """
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{name} must be less than 2**63 in magnitude, got {value}.")
     if not _fits(kind, value):
         kind_name = kind.__name__ if isinstance(kind, type) else str(kind)
         raise TypeError(f"{name} must be of type {kind_name}, got {value!r}.")
@@ -60,6 +65,4 @@ def _fits(kind: Any, value: object) -> bool:
         )
     if isinstance(value, bool):
         return kind is bool
-    if isinstance(value, int) and abs(value) >= 2**63:
-        return False  # beyond what arrays of integers hold
     return isinstance(value, (int, float) if kind is float else kind)

@@ -66,6 +66,7 @@ def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
       ValueError: if a word, a file or a folder is wrong.
       OSError: likewise.
     """
+    words = parsing.arranged(words)
     if not _is_of_a_job(words):
         name, config = parsing.parse(words)
         _keep_compiled_programs()
@@ -198,7 +199,8 @@ def _is_of_a_job(words: Sequence[str]) -> bool:
     Raises:
       ValueError: if they say how and not that.
     """
-    if "--distributed" in words and not help_pages.asked_for(words):
+    said = [word for word in words if word in ("--distributed", "--no-distributed")]
+    if said[-1:] == ["--distributed"] and not help_pages.asked_for(words):
         return True
     if any(value is not None for value in _taken(words).values()):
         raise ValueError(f"This needs --distributed, got {' '.join(words)}")

@@ -11,6 +11,7 @@ from sgdat_jax import files
 from sgdat_jax.cli import options
 from sgdat_jax.data import dataset, pictures, sources
 from sgdat_jax.data.prepared_sets import prepared
+from sgdat_jax.report import figures
 
 _COLUMNS = 12
 _ROWS = 8
@@ -85,7 +86,7 @@ def info_table(data: dataset.Dataset) -> table.Table:
 def show(data: dataset.Dataset, path: pathlib.Path) -> str:
     """Writes a contact sheet as a PNG file and returns what it shows."""
     try:
-        with files.whole(path, "wb") as file:
+        with files.whole(path, "wb") as file, figures.any_letters():
             contact_sheet(data).savefig(file, format="png", dpi=150)
     except OSError as error:
         raise ValueError(

@@ -103,6 +103,11 @@ class Option(NamedTuple):
     choices: tuple[str, ...]
     is_positional: bool
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value."""
+        return not self.is_positional and " " not in self.flag
+
 
 def asked_for(words: Sequence[str]) -> bool:
     """Returns whether words of a command line ask for help."""
@@ -169,15 +174,11 @@ def _of_command(
             page.append(f"\n{group}\n", "bold")
         for option in shown:
             _append(page, f"  {option.flag}", _explained(option, everything), _COLUMN)
-    if everything and any(_is_switch(option) for option in found):
+    if everything and any(option.is_switch for option in found):
         page.append("\nA switch such as --flip also has an opposite: --no-flip.\n")
     if is_cut and not everything:
         page.append(f"\n{title} --help-all has the other options, and says more.\n")
     return page
-
-
-def _is_switch(option: Option) -> bool:
-    return not option.is_positional and " " not in option.flag
 
 
 def _head(usage: str, *paragraphs: str) -> text.Text:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgdat_jax import names
 from sgdat_jax.data import pictures
 
 _PIXELS_AT_ONCE = 2**24  # bounds the memory of sums over images on disk
@@ -56,7 +57,8 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
 
     Raises:
       ValueError: if images are not uint8 of one shape, labels are not integers that
-        number the classes, lengths differ, or a class has no training image.
+        number the classes, lengths differ, a class has no training image, or the name
+        of one has control characters.
 
     Example:
       >>> import numpy as np
@@ -71,6 +73,7 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
       ...
       ValueError: my/test_labels.npy: labels must be in [0, 2), got 2 at index 1.
     """
+    names.check_text(data.class_names)
     for part in ("train", "test"):
         images, labels = f"{part}_images", f"{part}_labels"
         _check_images(place(images), getattr(data, images))

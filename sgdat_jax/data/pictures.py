@@ -26,6 +26,7 @@ RESIZES = {
     "squash": "stretched to the image's height and width",
 }
 LEAST_SIZE = 8  # pixels of a side, which every network takes
+_MOST_SIZE = 9_000  # a square of as many pixels as are decoded at most
 _16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_16_BITS)
 _BEFORE_RESIZE = 2  # times the size, below which a JPEG is not decoded: Pillow's advice
@@ -50,6 +51,7 @@ class Options:
             checks.within("test_share", self.test_share, "(0, 1)")
         if self.image_size is not None:
             checks.at_least("image_size", self.image_size, LEAST_SIZE)
+            checks.at_most("image_size", self.image_size, _MOST_SIZE)
         if self.resize is not None:
             names.look_up("resize", RESIZES, self.resize)
 

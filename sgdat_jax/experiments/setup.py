@@ -28,12 +28,11 @@ def set_up(config: configs.TrainConfig) -> runs.Run:
     Raises:
       ValueError: if the config does not fit the images, if the run folder holds
         something or cannot be written, or if the processes of a job differ in config,
-        versions or images. Nothing is left on disk then.
+        versions, images or weights at start. Nothing is left on disk then.
     """
     agreement.check_config(runs.with_devices(config))
     config, planned = _planned(config)
-    with hosts.failing_together():
-        planned = _with_start(config, planned)
+    planned = _with_start(config, planned)
     folder = config.run_dir or _default_folder(config)
     return runs.begin(planned, config.seed, pathlib.Path(folder))
 
@@ -44,7 +43,9 @@ def _with_start(config: configs.TrainConfig, planned: runs.Plan) -> runs.Plan:
         return planned
     network = planned.task.network
     assert network is not None and isinstance(planned.dataset, sources.Dataset)
-    found = initial.read(config.init, network)
+    with hosts.failing_together():
+        found = initial.read(config.init, network)
+    agreement.check_start(found.values)
     told = initial.notes(config.init, found, network, config.latent_scale())
     dataset = planned.dataset
     return planned._replace(dataset=dataset._replace(notes=(*dataset.notes, *told)))
@@ -72,7 +73,10 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
     if config.model is None:
         height, width, _ = dataset.input_shape
         note = f"{spec.model} was chosen for {height}x{width} images (--model)"
-    return dataset._replace(notes=(*dataset.notes, *filter(None, [note])))
+    alone = ""
+    if dataset.num_classes == 1:
+        alone = "there is one class alone, so every prediction is right"
+    return dataset._replace(notes=(*dataset.notes, *filter(None, [note, alone])))
 
 
 def settle(config: _Config, dataset: sources.Dataset) -> _Config:
@@ -178,6 +182,7 @@ def create(
         # The shapes need no file, which may be gone when a run is evaluated.
         if config.init is not None and not isinstance(seed, jax.core.Tracer):
             values = initial.read(config.init, network).values
+            agreement.check_start(values)
         return first(seed, values)
 
     return task, init

@@ -86,7 +86,7 @@ def set_up(config: configs.SweepConfig) -> Sweep:
         lock = run_folder.lock(folder)
         _check_same(config)
         recorded = run_folder.read_data(folder, CONFIG)
-        run_folder.check_data(folder / CONFIG, recorded, plan.data, allow=False)
+        run_folder.check_data(folder / CONFIG, recorded, plan.data, allow=None)
         known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]
         if files.has_torn_line(folder / TRIALS):
             notes = (f"the last line of {folder / TRIALS}, which has no end.",)

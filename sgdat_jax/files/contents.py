@@ -110,13 +110,13 @@ def append_line(file: pathlib.Path, values: Mapping[str, Any]) -> None:
 
 
 def read_text(file: pathlib.Path) -> str:
-    """Reads a file of text in UTF-8.
+    """Reads a file of text in UTF-8, with or without the mark of its byte order.
 
     Raises:
       ValueError: if it is not there, cannot be read or is not a regular file.
     """
     try:
-        with open(file, encoding="utf-8", opener=kinds.open_no_wait) as data:
+        with open(file, encoding="utf-8-sig", opener=kinds.open_no_wait) as data:
             kinds.check_regular(data)
             return data.read()
     except (OSError, ValueError) as error:

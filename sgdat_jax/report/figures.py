@@ -1,10 +1,12 @@
 """What all figures have in common."""
 
+import contextlib
 import io
 import itertools
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -137,6 +139,14 @@ def title(fig: figure.Figure, text: str) -> None:
         fig.suptitle(text, fontsize="large", x=0.01, ha="left")
 
 
+@contextlib.contextmanager
+def any_letters() -> Iterator[None]:
+    """Holds back Matplotlib's warning for each letter that its font draws as a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        yield
+
+
 def save(fig: figure.Figure, file: pathlib.Path) -> list[pathlib.Path]:
     """Writes a figure as a PNG file and, beside it, as SVG; returns their paths.
 
@@ -148,7 +158,7 @@ def save(fig: figure.Figure, file: pathlib.Path) -> list[pathlib.Path]:
 def drawn(fig: figure.Figure) -> dict[str, bytes]:
     """Returns the content of files of a figure by their suffixes."""
     found = {}
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), any_letters():
         for suffix in SUFFIXES:
             content = io.BytesIO()
             metadata = {"Date": None} if suffix == ".svg" else None

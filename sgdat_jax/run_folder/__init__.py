@@ -39,4 +39,5 @@ from sgdat_jax.run_folder.places import check_path as check_path
 from sgdat_jax.run_folder.places import check_there as check_there
 from sgdat_jax.run_folder.places import is_empty as is_empty
 from sgdat_jax.run_folder.places import lock as lock
+from sgdat_jax.run_folder.places import lock_there as lock_there
 from sgdat_jax.run_folder.places import read_json as read_json

@@ -91,7 +91,7 @@ def reopen(path: pathlib.Path, config: Options, data: Mapping[str, str]) -> None
 
 
 def check_data(
-    file: pathlib.Path, recorded: Any, data: Mapping[str, str], *, allow: bool
+    file: pathlib.Path, recorded: Any, data: Mapping[str, str], *, allow: bool | None
 ) -> None:
     """Raises ValueError if a run was trained on other images, unless that is allowed.
 
@@ -99,15 +99,18 @@ def check_data(
       file: that says what it was trained on.
       recorded: what it says, a fingerprint; of former versions None.
       data: fingerprint of the data set at hand.
-      allow: whether the data may be others.
+      allow: whether the data may be others; None: they never may.
     """
     if recorded is None or recorded == data or allow:
         return
     known = recorded if isinstance(recorded, dict) else {}
     differ = [name for name, digest in data.items() if known.get(name) != digest]
+    way_out = "--allow-changed-data takes them all the same"
+    if allow is None:
+        way_out = "choose another run_dir"
     raise ValueError(
         f"{file} is of a run on other data: {', '.join(differ)} have changed since; "
-        "--allow-changed-data takes them all the same."
+        f"{way_out}."
     )
 
 

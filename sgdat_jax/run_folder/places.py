@@ -120,10 +120,30 @@ def _refuse_links(paths: Iterable[pathlib.Path]) -> None:
             )
 
 
-def check_there(path: pathlib.Path) -> None:
-    """Raises OSError if somebody has removed the folder of a run that trains."""
+def lock_there(path: pathlib.Path) -> tuple[int, int] | None:
+    """Returns what tells the lock of a folder from any other; None without a lock."""
+    try:
+        found = (path / LOCK).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_there(path: pathlib.Path, held: tuple[int, int] | None = None) -> None:
+    """Raises OSError if the folder of a run that trains is no longer its own.
+
+    Args:
+      path: of the folder.
+      held: of the lock that the run holds, from `lock_there`; None: it may have any.
+    """
     if not files.is_file(path / CONFIG):
         raise OSError(f"{path} has lost its {CONFIG}: was the folder removed?")
+    found = lock_there(path)
+    if held is not None and found not in (None, held):
+        raise OSError(
+            f"{path} has a lock of another process now: was the folder moved, and "
+            "another run begun in its place?"
+        )
 
 
 def read_json(path: pathlib.Path, name: str) -> dict[str, Any]:

@@ -92,6 +92,7 @@ class _Folder:
 
     def __init__(self, folder: pathlib.Path, keep_states: int):
         self._folder = folder
+        self._lock = run_folder.lock_there(folder)
         self._saver = checkpoint.Saver(folder / run_folder.CHECKPOINTS, keep_states)
 
     def __enter__(self) -> "_Folder":
@@ -102,6 +103,7 @@ class _Folder:
         self._saver.__exit__(*exception)
 
     def save(self, run: runs.Run) -> None:
+        self._check_there()
         self._saver.save(runs.checkpoint_of(run))
 
     def wait(self) -> None:
@@ -110,8 +112,7 @@ class _Folder:
     def end_epoch(
         self, run: runs.Run, line: Mapping[str, Any], times: Mapping[str, Any]
     ) -> None:
-        if hosts.is_writer():
-            run_folder.check_there(self._folder)
+        self._check_there()
         names = []
         if _is_best(run, line):
             names.append(run_folder.BEST)
@@ -140,12 +141,18 @@ class _Folder:
         for name in names if hosts.is_writer() else ():
             weight_files.write(self._folder / name, run.task.network, *weights, details)
 
+    def _check_there(self) -> None:
+        if hosts.is_writer():
+            run_folder.check_there(self._folder, self._lock)
+
     def diverge(self, run: runs.Run) -> None:
+        self._check_there()
         if hosts.is_writer():
             epoch = len(run.progress.lines) + 1
             run_folder.write_diverged(self._folder, epoch, run.steps_done)
 
     def finish(self, result: Mapping[str, Any]) -> None:
+        self._check_there()
         if hosts.is_writer():
             run_folder.write_result(self._folder, result)
 

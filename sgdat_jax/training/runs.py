@@ -18,6 +18,8 @@ from sgdat_jax.training.metrics import records
 
 _Settings = TypeVar("_Settings", bound=settings.Upkeep)
 
+_MOST_STEPS = 2**31  # states count them in int32
+
 
 class Progress(NamedTuple):
     """How far a run has come: everything but its state."""
@@ -74,6 +76,12 @@ def check_fits(options: settings.Passes, dataset: dataset_lib.Dataset) -> None:
         raise ValueError(
             f"batch_size must be at most the {num_images} training images, got "
             f"{options.batch_size}."
+        )
+    steps = options.epochs * steps_per_epoch(options, dataset)
+    if steps >= _MOST_STEPS:
+        raise ValueError(
+            f"epochs must have fewer than {_MOST_STEPS:,} steps in all, got "
+            f"{options.epochs} of {steps_per_epoch(options, dataset)} each."
         )
     side = min(dataset.input_shape[:2])
     if options.crop_padding >= side:

@@ -124,6 +124,14 @@ def test_a_folder_of_other_files_is_left_alone(folder):
     assert (other / "thesis.txt").read_text() == "mine"
 
 
+def test_the_folder_of_a_run_is_left_alone():
+    folder = shared_runs.finished().folder
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match="run_dir must be no folder of a run, got /"):
+        compare.set_up(_config(folder))
+    assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.parametrize("layers", [("*",), ("conv*", "dense4")])
 def test_networks_without_binary_layers_have_nothing_to_compare(tmp_path, layers):
     settings = _config(tmp_path / "new", full_precision=layers)

@@ -112,6 +112,7 @@ def damaged(tmp_path, changes):
         ({"network": {"width": 1e30}}, "width must be less"),
         ({"network": {"num_classes": 11}}, "class_names must be 11, got 10"),
         ({"class_names": 5}, "is not a whole file of weights"),
+        ({"class_names": ["\x1b[2J", *"abcdefghi"]}, "no control characters"),
         ({"resize": "pad"}, "unknown resize 'pad'"),
         ({"format": 7}, "is of format 7"),
         ({"network": {"colour": 1}}, "colour"),

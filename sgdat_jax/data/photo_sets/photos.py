@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
@@ -146,13 +147,14 @@ def _parts(
     folder: pathlib.Path,
 ) -> tuple[pathlib.Path, pathlib.Path | None, list[str]]:
     """Returns the folders to train and to test with, and notes on them."""
-    inner = {path.name.casefold(): path for path in _folders(folder)}
+    folders = _folders(folder)
+    inner = {path.name.casefold(): path for path in folders}
     train = next((inner[name] for name in _TRAIN if name in inner), None)
     tests = [inner[name] for name in _TEST if name in inner]
     if train is None or not (tests or len(inner) == 1):
         return folder, None, []  # "train" may be a class
     test = tests[0] if tests else None
-    unused = [path.name for path in inner.values() if path not in (train, test)]
+    unused = [path.name for path in folders if path not in (train, test)]
     notes = [f"{name}/ is not used" for name in unused]
     return train, test, notes
 
@@ -174,7 +176,7 @@ def _find(folder: pathlib.Path) -> _Found:
     """Finds the pictures of each class of a part, sorted by their paths."""
     found = _Found({}, {}, [])
     for inner in _folders(folder):
-        found.classes[inner.name] = []
+        of_class = found.classes.setdefault(_class_name(inner.name), [])
         for path in sorted(_walk(inner)):
             name = path.relative_to(folder).as_posix()
             suffix = path.suffix.lower()
@@ -191,13 +193,23 @@ def _find(folder: pathlib.Path) -> _Found:
                 found.broken[name] = f"its format must be one of {formats}"
             else:
                 file = _File(name, about.st_size, about.st_mtime_ns)
-                found.classes[inner.name].append(file)
+                of_class.append(file)
     found.others.extend(
         path.name
         for path in folder.iterdir()
         if _is_shown(path.name) and path.suffix.lower() in pictures.SUFFIXES
     )
     return found
+
+
+def _class_name(name: str) -> str:
+    """Returns a folder's name with each letter as one character.
+
+    Some systems keep a letter and its accent apart: it looks the same, and is not.
+    Bytes that are no letters in UTF-8 become their numbers.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
 
 
 def find_pictures(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -233,7 +245,7 @@ def _check_classes(
             f"{folder} is not a folder of arrays (train_images.npy) or of photos "
             f"({_LAYOUT}): it has no folders of classes with pictures in them."
         )
-    with_broken = {path.partition("/")[0] for path in found.broken}
+    with_broken = {_class_name(path.partition("/")[0]) for path in found.broken}
     for name, pictures_of_class in found.classes.items():
         if not pictures_of_class and name not in with_broken:
             raise ValueError(f"{train / name} must hold a picture of its class.")
@@ -247,7 +259,7 @@ def _check_classes(
             raise ValueError(f"{test}/{name} is of no class in {train}.")
     if held and not any(held.classes.values()):
         raise ValueError(f"{test} must hold pictures of classes ({_LAYOUT}).")
-    return tuple(found.classes)
+    return tuple(sorted(found.classes))
 
 
 def _of_others(names: Sequence[str]) -> list[str]:

@@ -1,14 +1,17 @@
-"""Checks that all processes of a job have the same config, versions and data.
+"""Checks that all processes of a job have the same config, versions, data and start.
 
 Each process computes its share of every step from its own config and images. If they
 differ, the weights that come out belong to no config at all.
 """
 
 import dataclasses
+import hashlib
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import sources
@@ -43,6 +46,22 @@ def check_data(dataset: sources.Dataset) -> None:
     """
     if hosts.is_job():
         hosts.agree(dataset_lib.fingerprint(dataset))
+
+
+def check_start(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises `hosts.Disagreement` unless all processes start from the same weights.
+
+    All call this together; one process alone always agrees.
+
+    Args:
+      arrays: weights of a file, by their names.
+    """
+    if hosts.is_job():
+        digest = hashlib.sha256()
+        for name, array in sorted(arrays.items()):
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        hosts.agree({"init": digest.hexdigest()[:16]})
 
 
 def _versions() -> dict[str, Any]:

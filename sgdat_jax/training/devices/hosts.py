@@ -6,13 +6,15 @@ one process ends, the others cannot go on: they end as well, and all are started
 
 import contextlib
 import json
+import math
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -24,6 +26,7 @@ from sgdat_jax import checks
 # connection breaks, as it does when a process is killed, they hear at once.
 _HEARTBEAT_SECONDS = 60
 _PATIENCE_SECONDS = 50
+_PATIENCE_OF_CLUSTERS = 300  # which may start some of their hosts minutes later
 
 
 class Disagreement(ValueError):
@@ -39,10 +42,10 @@ def join(
 ) -> None:
     """Makes this process one of a job; comes before any other use of jax.
 
-    The coordinator waits for all the others, for five minutes at most; then jax aborts
-    the process. The others wait a minute for a coordinator that cannot be reached.
-    What is None is found out from the cluster: a TPU pod, Slurm, Open MPI or
-    Kubernetes.
+    All wait for each other, for a minute at most, and for five minutes in a cluster.
+    Then, or at an interrupt, the process ends at once: with 2, or 130, after one line
+    on stderr. What is None is found out from the cluster: a TPU pod, Slurm, Open MPI
+    or Kubernetes.
 
     Args:
       coordinator: host and port of the first process, on which it will listen, such as
@@ -64,7 +67,7 @@ def join(
             f"{coordinator}."
         )
     if num_processes is not None:
-        checks.at_least("num_processes", num_processes, 1)
+        checks.within("num_processes", num_processes, "[1, 2**31)")
     if process_id is not None and not 0 <= process_id < (num_processes or sys.maxsize):
         raise ValueError(
             f"process_id must be in [0, num_processes), got {process_id} of "
@@ -75,18 +78,57 @@ def join(
             _check_free(int(port))
         elif process_id is not None:
             _wait_for(host.strip("[]"), int(port))
+    is_cluster = None in (coordinator, process_id, num_processes)
+    patience = _PATIENCE_OF_CLUSTERS if is_cluster else _PATIENCE_SECONDS
     try:
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            process_id=process_id,
-            num_processes=num_processes,
-            heartbeat_timeout_seconds=heartbeat_seconds,
+        _within(
+            patience,
+            lambda: jax.distributed.initialize(
+                coordinator_address=coordinator,
+                process_id=process_id,
+                num_processes=num_processes,
+                # After it jax would abort the process, with a trace of its stack.
+                initialization_timeout=2 * math.ceil(patience),
+                heartbeat_timeout_seconds=heartbeat_seconds,
+            ),
         )
     except ValueError as error:
         raise ValueError(
             "No cluster was found that tells coordinator, process_id and "
             f"num_processes: give all three. ({error})"
         ) from None
+
+
+def _within(seconds: float, wait: Callable[[], None]) -> None:
+    """Calls what waits for the other processes; too long, it ends this one.
+
+    It is called in a thread, as jax hears neither signals nor the clock while it waits.
+    """
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            wait()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        thread.join(seconds)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+    if thread.is_alive():
+        _end(f"not all processes of the job have come within {seconds:g} seconds", 2)
+    if raised:
+        raise raised[0]
+
+
+def _end(reason: str, code: int) -> NoReturn:
+    """Ends the process at once, as its ordinary end waits for the others."""
+    print(f"sgdat-jax: error: {reason}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _check_free(port: int) -> None:
@@ -225,12 +267,8 @@ def one_for_all(*together: type[BaseException]) -> Iterator[None]:
         if not isinstance(error, jax.errors.JaxRuntimeError):
             traceback.print_exc()
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        print(
-            f"sgdat-jax: error: process {jax.process_index()} of "
-            f"{jax.process_count()} ends ({reason}); when one ends, all do: start all "
-            "again to go on from the last checkpoint",
-            file=sys.stderr,
-            flush=True,
+        _end(
+            f"process {jax.process_index()} of {jax.process_count()} ends ({reason}); "
+            "when one ends, all do: start all again to go on from the last checkpoint",
+            1,
         )
-        sys.stdout.flush()
-        os._exit(1)
