@@ -1,8 +1,8 @@
 """The C programs of the guides, built and run on this machine and as on Arm.
 
 On 64-bit Arm: by a cross compiler, ``qemu-aarch64``, and, for modules of IREE, the
-``iree-run-module`` of the wheel for Arm, whose path is in `SGDAT_JAX_ARM_IREE`. With a C
-runtime of IREE in a folder with ``include`` and ``lib``, named by
+``iree-run-module`` of the wheel for Arm, whose path is in `SGDAT_JAX_ARM_IREE`. With a
+C runtime of IREE in a folder with ``include`` and ``lib``, named by
 `SGDAT_JAX_IREE_RUNTIME`, the example for it is built and run, too.
 """
 
