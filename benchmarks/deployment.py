@@ -18,6 +18,7 @@ of images that the network has seen once.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import tempfile
@@ -125,6 +126,41 @@ def show(rows):
     timing.show(cells, names=("program",))
 
 
+def tables(folder):
+    """Returns recorded results as tables in Markdown: latency, throughput and files."""
+    results = [
+        json.loads(file.read_text())
+        for model in MODELS
+        for file in sorted(folder.glob(f"{model}-width*-threads*.json"))
+    ]
+    cells = {
+        "Milliseconds for a single image, median (99th percentile)": lambda row: (
+            f"{1e3 * row['latency']['median']:.3f} ({1e3 * row['latency_99']:.3f})"
+        ),
+        f"Images per second, {BATCH} at a time": lambda row: (
+            f"{row['images_per_second']:,.0f}"
+        ),
+        "File in kB (seconds from it to the first prediction)": lambda row: (
+            f"{row['file_bytes'] / 1e3:,.0f} ({row['load_seconds']:.2f})"
+        ),
+    }
+    return "\n\n".join(
+        "\n".join([f"{title}:", "", *_table(results, cell)])
+        for title, cell in cells.items()
+    )
+
+
+def _table(results, cell):
+    yield f"| network | width | compiled for | threads | {' | '.join(deployed.FORMS)} |"
+    yield f"|---|---:|---|---:|{'---:|' * len(deployed.FORMS)}"
+    for result in results:
+        rows = {row["program"]: row for row in result["rows"]}
+        first = next(iter(rows.values()))
+        case = first["model"], f"{first['width']:g}", result["compiled_for"]
+        known = [cell(rows[name]) if name in rows else "" for name in deployed.FORMS]
+        yield f"| {' | '.join([*case, str(result['threads']), *known])} |"
+
+
 def parse(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
@@ -136,6 +172,7 @@ def parse(arguments=None):
     add("--seconds", type=float, default=20.0, help="after which a case ends earlier")
     add("--files", type=pathlib.Path, help="folder that keeps the exported files")
     add("--prepare", action="store_true", help="write the files alone")
+    add("--tables", action="store_true", help="print tables of recorded results alone")
     add("--out", type=pathlib.Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     if options.prepare and options.files is None:
@@ -158,6 +195,9 @@ def compile_for_another():
 
 def main(arguments=None):
     options = parse(arguments)
+    if options.tables:
+        print(tables(options.out))
+        return
     if options.processor:
         compile_for_another()
     cpu.keep_freed_memory()

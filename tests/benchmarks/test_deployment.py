@@ -28,6 +28,12 @@ def test_a_network_is_measured_from_files_written_before(tmp_path, capsys):
     assert ours["over_float32_bytes"] < 1
     assert 0 < ours["latency"]["median"] <= ours["latency_99"]
     assert ours["images_per_second"] > 0
+    capsys.readouterr()
+    deployment.main(["--tables", "--out", str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(lines[2]) == 3  # heads of three tables
+    (line,) = (line for line in lines if f"{1e3 * ours['latency_99']:.3f}" in line)
+    assert line.startswith("| DigitsNet | 0.1 | this processor |")
 
 
 def test_files_are_only_prepared_to_be_kept(capsys):
