@@ -68,6 +68,12 @@ def compiled_quickly():
         yield
 
 
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Trains without plots, which take longer than a short run itself."""
+    monkeypatch.setattr("sgdat_jax.report.save_plots", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def without_cache():
     """Compiles each time: to read a program for a TPU from the cache would need one."""

@@ -19,6 +19,8 @@ from sgdat_jax import inference, report
 from sgdat_jax.cli import parsing
 from sgdat_jax.training import run_folder
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _DOCS = guides.ROOT / "docs"
 # Many runs, other processes, the compilers of IREE. The README has photos as well.
 _SLOW = {"clusters.md", "command.md", "export.md", "photos.md"}

@@ -11,6 +11,8 @@ from sgdat_jax.cli import options, work
 from sgdat_jax.experiments import configs
 from sgdat_jax.training import run_folder
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _VALUES = (
     "",
     "0",
@@ -126,8 +128,8 @@ def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
 
 
 def test_arguments_by_chance(tmp_path, capfd, monkeypatch):
-    ends = _check_cases(25, 0, tmp_path, capfd, monkeypatch)
-    assert ends[2] > 15
+    ends = _check_cases(12, 0, tmp_path, capfd, monkeypatch)
+    assert ends[2] > 7
 
 
 @pytest.mark.slow

@@ -10,9 +10,11 @@ import pytest
 import sgdat_jax
 import shared_runs
 from sgdat_jax import cli
-from sgdat_jax.cli import command, work
+from sgdat_jax.cli import command
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import run_folder
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 _LINE = {
     "epoch",
@@ -122,8 +124,8 @@ def test_evaluate_prints_what_training_printed(capfd):
     assert _files(folder) == before
 
 
-def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(work.report, "save_plots", lambda *_: None)
+@pytest.mark.usefixtures("without_plots")
+def test_a_finished_run_is_told_again(tmp_path, capsys):
     folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     best = {"best_test_accuracy": 0.9876, "best_epoch": 1}
     run_folder.write_result(folder, run_folder.read_result(folder) | best)

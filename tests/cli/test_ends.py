@@ -14,6 +14,8 @@ from sgdat_jax import cli
 from sgdat_jax.cli import work
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _SHORT = ("train", "--epochs", "1", "--batch-size", "512", "--run-dir")
 
 

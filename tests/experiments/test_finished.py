@@ -11,6 +11,8 @@ from sgdat_jax import cli
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import checkpoint, run_folder
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_plots")
+
 
 @pytest.fixture
 def folder(tmp_path):

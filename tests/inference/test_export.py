@@ -18,6 +18,8 @@ from sgdat_jax.inference import weight_files
 from sgdat_jax.inference.export import checks, formats, networks
 from sgdat_jax.training import run_folder
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PACKAGES = {
     "stablehlo": (),
     "npz": (),

@@ -14,6 +14,8 @@ from sgdat_jax import bits, inference
 from sgdat_jax.inference.export import iree, networks, words
 from sgdat_jax.training import run_folder
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def random_words(rng, *shape):
     return jnp.asarray(rng.integers(0, 2**32, shape, np.uint32))

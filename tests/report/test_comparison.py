@@ -13,6 +13,8 @@ from rich import console
 
 from sgdat_jax import report
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_rows_hold_mean_and_sample_deviation(groups):
     first, second = report.compare_runs(groups)

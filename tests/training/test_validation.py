@@ -15,6 +15,8 @@ from sgdat_jax.experiments import configs, setup, sweep
 from sgdat_jax.models import specs
 from sgdat_jax.training import formats, loop, results, run_folder, runs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _TASK = {"model": "TinyNet", "epochs": 3, "validation_share": 0.2}
 
 
