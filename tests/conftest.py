@@ -69,9 +69,10 @@ def compiled_quickly():
 
 
 @pytest.fixture
-def without_plots(monkeypatch):
-    """Trains without plots, which take longer than a short run itself."""
-    monkeypatch.setattr("sgdat_jax.report.save_plots", lambda *_: None)
+def without_drawing(monkeypatch):
+    """Leaves the pictures of runs and reports empty: to draw them takes the longest."""
+    empty = {".png": b"", ".svg": b""}
+    monkeypatch.setattr("sgdat_jax.report.figures.drawn", lambda fig: empty)
 
 
 @pytest.fixture(scope="module")

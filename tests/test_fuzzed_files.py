@@ -7,7 +7,7 @@ import pytest
 from benchmarks import fuzzing
 from sgdat_jax import cli
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_plots")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
 
 _LEAST = 12
 # As many as the guide on reliability counts; minutes each.

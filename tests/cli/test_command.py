@@ -124,7 +124,7 @@ def test_evaluate_prints_what_training_printed(capfd):
     assert _files(folder) == before
 
 
-@pytest.mark.usefixtures("without_plots")
+@pytest.mark.usefixtures("without_drawing")
 def test_a_finished_run_is_told_again(tmp_path, capsys):
     folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     best = {"best_test_accuracy": 0.9876, "best_epoch": 1}

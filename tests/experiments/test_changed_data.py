@@ -10,7 +10,7 @@ import pytest
 import small_runs  # noqa: F401 (TinyNet)
 from sgdat_jax import cli
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_plots")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
 
 _TASK = ("--dataset", "./set", "--batch-size", "32", "--model", "TinyNet")
 _TRAIN = ("train", *_TASK, "--resume", "run")

@@ -9,7 +9,7 @@ from sgdat_jax import cli, report
 from sgdat_jax.experiments import compare, configs, methods, registry
 from sgdat_jax.training import loop, run_folder
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_plots")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
 
 
 def test_methods_are_the_papers_and_can_be_trained():

@@ -11,7 +11,7 @@ from sgdat_jax import cli
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import checkpoint, run_folder
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_plots")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from sgdat_jax.experiments import compare, configs, setup, sweep
 from sgdat_jax.inference import weight_files
 from sgdat_jax.training import run_folder, runs
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_plots")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
 
 
 @pytest.fixture
