@@ -29,11 +29,9 @@ def scratch() -> tempfile.TemporaryDirectory:
 def finished() -> runs.Run:
     """A run of two epochs with seed 0 in this process."""
     folder = pathlib.Path(scratch().name, "finished")
-    run = setup.set_up(
-        configs.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
-    )
+    settings = configs.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
     with compiling.quickly(False):  # tests of bits look at it as well
-        return loop.train(run, loop.Watcher())[0]
+        return loop.train(setup.set_up(settings), loop.Watcher())[0]
 
 
 @functools.cache
