@@ -12,11 +12,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time goes into compiling, often the same programs in several processes.
 _CACHE = pathlib.Path(tempfile.gettempdir(), f"sgdat_jax-tests-{os.getuid()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# To write and read what takes less to compile takes as long.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
+
+import compiling  # noqa: E402
 
 # Programs that need PyTorch, and a plug-in, which would add to the tables at once.
 collect_ignore = [
@@ -27,15 +30,49 @@ collect_ignore = [
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Of pytest-xdist, which need not be there; what the command line says goes before.
+_PARALLEL = {
+    "numprocesses": (None, "auto"),
+    "maxprocesses": (None, 4),
+    "dist": ("no", "loadfile"),  # tests of a file share what they prepare
+    "loadscopereorder": (True, False),  # the slow tests of few would come last
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Runs tests on all cores, unless it is told otherwise."""
+    if not config.pluginmanager.has_plugin("xdist") or hasattr(config, "workerinput"):
+        return  # the second is so in the processes that this one starts
+    for name, (untold, value) in _PARALLEL.items():
+        if getattr(config.option, name) == untold:
+            setattr(config.option, name, value)
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Collects no garbage while tests are collected: a fifth of that time."""
+    """Leaves what lives until the end to no collection of garbage: a tenth of all."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         gc.enable()
+
+
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """For files of tests that ask neither for bits nor for speed."""
+    with compiling.quickly():
+        yield
+
+
+@pytest.fixture
+def without_drawing(monkeypatch):
+    """Leaves the pictures of runs and reports empty: to draw them takes the longest."""
+    empty = {".png": b"", ".svg": b""}
+    monkeypatch.setattr("sgdat_jax.report.figures.drawn", lambda fig: empty)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import tempfile
 import jax
 import numpy as np
 
+import compiling
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import loop, runs, states
 
@@ -28,10 +29,9 @@ def scratch() -> tempfile.TemporaryDirectory:
 def finished() -> runs.Run:
     """A run of two epochs with seed 0 in this process."""
     folder = pathlib.Path(scratch().name, "finished")
-    run = setup.set_up(
-        configs.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
-    )
-    return loop.train(run, loop.Watcher())[0]
+    settings = configs.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
+    with compiling.quickly(False):  # tests of bits look at it as well
+        return loop.train(setup.set_up(settings), loop.Watcher())[0]
 
 
 @functools.cache
@@ -39,7 +39,8 @@ def by_command() -> tuple[pathlib.Path, str]:
     """The same run by the command in a process of its own: its folder and output."""
     folder = pathlib.Path(scratch().name, "run of :smile: command")
     options = ("--epochs", str(EPOCHS), "--diagnostics", "--run-dir", str(folder))
-    done = command("train", *options)
+    with compiling.quickly(False):
+        done = command("train", *options)
     assert (done.returncode, done.stderr) == (0, "")
     return folder, done.stdout
 

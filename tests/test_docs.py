@@ -18,6 +18,8 @@ import tables
 from sgdat_jax import inference, report, run_folder
 from sgdat_jax.cli import parsing
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _DOCS = guides.ROOT / "docs"
 # Many runs, other processes, the compilers of IREE. The README has photos as well.
 _SLOW = {"clusters.md", "command.md", "export.md", "photos.md"}

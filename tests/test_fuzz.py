@@ -10,6 +10,8 @@ from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import options, work
 from sgdat_jax.experiments import configs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _VALUES = (
     "",
     "0",
@@ -125,8 +127,8 @@ def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
 
 
 def test_arguments_by_chance(tmp_path, capfd, monkeypatch):
-    ends = _check_cases(25, 0, tmp_path, capfd, monkeypatch)
-    assert ends[2] > 15
+    ends = _check_cases(12, 0, tmp_path, capfd, monkeypatch)
+    assert ends[2] > 7
 
 
 @pytest.mark.slow

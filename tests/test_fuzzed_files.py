@@ -7,6 +7,8 @@ import pytest
 from benchmarks import fuzzing
 from sgdat_jax import cli
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
 _LEAST = 12
 # As many as the guide on reliability counts; minutes each.
 _JSON, _BYTES = 2_000, 10_000

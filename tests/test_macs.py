@@ -8,6 +8,8 @@ import sgdat_jax as sj
 from sgdat_jax import inference
 from summaries import one_row, rngs, rows_of
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_transposed_convolutions_count_each_input_once():
     # Each of 5 x 4 pixels meets each weight; in between are zeros.

@@ -10,6 +10,8 @@ import pytest
 
 import guides
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _README = guides.ROOT / "README.md"
 _LINK = re.compile(r"\]\(([^)]+)\)")
 

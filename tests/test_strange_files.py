@@ -9,6 +9,8 @@ import pytest
 from benchmarks import strangers
 from sgdat_jax import cli
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
 _TINY = ("--model", "TinyNet", "--epochs", "1")
 
 

@@ -9,6 +9,8 @@ import sgdat_jax as sj
 from sgdat_jax import inference, summary
 from summaries import one_row, rngs, rows_of
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_rows_of_digits_net():
     rows = rows_of(lambda: sj.models.DigitsNet(rngs=rngs()), (8, 8, 1))

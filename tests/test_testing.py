@@ -13,6 +13,8 @@ from flax import nnx
 import sgdat_jax as sj
 from sgdat_jax import testing
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class SeenState(NamedTuple):
     """A binary optimizer that counts no flips tells its weights by a property."""

@@ -11,6 +11,7 @@ turn each restart off. Running variances of batch normalization are PyTorch's.
 Unlike in the script, the last images of an epoch, fewer than a batch, are left out.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -118,17 +119,19 @@ def cost(name: str) -> Cost:
     Args:
       name: a key of `TASKS`.
     """
+    task = config(configs.CompareConfig, name)
+    number, shape, _ = _IMAGES[task.dataset]
+    images, macs = number * task.epochs, _macs(name, shape)
+    seconds = images / _RATES[str(task.model)] * macs / _macs(name, (32, 32, 3))
+    return Cost(images, macs, seconds / 3600)
+
+
+@functools.cache  # a second for each network that is traced
+def _macs(name: str, shape: tuple[int, ...]) -> float:
     from sgdat_jax import summary
     from sgdat_jax.experiments import setup
 
     task = config(configs.CompareConfig, name)
-    number, shape, num_classes = _IMAGES[task.dataset]
-
-    def macs(shape: tuple[int, ...]) -> float:
-        images = setup.Shape(num_classes, shape)
-        total = summary.total(setup.summarize(task, images))
-        return total.binary_macs + total.real_macs
-
-    images = number * task.epochs
-    seconds = images / _RATES[str(task.model)] * macs(shape) / macs((32, 32, 3))
-    return Cost(images, macs(shape), seconds / 3600)
+    images = setup.Shape(_IMAGES[task.dataset][2], shape)
+    total = summary.total(setup.summarize(task, images))
+    return total.binary_macs + total.real_macs

@@ -7,6 +7,8 @@ import sgdat_jax as sj
 from benchmarks import compact_state
 from sgdat_jax import files
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize("bits", [5, 16])
 def test_rounding_by_chance_is_right_on_average(bits):

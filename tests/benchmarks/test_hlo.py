@@ -5,6 +5,8 @@ from jax import lax
 
 from benchmarks import hlo
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 TEXT = """\
 HloModule jit_step, is_scheduled=true
 

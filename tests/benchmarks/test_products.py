@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
 from benchmarks import products
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def test_every_product_is_measured_beside_floats(tmp_path, capsys):

@@ -12,6 +12,8 @@ from sgdat_jax.experiments import configs
 # Lines of the program of `BinaryNet`, as jaxlib 0.10.2 compiles it for a CPU; backend
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Lines of the program of `BinaryNet`, as jaxlib 0.10.2 compiles it for a CPU; backend
 # configurations and most operands are left out.
 LINES = {

@@ -7,11 +7,14 @@ import shutil
 import jax
 import pytest
 
-import sgdat_jax
+import sgdat_jax as sj
 import shared_runs
 from sgdat_jax import cli, run_folder
-from sgdat_jax.cli import command, work
+from sgdat_jax.cli import command
 from sgdat_jax.experiments import configs, setup
+from sgdat_jax.training import checkpoint
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 _LINE = {
     "epoch",
@@ -105,6 +108,22 @@ def test_train_fills_the_folder():
     assert last[1] == f"results and plots in {folder}"
 
 
+def test_same_seed_gives_the_same_bits_in_another_process():
+    run = shared_runs.finished()
+    folder, _ = shared_runs.by_command()
+    other, _ = checkpoint.restore(folder / run_folder.CHECKPOINTS, run.state)
+    shared_runs.assert_bit_equal(other, run.state)
+    shared_runs.assert_bit_equal(
+        sj.latent_weights(other.opt_state), sj.latent_weights(run.state.opt_state)
+    )
+    assert any(leaf.any() for leaf in jax.tree.leaves(sj.flip_counts(other.opt_state)))
+    metrics = [
+        (path / run_folder.METRICS).read_bytes() for path in (folder, run.folder)
+    ]
+    assert metrics[0] == metrics[1]
+    assert len(run_folder.read_metrics(folder)) == shared_runs.EPOCHS
+
+
 def test_evaluate_prints_what_training_printed(capfd):
     folder, output = shared_runs.by_command()
     before = _files(folder)
@@ -121,8 +140,8 @@ def test_evaluate_prints_what_training_printed(capfd):
     assert _files(folder) == before
 
 
-def test_a_finished_run_is_told_again(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(work.report, "save_plots", lambda *_: None)
+@pytest.mark.usefixtures("without_drawing")
+def test_a_finished_run_is_told_again(tmp_path, capsys):
     folder = shutil.copytree(shared_runs.finished().folder, tmp_path / "run")
     best = {"best_test_accuracy": 0.9876, "best_epoch": 1}
     run_folder.write_result(folder, run_folder.read_result(folder) | best)
@@ -438,4 +457,4 @@ def test_a_terminal_without_the_signs_gets_others(tmp_path):
 
 def test_version(capsys):
     cli.main(["--version"])
-    assert capsys.readouterr().out == f"sgdat-jax {sgdat_jax.__version__}\n"
+    assert capsys.readouterr().out == f"sgdat-jax {sj.__version__}\n"

@@ -12,6 +12,8 @@ from sgdat_jax import cli
 from sgdat_jax.cli import data as data_commands
 from sgdat_jax.data import sources
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def _printed(arguments, capsys):
     cli.main(["data", *map(str, arguments)])

@@ -15,6 +15,8 @@ from sgdat_jax.cli import work
 from sgdat_jax.experiments import configs
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _SHORT = ("train", "--epochs", "1", "--batch-size", "512", "--run-dir")
 
 

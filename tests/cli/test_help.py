@@ -14,6 +14,8 @@ from sgdat_jax.experiments import configs, methods, recipes, registry, setup
 from sgdat_jax.inference.export import formats
 from sgdat_jax.models import specs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _ROWS = 48  # of one screen
 _KINDS = {name: kind for name, (kind, _) in options.COMMANDS.items() if name != "data"}
 _KINDS |= {f"data {k}": v for k, v in options.subcommands(options.DataConfig).items()}

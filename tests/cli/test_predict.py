@@ -13,6 +13,8 @@ import shared_runs
 from sgdat_jax import cli, inference
 from sgdat_jax.data import sources
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture
 def pictures(tmp_path):

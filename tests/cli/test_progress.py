@@ -9,6 +9,8 @@ import shared_runs
 from sgdat_jax.cli import progress
 from sgdat_jax.training import runs, steps
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def _terminal(width=120, **options):
     return console.Console(file=io.StringIO(), width=width, **options)

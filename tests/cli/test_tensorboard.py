@@ -7,6 +7,8 @@ from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import tensorboard
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def _records(data):
     """The records of an event file: length, checksum, bytes, checksum each."""

@@ -5,6 +5,8 @@ import pytest
 
 from sgdat_jax.data import augment, sources
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_normalize_centres_the_training_set():
     images = sources.digits().train_images

@@ -10,6 +10,8 @@ from PIL import Image
 
 from sgdat_jax.data import augment, sources
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _COUNT = 4_000
 _RATIO = (3 / 4, 4 / 3)
 _boxes = jax.jit(augment._random_boxes, static_argnums=(1, 2, 3, 4))

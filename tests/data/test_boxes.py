@@ -2,8 +2,11 @@
 
 import jax
 import numpy as np
+import pytest
 
 from sgdat_jax.data import augment
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 COUNT = 2000
 _boxes = jax.jit(augment._random_boxes, static_argnums=(1, 2, 3, 4))

@@ -10,6 +10,8 @@ import small_runs
 from sgdat_jax import signs
 from sgdat_jax.models import specs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize(
     "name", sorted(set(specs.SIGNS) - {"ste_sign", "approx_sign", "swish_sign"})

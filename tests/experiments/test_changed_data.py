@@ -1,27 +1,41 @@
 """A run knows its images: others are refused, or taken on request and recorded."""
 
+import contextlib
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+import small_runs  # noqa: F401 (TinyNet)
 from sgdat_jax import cli
 
-_TRAIN = ("train", "--dataset", "./set", "--batch-size", "32", "--resume", "run")
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
+_TASK = ("--dataset", "./set", "--batch-size", "32", "--model", "TinyNet")
+_TRAIN = ("train", *_TASK, "--resume", "run")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A folder with a small set of arrays and a run of one epoch on it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "set").mkdir()
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "set").mkdir()
     rng = np.random.default_rng(0)
     for part in ("train", "test"):
         images = rng.integers(0, 256, (64, 8, 8, 1), np.uint8)
-        np.save(tmp_path / "set" / f"{part}_images.npy", images)
-        np.save(tmp_path / "set" / f"{part}_labels.npy", np.arange(64) % 2)
-    cli.main([*_TRAIN, "--epochs", "1"])
-    return tmp_path
+        np.save(folder / "set" / f"{part}_images.npy", images)
+        np.save(folder / "set" / f"{part}_labels.npy", np.arange(64) % 2)
+    with contextlib.chdir(folder):
+        cli.main([*_TRAIN, "--epochs", "1"])
+    return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch):
+    """A copy of it, in which the test runs."""
+    monkeypatch.chdir(shutil.copytree(trained, tmp_path / "copy"))
+    return tmp_path / "copy"
 
 
 def _change(folder, name):
@@ -74,7 +88,7 @@ def test_finished_run_and_older_runs_are_left_alone(folder, capsys):
 
 
 def test_sweep_of_other_data_is_refused(folder, capsys):
-    words = ("sweep", "--dataset", "./set", "--batch-size", "32", "--epochs", "1")
+    words = ("sweep", *_TASK, "--epochs", "1")
     words += ("--learning-rate", "1e-4", "1e-3", "--seeds", "1", "--run-dir", "s")
     cli.main(words)
     _change(folder, "test_images.npy")

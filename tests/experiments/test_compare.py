@@ -9,6 +9,8 @@ from sgdat_jax import cli, report, run_folder
 from sgdat_jax.experiments import compare, configs, methods, registry
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
 
 def test_methods_are_the_papers_and_can_be_trained():
     labels = [method.label for method in methods.PAPER.values()]

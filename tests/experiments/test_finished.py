@@ -11,6 +11,8 @@ from sgdat_jax import cli, run_folder
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
 
 @pytest.fixture
 def folder(tmp_path):

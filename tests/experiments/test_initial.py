@@ -16,6 +16,8 @@ from sgdat_jax.inference import weight_files
 from sgdat_jax.models import specs
 from sgdat_jax.training import loop, runs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _TINY = configs.TrainConfig(model="TinyNet", epochs=1)
 _KERNEL = "dense2/kernel"
 

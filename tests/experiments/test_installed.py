@@ -6,6 +6,8 @@ import pytest
 
 from sgdat_jax import cli, experiments, names
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _ENTRY_POINTS = """\
 [sgdat_jax.optimizers]
 installed_bop = my_bnns:slow_bop

@@ -18,6 +18,8 @@ from sgdat_jax.experiments import configs, setup
 from sgdat_jax.models import specs
 from sgdat_jax.training import loop, runs, steps
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _STEPS_PER_EPOCH = 4
 _SGD = {"real_optimizer": "sgd", "real_learning_rate": 1.0, "real_schedule": "constant"}
 

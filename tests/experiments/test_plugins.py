@@ -13,6 +13,8 @@ from sgdat_jax import cli, inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, hyperparameters, plugins, setup
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
 _FILE = pathlib.Path(__file__).parent.parent / "plugin.py"
 _TASK = (
     *("--dataset", "blobs", "--model", "PairNet", "--input-sign", "triangle"),

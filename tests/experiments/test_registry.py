@@ -8,6 +8,8 @@ import sgdat_jax as sj
 import shared_runs
 from sgdat_jax.experiments import registry
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_schedules_are_those_of_optax():
     steps = jnp.arange(60)

@@ -143,6 +143,7 @@ def test_changed_config_is_refused(interrupted, changes, named):
     assert (interrupted / run_folder.CONFIG).read_bytes() == before
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "a run"
     words = ["train", "--resume", str(folder), "--epochs", "2", "--diagnostics"]

@@ -16,6 +16,8 @@ from sgdat_jax.experiments import compare, configs, setup, sweep
 from sgdat_jax.inference import weight_files
 from sgdat_jax.training import runs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+
 
 @pytest.fixture
 def pets(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from sgdat_jax.experiments import configs, setup, sweep
 # Three steps of one epoch: enough to tell settings apart.
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Three steps of one epoch: enough to tell settings apart.
 _SHORT = {"epochs": 1, "batch_size": 479, "seeds": 2, "threshold": (0.0, 1e-6)}
 

@@ -17,6 +17,8 @@ from sgdat_jax import inference, run_folder
 from sgdat_jax.inference import weight_files
 from sgdat_jax.inference.export import checks, formats, networks
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PACKAGES = {
     "stablehlo": (),
     "npz": (),

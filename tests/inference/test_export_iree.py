@@ -13,6 +13,8 @@ import shared_runs
 from sgdat_jax import bits, inference, run_folder
 from sgdat_jax.inference.export import iree, networks, words
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def random_words(rng, *shape):
     return jnp.asarray(rng.integers(0, 2**32, shape, np.uint32))

@@ -11,6 +11,8 @@ from networks import images_for, random_network
 from sgdat_jax import inference
 from sgdat_jax.inference.export import networks, onnx
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 

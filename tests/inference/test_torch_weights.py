@@ -13,6 +13,8 @@ from sgdat_jax.inference.export import torch as torch_format
 from sgdat_jax.inference.export import torch_names
 from sgdat_jax.models import specs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 NETS = {"BinaryNet": 16, "ResNet18": 64}  # with the side of an image
 # Float32 sums of another order, of the largest logit.
 RTOL = 2e-6

@@ -8,6 +8,8 @@ from flax import nnx
 
 from sgdat_jax.models import blocks, sizes, specs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _SIZES = [(8, 8), (9, 11), (60, 35), (99, 101)]
 
 

@@ -15,6 +15,8 @@ from numpy_net import (
     random_network,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def build(**options):
     return sj.models.BinaryNet(**options, rngs=nnx.Rngs(0))

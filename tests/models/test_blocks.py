@@ -14,6 +14,8 @@ from flax import nnx
 import sgdat_jax as sj
 from sgdat_jax.models import blocks
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 NETS = {
     "DigitsNet": 3,  # binary layers
     "BinaryNet": 7,

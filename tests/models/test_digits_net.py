@@ -7,6 +7,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def _size(model, kind):
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, kind)))

@@ -7,6 +7,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize(
     ("name", "head"),

@@ -6,6 +6,8 @@ from flax import nnx
 import sgdat_jax as sj
 from numpy_net import assert_equals_reference, conv, hard_tanh, pool, random_network
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def size(model, kind):
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, kind)))

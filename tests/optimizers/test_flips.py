@@ -10,6 +10,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 MASKED = optax.MaskedNode()
 NOTHING = [{}, {"a": MASKED}, None]
 

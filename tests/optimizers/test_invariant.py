@@ -9,6 +9,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class Net(nnx.Module):
     def __init__(self):

@@ -12,6 +12,8 @@ from flax import nnx
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 3
 SGDAT = sj.sgdat(1e-3, 1e-5)
 ADAM = optax.adam(1e-2)

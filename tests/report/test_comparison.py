@@ -13,6 +13,8 @@ from rich import console
 
 from sgdat_jax import report
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_rows_hold_mean_and_sample_deviation(groups):
     first, second = report.compare_runs(groups)
@@ -70,6 +72,7 @@ def test_runs_that_diverged_are_counted_and_not_averaged(
     }
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_files_agree(groups, tmp_path):
     folder = tmp_path / "new" / "report"
     groups[0].runs[1].result["device"] = "gpu"
@@ -327,6 +330,7 @@ def test_best_epochs_of_the_test_set_are_shown_if_asked_for(groups):
     assert "| best epoch by test (%) |" in asked and "| 70.00 ± 14.14 |" in asked
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_best_epochs_of_a_validation_part_are_shown_and_compared(folder_of, tmp_path):
     shared = {"validation_share": 0.2}
     folder_of("a", 0.5, **shared), folder_of("b", 0.7, seed=1, **shared)
@@ -341,6 +345,7 @@ def test_best_epochs_of_a_validation_part_are_shown_and_compared(folder_of, tmp_
     assert data["differences"][0]["measure"] == "best_test_accuracy"
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_tables_for_latex(groups, tmp_path):
     report.write_comparison(tmp_path, groups)
     text = (tmp_path / "comparison.tex").read_text()

@@ -8,6 +8,8 @@ from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.report import model_table
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_summary_table_fits_80_columns():
     rows = setup.summarize(configs.TrainConfig(), sources.digits())

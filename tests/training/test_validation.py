@@ -17,6 +17,8 @@ from sgdat_jax.run_folder import formats
 from sgdat_jax.training import loop, runs
 from sgdat_jax.training.metrics import results
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _TASK = {"model": "TinyNet", "epochs": 3, "validation_share": 0.2}
 
 
