@@ -43,6 +43,14 @@ def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
       ``std`` is None for a single run, both are None where all diverged, and for flips
       where nothing is binary. The seconds are those of training in the median epoch
       after the first, which holds the compiling.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> row = report.compare_runs(groups)[1]
+      >>> row["label"], row["test_accuracy"]
+      ('Bop', {'mean': 0.8714, 'std': None})
     """
     rows = []
     for group in groups:
@@ -76,6 +84,14 @@ def comparison_table(
     Args:
       rows: what `compare_runs` returns.
       select_on_test: whether to show best epochs that the test set itself chose.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> table = report.comparison_table(report.compare_runs(groups))
+      >>> str(table.columns[0].header)  # rich.print(table) shows it
+      'optimizer'
     """
     table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     header, *others = _cells(rows, select_on_test=select_on_test)
@@ -94,6 +110,14 @@ def comparison_markdown(
     Args:
       rows: what `compare_runs` returns.
       select_on_test: as in `comparison_table`.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> text = report.comparison_markdown(report.compare_runs(groups))
+      >>> print(text.splitlines()[3])
+      | Bop | 1 | 90 | 87.14 | 1.63 | 0.55 |
     """
     return tables.markdown(_cells(rows, select_on_test=select_on_test))
 
@@ -103,6 +127,14 @@ def differences_table(differences: Sequence[dict[str, Any]]) -> rich_table.Table
 
     Args:
       differences: what `paired_differences` returns.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> table = report.differences_table(report.compare_pairs(groups))
+      >>> str(table.columns[0].header)  # rich.print(table) shows it
+      'optimizer'
     """
     table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     header, *others = _difference_cells(differences)
@@ -134,6 +166,13 @@ def write_comparison(
     Raises:
       ValueError: if the folder cannot be made, or there is no such reference.
       OSError: if a file cannot be written.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> import pathlib
+      >>> report.write_comparison(pathlib.Path("out"), groups)  # doctest: +SKIP
     """
     rows, differences = compare_runs(groups), compare_pairs(groups, reference)
     files.make([folder], "folder")
@@ -182,6 +221,14 @@ def compare_pairs(
 
     Raises:
       ValueError: if there is no such reference.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> row = report.compare_pairs(groups, reference="SGD")[1]
+      >>> row["label"], row["seeds"], round(row["mean"], 4)
+      ('Bop', [0], -0.0057)
     """
     chosen = all(_selected_by(group) == "validation" for group in groups)
     key = _BEST if chosen else "test_accuracy"

@@ -39,6 +39,14 @@ def paired_differences(
     Raises:
       ValueError: if there is no group of that label.
 
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> row = report.paired_differences(groups, "SGD", "best_test_accuracy")[1]
+      >>> row["label"], row["seeds"], round(row["mean"], 4)  # of several: low, high, p
+      ('Bop', [0], -0.0033)
+
     References:
       Holm, A simple sequentially rejective multiple test procedure, Scandinavian
       Journal of Statistics, 1979.

@@ -36,6 +36,21 @@ def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Raises:
       ValueError: if there are no trials.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> trials = [
+      ...     {
+      ...         "hyperparameters": {"learning_rate": rate},
+      ...         "diverged": False,
+      ...         "test_accuracy": accuracy,
+      ...         "best_test_accuracy": accuracy,
+      ...         "flips_per_weight": 1.0,
+      ...     }
+      ...     for rate, accuracy in ((1e-4, 0.8), (1e-3, 0.9))
+      ... ]
+      >>> [row["hyperparameters"] for row in report.rank_settings(trials)]
+      [{'learning_rate': 0.001}, {'learning_rate': 0.0001}]
     """
     _check(trials)
     grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -78,6 +93,15 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
 
     Raises:
       ValueError: if there are no rows.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report
+      >>> from sgdat_jax.experiments import sweep
+      >>> folder = pathlib.Path("runs/sweep-digits-DigitsNet-sgdat")
+      >>> trials = sweep.read(folder)  # doctest: +SKIP
+      >>> rows = report.rank_settings(trials)  # doctest: +SKIP
+      >>> report.settings_table(rows)  # doctest: +SKIP
     """
     _check(rows)
     table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -98,6 +122,15 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
 
     Raises:
       ValueError: if there are no rows.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report
+      >>> from sgdat_jax.experiments import sweep
+      >>> folder = pathlib.Path("runs/sweep-digits-DigitsNet-sgdat")
+      >>> trials = sweep.read(folder)  # doctest: +SKIP
+      >>> rows = report.rank_settings(trials)  # doctest: +SKIP
+      >>> report.plot_heat_map(rows).savefig("sweep.png")  # doctest: +SKIP
     """
     _check(rows)
     values = {
@@ -158,6 +191,14 @@ def write_sweep(
     Raises:
       ValueError: if there are no trials.
       OSError: if a file cannot be written.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report
+      >>> from sgdat_jax.experiments import sweep
+      >>> folder = pathlib.Path("runs/sweep-digits-DigitsNet-sgdat")
+      >>> trials = sweep.read(folder)  # doctest: +SKIP
+      >>> report.write_sweep(folder, trials)  # doctest: +SKIP
     """
     rows = rank_settings(trials)
     markdown, table, raw, picture = (
