@@ -1,5 +1,7 @@
 """What `sgdat` refuses, and how it says so."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
