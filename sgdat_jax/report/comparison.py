@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich import table as rich_table
 
 from sgdat_jax import files, run_folder
@@ -16,7 +15,7 @@ from sgdat_jax.report import (
     statistics,
     tables,
 )
-from sgdat_jax.report import runs as runs_lib
+from sgdat_jax.report.runs import Group, dataset_of, subject_of
 
 # Headers, keys of rows, factors and formats; the best epoch's header says who chose it.
 _BEST = "best_test_accuracy"
@@ -30,7 +29,7 @@ _NAMES = ("comparison.md", "comparison.tex", "comparison.csv", "differences.csv"
           "comparison.json", "report.html")  # fmt: skip
 
 
-def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
+def compare_runs(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Returns the rows of a comparison.
 
     Args:
@@ -72,7 +71,7 @@ def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _selected_by(group: runs_lib.Group) -> str:
+def _selected_by(group: Group) -> str:
     return "validation" if group.config.validation_share else "test"
 
 
@@ -93,13 +92,10 @@ def comparison_table(
       >>> str(table.columns[0].header)  # rich.print(table) shows it
       'optimizer'
     """
-    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    header, *others = _cells(rows, select_on_test=select_on_test)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
-    for cells in others:
-        table.add_row(*(cell.replace(" ± ", "±") for cell in cells))
-    return table
+    lines = _cells(rows, select_on_test=select_on_test)
+    return tables.terminal(
+        [[cell.replace(" ± ", "±") for cell in line] for line in lines]
+    )
 
 
 def comparison_markdown(
@@ -136,18 +132,12 @@ def differences_table(differences: Sequence[dict[str, Any]]) -> rich_table.Table
       >>> str(table.columns[0].header)  # rich.print(table) shows it
       'optimizer'
     """
-    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    header, *others = _difference_cells(differences)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
-    for cells in others:
-        table.add_row(*cells)
-    return table
+    return tables.terminal(_difference_cells(differences))
 
 
 def write_comparison(
     folder: pathlib.Path,
-    groups: Sequence[runs_lib.Group],
+    groups: Sequence[Group],
     *,
     reference: str | None = None,
     select_on_test: bool = False,
@@ -181,7 +171,7 @@ def write_comparison(
     said = _caption(rows, select_on_test=select_on_test)
     sentence = _difference_caption(differences)
     data = {
-        "dataset": runs_lib.dataset_of(groups[0].config),
+        "dataset": dataset_of(groups[0].config),
         "selection": said,
         "devices": sorted({run.result["device"] for g in groups for run in g.runs}),
         "rows": rows,
@@ -212,7 +202,7 @@ def write_comparison(
 
 
 def compare_pairs(
-    groups: Sequence[runs_lib.Group], reference: str | None = None
+    groups: Sequence[Group], reference: str | None = None
 ) -> list[dict[str, Any]]:
     """Returns `paired_differences` of the accuracies that a comparison is about.
 
@@ -236,10 +226,10 @@ def compare_pairs(
     return [{**row, "measure": key} for row in found]
 
 
-def _learning(groups: Sequence[runs_lib.Group]) -> Any:
+def _learning(groups: Sequence[Group]) -> Any:
     """Returns the learning curves of the only run."""
     (group,) = [group for group in groups if group.runs]
-    subject = ", ".join(filter(None, [*runs_lib.subject_of(group.config), group.label]))
+    subject = ", ".join(filter(None, [*subject_of(group.config), group.label]))
     return run_plots.plot_learning(group.runs[0].lines, subject)
 
 

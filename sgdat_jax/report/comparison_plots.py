@@ -13,10 +13,10 @@ from matplotlib import colors, figure, lines
 
 from sgdat_jax import optimizers
 from sgdat_jax.report import figures, statistics
-from sgdat_jax.report import runs as runs_lib
+from sgdat_jax.report.runs import Group, model_of, subject_of
 from sgdat_jax.training.metrics import diagnostics
 
-_Groups = Sequence[runs_lib.Group]
+_Groups = Sequence[Group]
 
 
 def plot_comparison(groups: _Groups) -> dict[str, figure.Figure]:
@@ -274,7 +274,7 @@ PLOTS: dict[str, tuple[Callable[[_Groups], figure.Figure], str, str]] = {
 _DOT: dict[str, Any] = {"color": figures.MAIN, "alpha": 0.5, "mew": 0}
 
 
-def _with_record(groups: _Groups, where: str, key: str) -> list[runs_lib.Group]:
+def _with_record(groups: _Groups, where: str, key: str) -> list[Group]:
     """Returns the groups all of whose runs recorded something above zero."""
     return [
         group
@@ -298,8 +298,8 @@ def _labels(groups: _Groups) -> list[str]:
 
 def _subject(groups: _Groups) -> str:
     """Returns the data set, and the networks if they are not in the labels."""
-    models = {runs_lib.model_of(group.config) for group in groups}
-    parts = runs_lib.subject_of(groups[0].config)[: 2 if len(models) == 1 else 1]
+    models = {model_of(group.config) for group in groups}
+    parts = subject_of(groups[0].config)[: 2 if len(models) == 1 else 1]
     if len(groups) == 1:
         parts.append(groups[0].label)
     return ", ".join(filter(None, parts))
@@ -369,7 +369,7 @@ def _layer_maps(groups: _Groups, key: str, label: str, subject: str) -> figure.F
     return fig
 
 
-def _per_layer(group: runs_lib.Group, key: str) -> dict[str, np.ndarray]:
+def _per_layer(group: Group, key: str) -> dict[str, np.ndarray]:
     """Returns the mean over seeds in each epoch, by layer, binary or real-valued."""
     found: Any = [run.lines for run in group.runs]
     line = found[0][0]

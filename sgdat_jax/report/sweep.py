@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import figure
-from rich import box
 from rich import table as rich_table
 
 from sgdat_jax import files
@@ -104,12 +103,9 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
       >>> report.settings_table(rows)  # doctest: +SKIP
     """
     _check(rows)
-    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for header in _headers(rows):
-        table.add_column(header, justify="right")
-    for row in rows[:best]:
-        table.add_row(*_cells(row, by_validation=_is_by_validation(rows)))
-    return table
+    by_validation = _is_by_validation(rows)
+    lines = [_cells(row, by_validation=by_validation) for row in rows[:best]]
+    return tables.terminal([_headers(rows), *lines], first="right")
 
 
 def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
