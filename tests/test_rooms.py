@@ -12,7 +12,8 @@ import guides
 
 _PACKAGE = guides.ROOT / "sgdat_jax"
 # A room imports from itself and from those behind it alone, the package's version
-# aside. `training` takes objects; names are turned into them by `experiments`.
+# aside. `training` takes objects; `experiments` turns names into them. `report` labels
+# runs by the names in their configs, so it stands above `experiments`.
 _ROOMS = (
     "__main__",
     "cli",
