@@ -106,8 +106,8 @@ def check_data(
     known = recorded if isinstance(recorded, dict) else {}
     differ = [name for name, digest in data.items() if known.get(name) != digest]
     raise ValueError(
-        f"{file} is of a run on other data: {', '.join(differ)} have changed since; "
-        "--allow-changed-data takes them all the same."
+        f"{file} was trained on other data: {', '.join(differ)} have changed since; "
+        "--allow-changed-data goes on with them."
     )
 
 
@@ -144,11 +144,7 @@ def config_of(
     Raises:
       ValueError: if they are not those of a config, or of a newer format.
     """
-    if found not in range(places.FORMAT + 1):
-        raise ValueError(
-            f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
-            f"reads formats up to {places.FORMAT}."
-        )
+    files.check_format(file, found, places.FORMAT)
     try:
         # JSON has no tuples; what is read equals what was written, and can be hashed.
         fields: dict[str, Any] = {

@@ -83,8 +83,8 @@ def check_fits(options: settings.Passes, dataset: Dataset) -> None:
         )
     if streams(options, dataset) and importlib.util.find_spec("grain") is None:
         raise ValueError(
-            "grain is not installed, and so many training images need it: pip install "
-            f"grain, or a higher stream_above, got {options.stream_above}."
+            "so many training images need grain: pip install grain, or raise "
+            f"stream_above, got {options.stream_above}."
         )
 
 

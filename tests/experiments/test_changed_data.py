@@ -80,5 +80,5 @@ def test_sweep_of_other_data_is_refused(folder, capsys):
     _change(folder, "test_images.npy")
     assert _refused(*words)
     assert (
-        "sweep.json is of a run on other data: test_images" in capsys.readouterr().err
+        "sweep.json was trained on other data: test_images" in capsys.readouterr().err
     )

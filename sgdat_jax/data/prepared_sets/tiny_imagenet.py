@@ -114,7 +114,7 @@ def listing(files: Files) -> Listing:
             case ["train", class_id, "images", _]:
                 if class_id not in numbers:
                     raise ValueError(
-                        f"{files.place}/{name} is of no class of {_CLASS_IDS}."
+                        f"{files.place}/{name} belongs to no class of {_CLASS_IDS}."
                     )
                 train.append(Image(name, numbers[class_id]))
     return Listing(_class_names(files, class_ids), tuple(train), _test(files, numbers))
