@@ -222,9 +222,7 @@ def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
         if name in arrays and min(shape, default=0) >= 0:
             unpacked = _unpack(arrays[name], shape, np.float32)
         if unpacked is None:
-            error = ValueError(
-                f"{name} does not have the bits of an array of shape {shape}"
-            )
+            error = ValueError(f"{name} must have the bits of shape {shape}")
             raise _not_whole(file, error)
         arrays[name] = unpacked
     return arrays

@@ -67,7 +67,7 @@ def _truncated(content):
         (
             "wnids.txt",
             lambda c: c[3:],
-            "/train/n02/images/n02_0.JPEG belongs to no class",
+            "/n02_0.JPEG belongs to no class",
         ),
         ("wnids.txt", lambda c: b"\xff", "wnids.txt is not text"),
         ("words.txt", None, "words.txt is missing"),
