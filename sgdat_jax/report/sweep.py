@@ -136,8 +136,8 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
     several = [name for name in values if len(values[name]) > 1] or [*values]
     across, down = several[0], several[1] if len(several) == 2 else None
     rows_down = values[down] if down else [None]
-    shape = (len(rows_down), len(values[across]))
-    means, texts = np.full(shape, np.nan), np.full(shape, "", object)
+    means = np.full((len(rows_down), len(values[across])), np.nan)
+    texts = np.full(means.shape, "", object)
     for row in rows:
         given = row["hyperparameters"]
         place = (
@@ -146,21 +146,11 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
         )
         if row["test_accuracy"]["mean"] is not None:
             means[place] = 100 * row["test_accuracy"]["mean"]
-        texts[place] = _percent(row["test_accuracy"]).replace(" ± ", "\n± ")
-        if row["diverged"]:
-            texts[place] = f"{texts[place]}\n{row['diverged']} diverged".strip()
-    fig, (axes,) = figures.panels(1)
-    axes.grid(visible=False)
-    image = axes.imshow(means, origin="lower", aspect="auto", cmap=figures.MAP)
-    middle = (image.norm.vmin + image.norm.vmax) / 2
-    for (y, x), text in np.ndenumerate(texts):
-        color = "white" if means[y, x] < middle else "black"
-        axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small")
-    axes.set_xticks(range(shape[1]), [f"{value:g}" for value in values[across]])
-    axes.set_xlabel(across)
+        texts[place] = _cell_text(row)
+    fig, axes = _colored(means, texts)
+    _label(axes.xaxis, across, values[across])
     if down:
-        axes.set_yticks(range(shape[0]), [f"{value:g}" for value in rows_down])
-        axes.set_ylabel(down)
+        _label(axes.yaxis, down, values[down])
     else:
         axes.set_yticks([])
     runs = {row["runs"] for row in rows}
@@ -171,8 +161,33 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
         ),
         loc="left",
     )
-    fig.colorbar(image)
     return fig
+
+
+def _cell_text(row: dict[str, Any]) -> str:
+    text = _percent(row["test_accuracy"]).replace(" ± ", "\n± ")
+    if row["diverged"]:
+        text = f"{text}\n{row['diverged']} diverged"
+    return text.strip()
+
+
+def _colored(means: np.ndarray, texts: np.ndarray) -> tuple[figure.Figure, Any]:
+    """Returns a figure of coloured cells with their texts, and its panel."""
+    fig, (axes,) = figures.panels(1)
+    axes.grid(visible=False)
+    image = axes.imshow(means, origin="lower", aspect="auto", cmap=figures.MAP)
+    middle = (image.norm.vmin + image.norm.vmax) / 2
+    for (y, x), text in np.ndenumerate(texts):
+        color = "white" if means[y, x] < middle else "black"
+        axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small")
+    fig.colorbar(image)
+    return fig, axes
+
+
+def _label(axis: Any, name: str, values: Sequence[float]) -> None:
+    """Labels an axis of cells with the values of a hyperparameter."""
+    axis.set_ticks(range(len(values)), [f"{value:g}" for value in values])
+    axis.set_label_text(name)
 
 
 def write_sweep(
