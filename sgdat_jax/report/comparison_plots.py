@@ -130,11 +130,8 @@ def plot_gradients(groups: _Groups) -> figure.Figure:
     Layers by epochs, a panel per method; means over seeds.
 
     Example:
-      >>> from sgdat_jax import report
-      >>> runs, _ = report.read_runs(["runs/with-diagnostics"])  # doctest: +SKIP
       >>> groups = report.group_runs(runs)  # doctest: +SKIP
-      >>> figure = report.plot_gradients(groups)  # doctest: +SKIP
-      >>> figure.savefig("gradients.png")  # doctest: +SKIP
+      >>> report.plot_gradients(groups).savefig("gradients.png")  # doctest: +SKIP
     """
     return _layer_maps(
         groups, "gradient_per_layer", "mean |gradient| in an epoch", "gradients"
@@ -181,11 +178,8 @@ def plot_oscillation(groups: _Groups, more_than: int = 3) -> figure.Figure:
       ValueError: if ``more_than`` is anything else.
 
     Example:
-      >>> from sgdat_jax import report
-      >>> runs, _ = report.read_runs(["runs/with-diagnostics"])  # doctest: +SKIP
       >>> groups = report.group_runs(runs)  # doctest: +SKIP
-      >>> figure = report.plot_oscillation(groups)  # doctest: +SKIP
-      >>> figure.savefig("oscillation.png")  # doctest: +SKIP
+      >>> report.plot_oscillation(groups).savefig("oscillation.png")  # doctest: +SKIP
     """
     if more_than + 1 not in optimizers.FLIP_BINS[1:]:
         raise ValueError(
@@ -223,11 +217,8 @@ def plot_thresholds(groups: _Groups) -> figure.Figure:
     """Draws the distribution of thresholds above zero at the end; means over seeds.
 
     Example:
-      >>> from sgdat_jax import report
-      >>> runs, _ = report.read_runs(["runs/with-diagnostics"])  # doctest: +SKIP
       >>> groups = report.group_runs(runs)  # doctest: +SKIP
-      >>> figure = report.plot_thresholds(groups)  # doctest: +SKIP
-      >>> figure.savefig("thresholds.png")  # doctest: +SKIP
+      >>> report.plot_thresholds(groups).savefig("thresholds.png")  # doctest: +SKIP
     """
     fig, _ = _powers(groups, "threshold_histogram", *diagnostics.THRESHOLD_EXPONENTS)
     fig.supxlabel("threshold", fontsize="medium")
@@ -239,11 +230,8 @@ def plot_margins(groups: _Groups) -> figure.Figure:
     """Draws how abs(latent) / threshold is distributed at the end; means of seeds.
 
     Example:
-      >>> from sgdat_jax import report
-      >>> runs, _ = report.read_runs(["runs/with-diagnostics"])  # doctest: +SKIP
       >>> groups = report.group_runs(runs)  # doctest: +SKIP
-      >>> figure = report.plot_margins(groups)  # doctest: +SKIP
-      >>> figure.savefig("margins.png")  # doctest: +SKIP
+      >>> report.plot_margins(groups).savefig("margins.png")  # doctest: +SKIP
     """
     fig, grid = _powers(groups, "margin_histogram", *diagnostics.MARGIN_EXPONENTS)
     grid[0].set_ylim(0, 1.2 * grid[0].get_ylim()[1])  # names above the bars
