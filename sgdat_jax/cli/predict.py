@@ -122,7 +122,7 @@ def _read(paths: Sequence[str]) -> tuple[list[_Image], dict[str, str]]:
         if path.is_dir():
             found = photos.find_pictures(path)
             if not found:
-                raise ValueError(f"{path} must hold pictures, got a folder of none.")
+                raise ValueError(f"{path} must hold pictures, got none.")
         for picture in found:
             try:
                 with files.open_regular(picture) as file:

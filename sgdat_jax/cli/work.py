@@ -301,7 +301,7 @@ def _finished_run(config: options.Evaluate) -> runs.Run:
         if path.suffix.lower() in pictures.SUFFIXES | pictures.OTHER_SUFFIXES:
             raise ValueError(
                 "evaluate takes the folder of a run or a file of weights, such as its "
-                f"best.npz, got {path}. What pictures show is for sgdat-jax predict: "
+                f"best.npz, got {path}. To classify pictures: "
                 f"sgdat-jax predict best.npz {path}"
             )
         return setup.restore_weights(path, allow_changed_data=config.allow_changed_data)

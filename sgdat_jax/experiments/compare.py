@@ -56,7 +56,7 @@ def set_up(config: configs.CompareConfig) -> Comparison:
     params = nnx.state(network, nnx.Param)
     if not jax.tree.leaves(optimizers.select_binary(params, params)):
         raise ValueError(
-            "A comparison is of binary optimizers, but full_precision leaves no layer "
+            "A comparison needs binary layers, but full_precision leaves no layer "
             f"binary, got {config.full_precision}."
         )
     folders = [pathlib.Path(str(run.run_dir)) for run in itertools.chain(*todo)]

@@ -11,8 +11,8 @@ import optax
 from flax import nnx
 
 from sgdat_jax import optimizers, run_folder, summary
-from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import pictures, sources
+from sgdat_jax.data.dataset import channel_statistics, fingerprint, hold_out
 from sgdat_jax.experiments import configs, initial, registry
 from sgdat_jax.inference import weight_files
 from sgdat_jax.models import sizes, specs
@@ -58,7 +58,7 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
       ValueError: if the config does not fit them.
     """
     dataset = sources.load(config.dataset, config.data_dir, config.pictures())
-    dataset = dataset_lib.hold_out(dataset, config.validation_share)
+    dataset = hold_out(dataset, config.validation_share)
     runs.check_fits(config, dataset)
     constants = registry.NORMALIZATIONS[config.normalization]
     channels = dataset.input_shape[2]
@@ -120,7 +120,7 @@ def plan(
     config = settle(config, dataset)
     steps_per_epoch = runs.steps_per_epoch(config, dataset)
     task, init = create(config, dataset, steps_per_epoch, layout)
-    data = dataset_lib.fingerprint(dataset)
+    data = fingerprint(dataset)
     return runs.Plan(config, dataset, task, init, steps_per_epoch, data)
 
 
@@ -156,7 +156,7 @@ def create(
         config, nnx.state(model, nnx.Param), steps_per_epoch, hyperparameters
     )
     constants = registry.NORMALIZATIONS[config.normalization]
-    normalization = constants or dataset_lib.channel_statistics(dataset.train_images)
+    normalization = constants or channel_statistics(dataset.train_images)
     task = states.create(
         model,
         tx,

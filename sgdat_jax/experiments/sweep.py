@@ -69,8 +69,8 @@ def set_up(config: configs.SweepConfig) -> Sweep:
     plan = setup.plan(config.run(), dataset)
     if not plan.task.is_binary:
         raise ValueError(
-            "A sweep is of the binary optimizer, but full_precision leaves no layer "
-            f"binary, got {config.full_precision}."
+            "A sweep needs binary layers, but full_precision leaves no layer binary, "
+            f"got {config.full_precision}."
         )
     if runs.is_streamed(plan):
         raise ValueError(

@@ -178,6 +178,21 @@ def read_lines(file: pathlib.Path) -> list[dict[str, Any]]:
     return [_parse(file, line) for line in lines]
 
 
+def check_format(file: pathlib.Path, found: Any, newest: int) -> None:
+    """Raises ValueError unless this version reads a file's format.
+
+    Args:
+      file: for the message.
+      found: what it says of its format.
+      newest: the format that this version writes; it reads all from 0 on.
+    """
+    if found not in range(newest + 1):
+        raise ValueError(
+            f"{file} has format {found!r}, of another version of sgdat-jax; this one "
+            f"reads formats up to {newest}."
+        )
+
+
 def has_torn_line(file: pathlib.Path) -> bool:
     """Returns whether the last line of a file is half a line; no file has none.
 

@@ -37,6 +37,12 @@ class Classifier(function.Function):
       input_shape: height, width and channels of the images that the function takes.
       resize: how `predict` makes images of pictures of other sizes: as in training, or
         ``"crop"``; see `sgdat_jax.data.pictures.RESIZES`.
+
+    Example:
+      >>> from sgdat_jax import inference
+      >>> classify = inference.load("digits")
+      >>> classify.input_shape, classify.classes[:3]
+      ((8, 8, 1), ('0', '1', '2'))
     """
 
     def __init__(self, about: weight_files.About, *parts: Any):

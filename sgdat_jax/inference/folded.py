@@ -12,7 +12,7 @@ from flax.typing import PrecisionLike
 from jax import lax
 
 from sgdat_jax import bits, layers
-from sgdat_jax.layers import operations, products
+from sgdat_jax.layers import arguments, operations, products
 
 
 class FoldedLayer(nnx.Module):
@@ -71,11 +71,7 @@ class FoldedLayer(nnx.Module):
 
     def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Returns the float32 sums for inputs ``(*batch, *spatial, in_features)``."""
-        if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
-            raise ValueError(
-                f"`inputs` must have {self.in_features} features in the last axis, "
-                f"got {inputs.shape=}."
-            )
+        arguments.check_features(inputs, self.in_features)
         x = self.input_quantizer(inputs)
         return self.operation(self._multiply, x, out_sharding)
 

@@ -23,6 +23,14 @@ class Function:
 
     Attributes:
       plain: the same function, not compiled.
+
+    Example:
+      >>> from flax import nnx
+      >>> import jax.numpy as jnp
+      >>> from sgdat_jax import inference
+      >>> linear = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+      >>> inference.to_function(linear)(jnp.ones((4, 3))).shape
+      (4, 2)
     """
 
     def __init__(

@@ -92,11 +92,7 @@ def read_about(file: pathlib.Path) -> About:
     """
     about = _read(file)[0]
     found = about.get("format", 0)
-    if found not in range(FORMAT + 1):
-        raise ValueError(
-            f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
-            f"reads formats up to {FORMAT}."
-        )
+    files.check_format(file, found, FORMAT)
     try:
         spec, input_shape, num_classes = _network(about)
         channels = input_shape[2]
@@ -164,14 +160,14 @@ def read_model(file: pathlib.Path, model: nnx.Module | None = None) -> Any:
     spec = read_about(file).spec
     if model is None and spec is None:
         raise ValueError(
-            f"{file} does not tell what builds its network, as it was none by name: "
-            "give the network itself, as in inference.load(file, model=...)."
+            f"{file} does not say how to build its network, which had no name: pass "
+            "the network itself, as in inference.load(file, model=...)."
         )
     try:
         shapes = spec.shapes() if model is None and spec is not None else model
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{file} is of no network that can be built: {error}{_needs(file)}"
+            f"{file} has a network that cannot be built: {error}{_needs(file)}"
         ) from None
     graph, *states = nnx.split(shapes, nnx.Param, ...)
     return nnx.merge(graph, *read(file, *states))
@@ -227,7 +223,7 @@ def read_arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
         if name in arrays and min(shape, default=0) >= 0:
             unpacked = _unpack(arrays[name], shape, np.float32)
         if unpacked is None:
-            error = ValueError(f"{name} has not the bits of an array of shape {shape}")
+            error = ValueError(f"{name} must have the bits of shape {shape}")
             raise _not_whole(file, error)
         arrays[name] = unpacked
     return arrays

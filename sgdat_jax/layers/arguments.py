@@ -16,6 +16,15 @@ PAD_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}  # with NumPy's names
 _PADDINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", *PAD_MODES)
 
 
+def check_features(inputs: jax.Array, in_features: int) -> None:
+    """Raises ValueError unless inputs have a layer's features in their last axis."""
+    if inputs.ndim == 0 or inputs.shape[-1] != in_features:
+        raise ValueError(
+            f"`inputs` must have {in_features} features in the last axis, got "
+            f"{inputs.shape=}."
+        )
+
+
 def per_axis(**named: int | Sequence[int] | None) -> list[tuple[int, ...]]:
     """Returns, for each argument, a positive integer per spatial axis.
 

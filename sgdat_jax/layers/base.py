@@ -190,11 +190,7 @@ class BinaryLayer(nnx.Module):
 
     def _operands(self, inputs: jax.Array) -> tuple[jax.Array, ...]:
         """Quantized inputs and kernel, and the bias, all in the compute dtype."""
-        if inputs.ndim == 0 or inputs.shape[-1] != self.in_features:
-            raise ValueError(
-                f"`inputs` must have {self.in_features} features in the last axis, "
-                f"got {inputs.shape=}."
-            )
+        arguments.check_features(inputs, self.in_features)
         # Before the promotion: rounding could carry a value over the edge of the
         # window in which an estimator lets the gradient pass.
         if self.input_quantizer is not None:

@@ -1,5 +1,6 @@
 """Optimizers of binary weights, as Optax gradient transformations."""
 
+from sgdat_jax import names as _names
 from sgdat_jax.optimizers.binary import flip_counts as flip_counts
 from sgdat_jax.optimizers.binary import flip_rule as flip_rule
 from sgdat_jax.optimizers.binary import latent_weights as latent_weights
@@ -34,3 +35,12 @@ from sgdat_jax.optimizers.restart import RestartState as RestartState
 from sgdat_jax.optimizers.restart import restart_every as restart_every
 from sgdat_jax.optimizers.sgdat import SgdatState as SgdatState
 from sgdat_jax.optimizers.sgdat import sgdat as sgdat
+
+# Modules that have moved are still found here.
+__getattr__ = _names.lazily(
+    __name__,
+    {
+        name: f"{__name__}.parameters.{name}"
+        for name in ("freezing", "invariant", "partition", "paths")
+    },
+)

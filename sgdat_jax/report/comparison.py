@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich import table as rich_table
 
 from sgdat_jax import files, run_folder
@@ -16,7 +15,7 @@ from sgdat_jax.report import (
     statistics,
     tables,
 )
-from sgdat_jax.report import runs as runs_lib
+from sgdat_jax.report.runs import Group, dataset_of, subject_of
 
 # Headers, keys of rows, factors and formats; the best epoch's header says who chose it.
 _BEST = "best_test_accuracy"
@@ -30,7 +29,7 @@ _NAMES = ("comparison.md", "comparison.tex", "comparison.csv", "differences.csv"
           "comparison.json", "report.html")  # fmt: skip
 
 
-def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
+def compare_runs(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Returns the rows of a comparison.
 
     Args:
@@ -43,6 +42,14 @@ def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
       ``std`` is None for a single run, both are None where all diverged, and for flips
       where nothing is binary. The seconds are those of training in the median epoch
       after the first, which holds the compiling.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> row = report.compare_runs(groups)[1]
+      >>> row["label"], row["test_accuracy"]
+      ('Bop', {'mean': 0.8714, 'std': None})
     """
     rows = []
     for group in groups:
@@ -64,7 +71,7 @@ def compare_runs(groups: Sequence[runs_lib.Group]) -> list[dict[str, Any]]:
     return rows
 
 
-def _selected_by(group: runs_lib.Group) -> str:
+def _selected_by(group: Group) -> str:
     return "validation" if group.config.validation_share else "test"
 
 
@@ -76,14 +83,19 @@ def comparison_table(
     Args:
       rows: what `compare_runs` returns.
       select_on_test: whether to show best epochs that the test set itself chose.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> table = report.comparison_table(report.compare_runs(groups))
+      >>> str(table.columns[0].header)  # rich.print(table) shows it
+      'optimizer'
     """
-    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    header, *others = _cells(rows, select_on_test=select_on_test)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
-    for cells in others:
-        table.add_row(*(cell.replace(" ± ", "±") for cell in cells))
-    return table
+    lines = _cells(rows, select_on_test=select_on_test)
+    return tables.terminal(
+        [[cell.replace(" ± ", "±") for cell in line] for line in lines]
+    )
 
 
 def comparison_markdown(
@@ -94,6 +106,14 @@ def comparison_markdown(
     Args:
       rows: what `compare_runs` returns.
       select_on_test: as in `comparison_table`.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> text = report.comparison_markdown(report.compare_runs(groups))
+      >>> print(text.splitlines()[3])
+      | Bop | 1 | 90 | 87.14 | 1.63 | 0.55 |
     """
     return tables.markdown(_cells(rows, select_on_test=select_on_test))
 
@@ -103,19 +123,21 @@ def differences_table(differences: Sequence[dict[str, Any]]) -> rich_table.Table
 
     Args:
       differences: what `paired_differences` returns.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> table = report.differences_table(report.compare_pairs(groups))
+      >>> str(table.columns[0].header)  # rich.print(table) shows it
+      'optimizer'
     """
-    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    header, *others = _difference_cells(differences)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
-    for cells in others:
-        table.add_row(*cells)
-    return table
+    return tables.terminal(_difference_cells(differences))
 
 
 def write_comparison(
     folder: pathlib.Path,
-    groups: Sequence[runs_lib.Group],
+    groups: Sequence[Group],
     *,
     reference: str | None = None,
     select_on_test: bool = False,
@@ -134,6 +156,13 @@ def write_comparison(
     Raises:
       ValueError: if the folder cannot be made, or there is no such reference.
       OSError: if a file cannot be written.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> import pathlib
+      >>> report.write_comparison(pathlib.Path("out"), groups)  # doctest: +SKIP
     """
     rows, differences = compare_runs(groups), compare_pairs(groups, reference)
     files.make([folder], "folder")
@@ -142,7 +171,7 @@ def write_comparison(
     said = _caption(rows, select_on_test=select_on_test)
     sentence = _difference_caption(differences)
     data = {
-        "dataset": runs_lib.dataset_of(groups[0].config),
+        "dataset": dataset_of(groups[0].config),
         "selection": said,
         "devices": sorted({run.result["device"] for g in groups for run in g.runs}),
         "rows": rows,
@@ -173,7 +202,7 @@ def write_comparison(
 
 
 def compare_pairs(
-    groups: Sequence[runs_lib.Group], reference: str | None = None
+    groups: Sequence[Group], reference: str | None = None
 ) -> list[dict[str, Any]]:
     """Returns `paired_differences` of the accuracies that a comparison is about.
 
@@ -182,6 +211,14 @@ def compare_pairs(
 
     Raises:
       ValueError: if there is no such reference.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> row = report.compare_pairs(groups, reference="SGD")[1]
+      >>> row["label"], row["seeds"], round(row["mean"], 4)
+      ('Bop', [0], -0.0057)
     """
     chosen = all(_selected_by(group) == "validation" for group in groups)
     key = _BEST if chosen else "test_accuracy"
@@ -189,10 +226,10 @@ def compare_pairs(
     return [{**row, "measure": key} for row in found]
 
 
-def _learning(groups: Sequence[runs_lib.Group]) -> Any:
+def _learning(groups: Sequence[Group]) -> Any:
     """Returns the learning curves of the only run."""
     (group,) = [group for group in groups if group.runs]
-    subject = ", ".join(filter(None, [*runs_lib.subject_of(group.config), group.label]))
+    subject = ", ".join(filter(None, [*subject_of(group.config), group.label]))
     return run_plots.plot_learning(group.runs[0].lines, subject)
 
 

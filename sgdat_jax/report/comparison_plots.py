@@ -13,10 +13,10 @@ from matplotlib import colors, figure, lines
 
 from sgdat_jax import optimizers
 from sgdat_jax.report import figures, statistics
-from sgdat_jax.report import runs as runs_lib
+from sgdat_jax.report.runs import Group, model_of, subject_of
 from sgdat_jax.training.metrics import diagnostics
 
-_Groups = Sequence[runs_lib.Group]
+_Groups = Sequence[Group]
 
 
 def plot_comparison(groups: _Groups) -> dict[str, figure.Figure]:
@@ -28,6 +28,14 @@ def plot_comparison(groups: _Groups) -> dict[str, figure.Figure]:
     Returns:
       Figures by name. Those of thresholds, margins, oscillation and gradients need runs
       that were recorded with diagnostics, and are left out without any.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> figures = report.plot_comparison(groups)
+      >>> sorted(figures)[:3]
+      ['accuracy', 'accuracy_curves', 'flip_histogram']
     """
     return {
         name: plot(recorded)
@@ -40,6 +48,13 @@ def plot_accuracy(groups: _Groups) -> figure.Figure:
     """Draws the test accuracies of the last epoch: of each seed, mean and interval.
 
     The interval is that of the mean by Student's t, at 95 %.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> figure = report.plot_accuracy(groups)
+      >>> figure.savefig("accuracy.png")  # doctest: +SKIP
     """
     shown = "each seed, mean and its 95 % interval"
     if all(len(group.runs) == 1 for group in groups):
@@ -61,6 +76,13 @@ def plot_accuracy_curves(groups: _Groups) -> figure.Figure:
     """Draws test accuracies over the epochs, a panel per method.
 
     Bands are standard deviations over seeds; grey lines are the other methods.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> figure = report.plot_accuracy_curves(groups)
+      >>> figure.savefig("accuracy_curves.png")  # doctest: +SKIP
     """
     values = [100 * group.values("test_accuracy") for group in groups]
     fig, grid = _curves(groups, values)
@@ -71,7 +93,15 @@ def plot_accuracy_curves(groups: _Groups) -> figure.Figure:
 
 
 def plot_flip_ratios(groups: _Groups) -> figure.Figure:
-    """Draws the share of binary weights that a step flips, a panel per method."""
+    """Draws the share of binary weights that a step flips, a panel per method.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> figure = report.plot_flip_ratios(groups)
+      >>> figure.savefig("flip_ratios.png")  # doctest: +SKIP
+    """
     ratios = [group.values("flip_ratio") for group in groups]
     fig, grid = _curves(groups, ratios)
     figures.symlog(grid[0], np.concatenate([values.mean(0) for values in ratios]))
@@ -80,7 +110,15 @@ def plot_flip_ratios(groups: _Groups) -> figure.Figure:
 
 
 def plot_flip_ratios_per_layer(groups: _Groups) -> figure.Figure:
-    """Draws the same for each layer: layers by epochs, a panel per method."""
+    """Draws the same for each layer: layers by epochs, a panel per method.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> figure = report.plot_flip_ratios_per_layer(groups)
+      >>> figure.savefig("flip_ratios_per_layer.png")  # doctest: +SKIP
+    """
     return _layer_maps(
         groups, "flip_ratio_per_layer", "share of weights flipped per step", "flips"
     )
@@ -90,6 +128,10 @@ def plot_gradients(groups: _Groups) -> figure.Figure:
     """Draws mean magnitudes of gradients, of binary and of real-valued kernels.
 
     Layers by epochs, a panel per method; means over seeds.
+
+    Example:
+      >>> groups = report.group_runs(runs)  # doctest: +SKIP
+      >>> report.plot_gradients(groups).savefig("gradients.png")  # doctest: +SKIP
     """
     return _layer_maps(
         groups, "gradient_per_layer", "mean |gradient| in an epoch", "gradients"
@@ -100,6 +142,13 @@ def plot_flip_histograms(groups: _Groups) -> figure.Figure:
     """Draws how often weights had flipped at the end, since a restart if there was one.
 
     A panel per method; means over seeds.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> figure = report.plot_flip_histograms(groups)
+      >>> figure.savefig("flip_histograms.png")  # doctest: +SKIP
     """
     shares = [100 * group.results("flip_histogram").mean(0) for group in groups]
     filled = 1 + max(int(np.flatnonzero(values)[-1]) for values in shares)
@@ -127,6 +176,10 @@ def plot_oscillation(groups: _Groups, more_than: int = 3) -> figure.Figure:
 
     Raises:
       ValueError: if ``more_than`` is anything else.
+
+    Example:
+      >>> groups = report.group_runs(runs)  # doctest: +SKIP
+      >>> report.plot_oscillation(groups).savefig("oscillation.png")  # doctest: +SKIP
     """
     if more_than + 1 not in optimizers.FLIP_BINS[1:]:
         raise ValueError(
@@ -161,7 +214,12 @@ def plot_oscillation(groups: _Groups, more_than: int = 3) -> figure.Figure:
 
 
 def plot_thresholds(groups: _Groups) -> figure.Figure:
-    """Draws the distribution of thresholds above zero at the end; means over seeds."""
+    """Draws the distribution of thresholds above zero at the end; means over seeds.
+
+    Example:
+      >>> groups = report.group_runs(runs)  # doctest: +SKIP
+      >>> report.plot_thresholds(groups).savefig("thresholds.png")  # doctest: +SKIP
+    """
     fig, _ = _powers(groups, "threshold_histogram", *diagnostics.THRESHOLD_EXPONENTS)
     fig.supxlabel("threshold", fontsize="medium")
     figures.title(fig, f"{_subject(groups)}: thresholds above zero at the end")
@@ -169,7 +227,12 @@ def plot_thresholds(groups: _Groups) -> figure.Figure:
 
 
 def plot_margins(groups: _Groups) -> figure.Figure:
-    """Draws how abs(latent) / threshold is distributed at the end; means of seeds."""
+    """Draws how abs(latent) / threshold is distributed at the end; means of seeds.
+
+    Example:
+      >>> groups = report.group_runs(runs)  # doctest: +SKIP
+      >>> report.plot_margins(groups).savefig("margins.png")  # doctest: +SKIP
+    """
     fig, grid = _powers(groups, "margin_histogram", *diagnostics.MARGIN_EXPONENTS)
     grid[0].set_ylim(0, 1.2 * grid[0].get_ylim()[1])  # names above the bars
     for axes in grid:
@@ -199,7 +262,7 @@ PLOTS: dict[str, tuple[Callable[[_Groups], figure.Figure], str, str]] = {
 _DOT: dict[str, Any] = {"color": figures.MAIN, "alpha": 0.5, "mew": 0}
 
 
-def _with_record(groups: _Groups, where: str, key: str) -> list[runs_lib.Group]:
+def _with_record(groups: _Groups, where: str, key: str) -> list[Group]:
     """Returns the groups all of whose runs recorded something above zero."""
     return [
         group
@@ -223,8 +286,8 @@ def _labels(groups: _Groups) -> list[str]:
 
 def _subject(groups: _Groups) -> str:
     """Returns the data set, and the networks if they are not in the labels."""
-    models = {runs_lib.model_of(group.config) for group in groups}
-    parts = runs_lib.subject_of(groups[0].config)[: 2 if len(models) == 1 else 1]
+    models = {model_of(group.config) for group in groups}
+    parts = subject_of(groups[0].config)[: 2 if len(models) == 1 else 1]
     if len(groups) == 1:
         parts.append(groups[0].label)
     return ", ".join(filter(None, parts))
@@ -294,7 +357,7 @@ def _layer_maps(groups: _Groups, key: str, label: str, subject: str) -> figure.F
     return fig
 
 
-def _per_layer(group: runs_lib.Group, key: str) -> dict[str, np.ndarray]:
+def _per_layer(group: Group, key: str) -> dict[str, np.ndarray]:
     """Returns the mean over seeds in each epoch, by layer, binary or real-valued."""
     found: Any = [run.lines for run in group.runs]
     line = found[0][0]

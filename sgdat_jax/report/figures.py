@@ -1,4 +1,4 @@
-"""What all figures have in common."""
+"""Style, panels and files of all figures."""
 
 import contextlib
 import io

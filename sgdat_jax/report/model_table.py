@@ -15,6 +15,15 @@ def summary_table(layers: Sequence[summary.LayerSummary]) -> table.Table:
 
     Args:
       layers: what `sgdat_jax.summarize` returns.
+
+    Example:
+      >>> import rich
+      >>> from flax import nnx
+      >>> import sgdat_jax as sj
+      >>> from sgdat_jax import report
+      >>> model = sj.models.DigitsNet(rngs=nnx.Rngs(0))
+      >>> table = report.summary_table(sj.summarize(model, (8, 8, 1)))
+      >>> rich.print(table)  # doctest: +SKIP
     """
     missing = [f"{row.name}: {row.not_counted}" for row in layers if row.not_counted]
     result = table.Table(

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sgdat_jax import __version__
-from sgdat_jax.report import runs as runs_lib
+from sgdat_jax.report.runs import (
+    Group,
+    settings_that_differ,
+    shared_settings,
+    subject_of,
+)
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -42,7 +47,7 @@ _CAPTIONS = {
 
 
 def page(
-    groups: Sequence[runs_lib.Group],
+    groups: Sequence[Group],
     tables: Sequence[tuple[Sequence[Sequence[str]], str]],
     plots: Mapping[str, bytes],
 ) -> str:
@@ -53,8 +58,8 @@ def page(
       tables: each as its lines of cells, headers first, and what it says.
       plots: files of SVG by name, which become part of the page.
     """
-    differ = runs_lib.settings_that_differ(groups)
-    subject = " on ".join(filter(None, reversed(runs_lib.subject_of(groups[0].config))))
+    differ = settings_that_differ(groups)
+    subject = " on ".join(filter(None, reversed(subject_of(groups[0].config))))
     parts = [f"<h1>{_text(subject or 'Comparison')}</h1>"]
     for cells, said in tables:
         parts.append(_table(cells, said))
@@ -65,7 +70,7 @@ def page(
         rows = zip(labels, *(map(_value, v) for v in differ.values()), strict=True)
         parts.append("<h2>Settings that differ</h2>")
         parts.append(_table([["optimizer", *differ], *map(list, rows)]))
-    shared = runs_lib.shared_settings(groups)
+    shared = shared_settings(groups)
     same = [[name, _value(value)] for name, value in shared.items()]
     parts.append("<details><summary>Settings of all runs</summary>")
     parts.append(_table([["setting", "value"], *same]) + "</details>")
@@ -79,7 +84,7 @@ def page(
     )
 
 
-def _circumstances(groups: Sequence[runs_lib.Group]) -> list[list[str]]:
+def _circumstances(groups: Sequence[Group]) -> list[list[str]]:
     """Returns all versions and machines that the runs were made with."""
     results = [run.result for group in groups for run in group.runs]
     found: dict[str, list[str]] = {"device": [], "devices": []}

@@ -24,6 +24,12 @@ def plot_learning(lines: _Lines, subject: str = "") -> figure.Figure:
     Args:
       lines: the lines of a run's metrics file.
       subject: data set, network and optimizer, for the title.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> figure = report.plot_learning(runs[1].lines, "cifar10, Bop")
+      >>> figure.savefig("learning.png")  # doctest: +SKIP
     """
     fig, (loss, accuracy) = figures.panels(2)
     epochs = [line["epoch"] for line in lines]
@@ -57,6 +63,12 @@ def plot_flip_ratio(lines: _Lines, subject: str = "") -> figure.Figure:
     Args:
       lines: the lines of a run's metrics file.
       subject: data set, network and optimizer, for the title.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> figure = report.plot_flip_ratio(runs[1].lines, "cifar10, Bop")
+      >>> figure.savefig("flip_ratio.png")  # doctest: +SKIP
     """
     fig, (axes,) = figures.panels(1)
     epochs = [line["epoch"] for line in lines]
@@ -94,6 +106,17 @@ def plot_flip_counts(opt_state: Any, subject: str = "") -> figure.Figure:
 
     Raises:
       ValueError: if it holds no flip counts.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sgdat_jax as sj
+      >>> from sgdat_jax import report
+      >>> params = {"dense": {"kernel": jnp.ones((2, 2))}}
+      >>> tx = sj.sgdat()
+      >>> gradients = {"dense": {"kernel": jnp.array([[1.0, 2.0], [-1.0, 0.0]])}}
+      >>> _, state = tx.update(gradients, tx.init(params), params)
+      >>> figure = report.plot_flip_counts(state)
+      >>> figure.savefig("flip_counts.png")  # doctest: +SKIP
     """
     flips = optimizers.flip_counts(opt_state)
     never = float(optimizers.silent_ratio(flips).total)
@@ -164,6 +187,13 @@ def save_plots(
 
     Raises:
       OSError: if a file cannot be written, or a link is in the place of the folder.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report, training
+      >>> fitted = training.fit(model, tx, dataset)  # doctest: +SKIP
+      >>> folder = pathlib.Path("plots")
+      >>> report.save_plots(folder, fitted.lines, fitted.opt_state)  # doctest: +SKIP
     """
     files.make_inner(folder)
     plots = {"learning.png": plot_learning(lines, subject)}

@@ -74,7 +74,14 @@ def model_of(config: settings.Settings) -> str:
 
 
 def subject_of(config: settings.Settings) -> list[str]:
-    """Returns data set (the last part of a folder's path) and network, for titles."""
+    """Returns data set (the last part of a folder's path) and network, for titles.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> report.subject_of(runs[0].config)
+      ['cifar10', 'BinaryNet']
+    """
     dataset = dataset_of(config)
     if "/" in dataset:
         dataset = pathlib.PurePath(dataset).name
@@ -91,6 +98,12 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]
       The runs in the order of their folders, those that diverged included, and a line
       for each folder that was skipped since it is damaged, unfinished, or repeats
       another.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> [(run.config.optimizer, run.config.seed) for run in runs]
+      [('adam', 0), ('bop', 0), ('sgd', 0), ('sgdat', 0)]
     """
     runs: list[Run] = []
     skipped = []
@@ -115,6 +128,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     Raises:
       ValueError: if there are no runs, or runs of different data sets, or of one whose
         images or labels have changed between runs of a group.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> groups[1].label, groups[1].values("test_accuracy").shape  # runs, epochs
+      ('Bop', (1, 90))
     """
     if not runs:
         raise ValueError("There must be at least one finished run.")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import figure
-from rich import box
 from rich import table as rich_table
 
 from sgdat_jax import files
@@ -36,6 +35,21 @@ def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Raises:
       ValueError: if there are no trials.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> trials = [
+      ...     {
+      ...         "hyperparameters": {"learning_rate": rate},
+      ...         "diverged": False,
+      ...         "test_accuracy": accuracy,
+      ...         "best_test_accuracy": accuracy,
+      ...         "flips_per_weight": 1.0,
+      ...     }
+      ...     for rate, accuracy in ((1e-4, 0.8), (1e-3, 0.9))
+      ... ]
+      >>> [row["hyperparameters"] for row in report.rank_settings(trials)]
+      [{'learning_rate': 0.001}, {'learning_rate': 0.0001}]
     """
     _check(trials)
     grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -78,14 +92,20 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
 
     Raises:
       ValueError: if there are no rows.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report
+      >>> from sgdat_jax.experiments import sweep
+      >>> folder = pathlib.Path("runs/sweep-digits-DigitsNet-sgdat")
+      >>> trials = sweep.read(folder)  # doctest: +SKIP
+      >>> rows = report.rank_settings(trials)  # doctest: +SKIP
+      >>> report.settings_table(rows)  # doctest: +SKIP
     """
     _check(rows)
-    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for header in _headers(rows):
-        table.add_column(header, justify="right")
-    for row in rows[:best]:
-        table.add_row(*_cells(row, by_validation=_is_by_validation(rows)))
-    return table
+    by_validation = _is_by_validation(rows)
+    lines = [_cells(row, by_validation=by_validation) for row in rows[:best]]
+    return tables.terminal([_headers(rows), *lines], first="right")
 
 
 def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
@@ -98,6 +118,15 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
 
     Raises:
       ValueError: if there are no rows.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report
+      >>> from sgdat_jax.experiments import sweep
+      >>> folder = pathlib.Path("runs/sweep-digits-DigitsNet-sgdat")
+      >>> trials = sweep.read(folder)  # doctest: +SKIP
+      >>> rows = report.rank_settings(trials)  # doctest: +SKIP
+      >>> report.plot_heat_map(rows).savefig("sweep.png")  # doctest: +SKIP
     """
     _check(rows)
     values = {
@@ -107,8 +136,8 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
     several = [name for name in values if len(values[name]) > 1] or [*values]
     across, down = several[0], several[1] if len(several) == 2 else None
     rows_down = values[down] if down else [None]
-    shape = (len(rows_down), len(values[across]))
-    means, texts = np.full(shape, np.nan), np.full(shape, "", object)
+    means = np.full((len(rows_down), len(values[across])), np.nan)
+    texts = np.full(means.shape, "", object)
     for row in rows:
         given = row["hyperparameters"]
         place = (
@@ -117,21 +146,11 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
         )
         if row["test_accuracy"]["mean"] is not None:
             means[place] = 100 * row["test_accuracy"]["mean"]
-        texts[place] = _percent(row["test_accuracy"]).replace(" ± ", "\n± ")
-        if row["diverged"]:
-            texts[place] = f"{texts[place]}\n{row['diverged']} diverged".strip()
-    fig, (axes,) = figures.panels(1)
-    axes.grid(visible=False)
-    image = axes.imshow(means, origin="lower", aspect="auto", cmap=figures.MAP)
-    middle = (image.norm.vmin + image.norm.vmax) / 2
-    for (y, x), text in np.ndenumerate(texts):
-        color = "white" if means[y, x] < middle else "black"
-        axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small")
-    axes.set_xticks(range(shape[1]), [f"{value:g}" for value in values[across]])
-    axes.set_xlabel(across)
+        texts[place] = _cell_text(row)
+    fig, axes = _colored(means, texts)
+    _label(axes.xaxis, across, values[across])
     if down:
-        axes.set_yticks(range(shape[0]), [f"{value:g}" for value in rows_down])
-        axes.set_ylabel(down)
+        _label(axes.yaxis, down, values[down])
     else:
         axes.set_yticks([])
     runs = {row["runs"] for row in rows}
@@ -142,8 +161,33 @@ def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
         ),
         loc="left",
     )
-    fig.colorbar(image)
     return fig
+
+
+def _cell_text(row: dict[str, Any]) -> str:
+    text = _percent(row["test_accuracy"]).replace(" ± ", "\n± ")
+    if row["diverged"]:
+        text = f"{text}\n{row['diverged']} diverged"
+    return text.strip()
+
+
+def _colored(means: np.ndarray, texts: np.ndarray) -> tuple[figure.Figure, Any]:
+    """Returns a figure of coloured cells with their texts, and its panel."""
+    fig, (axes,) = figures.panels(1)
+    axes.grid(visible=False)
+    image = axes.imshow(means, origin="lower", aspect="auto", cmap=figures.MAP)
+    middle = (image.norm.vmin + image.norm.vmax) / 2
+    for (y, x), text in np.ndenumerate(texts):
+        color = "white" if means[y, x] < middle else "black"
+        axes.text(x, y, text, ha="center", va="center", color=color, fontsize="small")
+    fig.colorbar(image)
+    return fig, axes
+
+
+def _label(axis: Any, name: str, values: Sequence[float]) -> None:
+    """Labels an axis of cells with the values of a hyperparameter."""
+    axis.set_ticks(range(len(values)), [f"{value:g}" for value in values])
+    axis.set_label_text(name)
 
 
 def write_sweep(
@@ -158,6 +202,14 @@ def write_sweep(
     Raises:
       ValueError: if there are no trials.
       OSError: if a file cannot be written.
+
+    Example:
+      >>> import pathlib
+      >>> from sgdat_jax import report
+      >>> from sgdat_jax.experiments import sweep
+      >>> folder = pathlib.Path("runs/sweep-digits-DigitsNet-sgdat")
+      >>> trials = sweep.read(folder)  # doctest: +SKIP
+      >>> report.write_sweep(folder, trials)  # doctest: +SKIP
     """
     rows = rank_settings(trials)
     markdown, table, raw, picture = (

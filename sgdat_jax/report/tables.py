@@ -1,12 +1,14 @@
-"""What all tables have in common."""
+"""Tables of results, for the terminal and for files."""
 
 import csv
 import pathlib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from rich import box
+from rich import table as rich_table
 
 from sgdat_jax import files
 
@@ -57,6 +59,24 @@ def format_runs(row: Mapping[str, Any]) -> str:
     """Returns the number of a row's runs, and of those that diverged, as text."""
     diverged = f" ({row['diverged']} diverged)" if row["diverged"] else ""
     return f"{row['runs']}{diverged}"
+
+
+def terminal(
+    lines: Sequence[Sequence[str]], first: Literal["left", "right"] = "left"
+) -> rich_table.Table:
+    """Returns lines of cells, headers first, as a table for the terminal.
+
+    Args:
+      lines: cells as text.
+      first: side of the first column; the others, which are numbers, are to the right.
+    """
+    table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    header, *others = lines
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else first)
+    for cells in others:
+        table.add_row(*cells)
+    return table
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

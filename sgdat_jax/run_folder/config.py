@@ -105,11 +105,11 @@ def check_data(
         return
     known = recorded if isinstance(recorded, dict) else {}
     differ = [name for name, digest in data.items() if known.get(name) != digest]
-    way_out = "--allow-changed-data takes them all the same"
+    way_out = "--allow-changed-data goes on with them"
     if allow is None:
         way_out = "choose another run_dir"
     raise ValueError(
-        f"{file} is of a run on other data: {', '.join(differ)} have changed since; "
+        f"{file} was trained on other data: {', '.join(differ)} have changed since; "
         f"{way_out}."
     )
 
@@ -147,11 +147,7 @@ def config_of(
     Raises:
       ValueError: if they are not those of a config, or of a newer format.
     """
-    if found not in range(places.FORMAT + 1):
-        raise ValueError(
-            f"{file} is of format {found!r}, of another version of sgdat-jax; this one "
-            f"reads formats up to {places.FORMAT}."
-        )
+    files.check_format(file, found, places.FORMAT)
     try:
         # JSON has no tuples; what is read equals what was written, and can be hashed.
         fields: dict[str, Any] = {

@@ -258,8 +258,8 @@ def _newest(folder: pathlib.Path) -> int:
         return found[-1]
     if any((path / _OLD_STATE).exists() for path in _step_folders(folder)):
         raise ValueError(
-            f"{folder} is of version 0.1 of sgdat-jax, whose checkpoints this "
-            "version does not read."
+            f"{folder} was written by version 0.1 of sgdat-jax, whose checkpoints this "
+            "version cannot read."
         )
     raise ValueError(f"{folder} holds no checkpoint.")
 
@@ -280,7 +280,7 @@ def _check_free(path: pathlib.Path) -> None:
     """Raises OSError if something else is in the place of a new checkpoint."""
     in_place = path / _STATE if files.is_folder(path) else path
     if os.path.lexists(in_place):
-        raise OSError(f"{in_place} is not of this run; move it away.")
+        raise OSError(f"{in_place} does not belong to this run; move it away.")
 
 
 def _clean_up(folder: pathlib.Path) -> None:

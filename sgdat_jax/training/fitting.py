@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from sgdat_jax import optimizers, run_folder
-from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.data.dataset import Dataset, channel_statistics, fingerprint, hold_out
 from sgdat_jax.run_folder import formats
 from sgdat_jax.training import interruption, keepers, loop, runs, settings, states
 from sgdat_jax.training.devices import agreement, hosts
@@ -62,7 +62,7 @@ class FitConfig(settings.Settings):
 def fit(
     model: nnx.Module,
     tx: optax.GradientTransformation,
-    dataset: dataset_lib.Dataset,
+    dataset: Dataset,
     *,
     run_dir: str | pathlib.Path | None = None,
     resume: bool = False,
@@ -129,7 +129,7 @@ def fit(
     if resume and run_dir is None:
         raise ValueError("run_dir must be a folder with resume, got None.")
     _check_model(model, dataset)
-    dataset = dataset_lib.hold_out(dataset, config.validation_share)
+    dataset = hold_out(dataset, config.validation_share)
     runs.check_fits(config, dataset)
     agreement.check_config(runs.with_devices(config))
     agreement.check_data(dataset)
@@ -151,7 +151,7 @@ def fit(
     )
 
 
-def _check_model(model: nnx.Module, dataset: dataset_lib.Dataset) -> None:
+def _check_model(model: nnx.Module, dataset: Dataset) -> None:
     """Raises ValueError unless a network takes images to a logit per class."""
     images = jax.ShapeDtypeStruct((2, *dataset.input_shape), jnp.float32)
     logits = nnx.eval_shape(lambda model, images: model(images), model, images)
@@ -187,13 +187,11 @@ def _until_interrupt() -> Iterator[interruption.Check]:
 def _plan(
     model: nnx.Module,
     tx: optax.GradientTransformation,
-    dataset: dataset_lib.Dataset,
+    dataset: Dataset,
     config: FitConfig,
     normalization: tuple[Sequence[float], Sequence[float]] | None,
 ) -> runs.Plan:
-    normalization = normalization or dataset_lib.channel_statistics(
-        dataset.train_images
-    )
+    normalization = normalization or channel_statistics(dataset.train_images)
     steps_per_epoch = runs.steps_per_epoch(config, dataset)
     task = states.create(
         model, tx, config, normalization, steps_per_epoch, runs.lay_out(config)
@@ -207,7 +205,7 @@ def _plan(
         task,
         lambda seed: first(seed, variables),
         steps_per_epoch,
-        dataset_lib.fingerprint(dataset),
+        fingerprint(dataset),
     )
 
 

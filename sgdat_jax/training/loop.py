@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from sgdat_jax import cpu
-from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import stream
+from sgdat_jax.data.dataset import Dataset
 from sgdat_jax.run_folder import formats
 from sgdat_jax.training import interruption, keepers, runs, states, steps
 from sgdat_jax.training.devices import hosts, parallel
@@ -143,7 +143,7 @@ def evaluate(
     return results.means(part, total._asdict())
 
 
-def on_device(dataset: dataset_lib.Dataset, layout: parallel.Layout) -> steps.Images:
+def on_device(dataset: Dataset, layout: parallel.Layout) -> steps.Images:
     """Returns all training images, copied to each device."""
     images = steps.Images.of(dataset.train_images, dataset.train_labels)
     return layout.put_whole(images)
@@ -162,7 +162,7 @@ def test_batch_size(images: int, layout: parallel.Layout) -> int:
 
 
 def test_batches(
-    dataset: dataset_lib.Dataset, layout: parallel.Layout, part: str = "test"
+    dataset: Dataset, layout: parallel.Layout, part: str = "test"
 ) -> Iterator[TestBatch]:
     """Yields a part of a data set in batches of one size; weight 0 pads the last."""
     all_images = getattr(dataset, f"{part}_images")

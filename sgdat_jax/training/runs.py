@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from sgdat_jax import run_folder
-from sgdat_jax.data import dataset as dataset_lib
+from sgdat_jax.data.dataset import Dataset
 from sgdat_jax.run_folder import formats
 from sgdat_jax.training import checkpoint, settings, states
 from sgdat_jax.training.devices import hosts, parallel
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
     config: settings.Settings
     folder: pathlib.Path | None  # None: nothing is written
-    dataset: dataset_lib.Dataset
+    dataset: Dataset
     task: states.Task
     state: states.TrainState
     steps_per_epoch: int
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     """What the runs of a config with any seed have in common."""
 
     config: settings.Settings
-    dataset: dataset_lib.Dataset
+    dataset: Dataset
     task: states.Task
     init: states.Init
     steps_per_epoch: int
@@ -69,7 +69,7 @@ def with_devices(config: _Settings) -> _Settings:
     return dataclasses.replace(config, devices=device_count(config.devices))
 
 
-def check_fits(options: settings.Passes, dataset: dataset_lib.Dataset) -> None:
+def check_fits(options: settings.Passes, dataset: Dataset) -> None:
     """Raises ValueError unless these options fit the images."""
     num_images = len(dataset.train_images)
     if options.batch_size > num_images:
@@ -91,12 +91,12 @@ def check_fits(options: settings.Passes, dataset: dataset_lib.Dataset) -> None:
         )
     if streams(options, dataset) and importlib.util.find_spec("grain") is None:
         raise ValueError(
-            "grain is not installed, and so many training images need it: pip install "
-            f"grain, or a higher stream_above, got {options.stream_above}."
+            "so many training images need grain: pip install grain, or raise "
+            f"stream_above, got {options.stream_above}."
         )
 
 
-def steps_per_epoch(options: settings.Passes, dataset: dataset_lib.Dataset) -> int:
+def steps_per_epoch(options: settings.Passes, dataset: Dataset) -> int:
     """Returns the training steps of an epoch: its whole batches."""
     return len(dataset.train_images) // options.batch_size
 
@@ -281,7 +281,7 @@ def is_streamed(plan: Plan | Run) -> bool:
     return streams(plan.config, plan.dataset)
 
 
-def streams(options: settings.Passes, dataset: dataset_lib.Dataset) -> bool:
+def streams(options: settings.Passes, dataset: Dataset) -> bool:
     """Returns whether there are too many training images to copy to the device."""
     return dataset.train_images.nbytes > options.stream_above * 1e9
 

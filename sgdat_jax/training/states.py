@@ -11,8 +11,8 @@ from flax import nnx
 from sgdat_jax import optimizers
 from sgdat_jax.data import augment
 from sgdat_jax.models import specs
-from sgdat_jax.training import settings as settings_lib
 from sgdat_jax.training.devices import parallel
+from sgdat_jax.training.settings import Settings
 
 
 class TrainState(NamedTuple):
@@ -58,7 +58,7 @@ Init = Callable[[Any], TrainState]  # of the seed
 def create(
     model: nnx.Module,
     tx: optax.GradientTransformation,
-    settings: settings_lib.Settings,
+    settings: Settings,
     normalization: tuple[Sequence[float], Sequence[float]],
     steps_per_epoch: int,
     layout: parallel.Layout,

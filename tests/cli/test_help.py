@@ -124,7 +124,7 @@ def test_help_and_typos_need_neither_jax_nor_a_second(words):
 
 @pytest.mark.parametrize("kind", help_pages.KINDS)
 def test_list_prints_a_name_per_line(kind, capfd):
-    table = getattr(experiments, kind.upper())
+    table = getattr(experiments, kind.upper().replace("-", "_"))
     assert _printed(f"list {kind}", capfd).split() == table.known()
 
 

@@ -94,7 +94,7 @@ def test_sweep_of_other_data_is_refused(folder, capsys):
     _change(folder, "test_images.npy")
     assert _refused(*words)
     error = capsys.readouterr().err
-    assert "sweep.json is of a run on other data: test_images" in error
+    assert "sweep.json was trained on other data: test_images" in error
     assert error.endswith("; choose another run_dir.\n")
 
 
@@ -106,7 +106,7 @@ def test_comparison_of_other_data_is_refused(folder, capsys):
     for seeds in ("1", "2"):
         assert _refused(*words, seeds)
         error = capsys.readouterr().err
-        assert "config.json is of a run on other data: test_labels have" in error
+        assert "config.json was trained on other data: test_labels have" in error
         assert error.endswith("; choose another run_dir.\n")
     assert [path.name for path in (folder / "all" / "sgdat").iterdir()] == ["seed0"]
 

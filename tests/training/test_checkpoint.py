@@ -235,7 +235,9 @@ def test_nothing_is_saved_over_strange_files(tmp_path, step):
     _save(folder, _state(1))
     _put_strangers(folder, outside)
     before = strangers.contents(tmp_path)
-    with pytest.raises(OSError, match=rf"/{step}.* is not of this run") as error:
+    with pytest.raises(
+        OSError, match=rf"/{step}.* does not belong to this run"
+    ) as error:
         _save(folder, _state(step))
     assert "\n" not in str(error.value)
     assert strangers.contents(tmp_path) == before

@@ -162,7 +162,7 @@ def test_streaming_changes_no_bit(run):
 def test_streaming_needs_grain(run, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     setup.load(run.config)
-    with pytest.raises(ValueError, match=r"grain is not installed.* got 0\.0"):
+    with pytest.raises(ValueError, match=r"need grain.* got 0\.0"):
         setup.load(dataclasses.replace(run.config, stream_above=0.0))
 
 

@@ -256,7 +256,7 @@ def _check_classes(
         )
     for name, tests in held.classes.items() if held else ():
         if tests and name not in found.classes:
-            raise ValueError(f"{test}/{name} is of no class in {train}.")
+            raise ValueError(f"{test}/{name} belongs to no class in {train}.")
     if held and not any(held.classes.values()):
         raise ValueError(f"{test} must hold pictures of classes ({_LAYOUT}).")
     return tuple(sorted(found.classes))

@@ -5,8 +5,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from sgdat_jax import files as file_lib
 from sgdat_jax.data import dataset, decoding
+from sgdat_jax.files import DAMAGE, open_regular
 
 NAME = "tiny_imagenet"
 _ROOT = "tiny-imagenet-200"
@@ -82,14 +82,14 @@ def open_files(path: str | pathlib.Path) -> Files:
             if size > _MOST_BYTES:
                 raise ValueError(f"it unpacks to more than {_MOST_BYTES:,} bytes")
             return archive.read(prefix + name)
-        except file_lib.DAMAGE as error:
+        except DAMAGE as error:
             raise ValueError(f"{path}/{name} is damaged: {error}") from error
 
     return Files(str(path), names, read)
 
 
 def _read_file(path: pathlib.Path) -> bytes:
-    with file_lib.open_regular(path) as data:
+    with open_regular(path) as data:
         return data.read()
 
 
@@ -114,7 +114,7 @@ def listing(files: Files) -> Listing:
             case ["train", class_id, "images", _]:
                 if class_id not in numbers:
                     raise ValueError(
-                        f"{files.place}/{name} is of no class of {_CLASS_IDS}."
+                        f"{files.place}/{name} belongs to no class of {_CLASS_IDS}."
                     )
                 train.append(Image(name, numbers[class_id]))
     return Listing(_class_names(files, class_ids), tuple(train), _test(files, numbers))

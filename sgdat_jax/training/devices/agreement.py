@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import sources
+from sgdat_jax.data.dataset import fingerprint
 from sgdat_jax.options import HOUSEKEEPING, options_of
 from sgdat_jax.training import settings, versions
 from sgdat_jax.training.devices import hosts
@@ -45,7 +45,7 @@ def check_data(dataset: sources.Dataset) -> None:
     All call this together; one process alone always agrees.
     """
     if hosts.is_job():
-        hosts.agree(dataset_lib.fingerprint(dataset))
+        hosts.agree(fingerprint(dataset))
 
 
 def check_start(arrays: Mapping[str, np.ndarray]) -> None:

@@ -334,7 +334,7 @@ def test_a_class_of_broken_pictures_alone(tmp_path):
                 _folder(root, prefix="train/"),
                 _folder(root, ("cat", "elk"), prefix="val/"),
             ],
-            "pets/val/elk is of no class in .*pets/train",
+            "pets/val/elk belongs to no class in .*pets/train",
         ),
         (
             lambda root: [_folder(root, prefix="train/"), (root / "test").mkdir()],

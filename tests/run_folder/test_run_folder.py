@@ -125,7 +125,7 @@ def test_name_too_long_for_a_file(tmp_path, name):
 def test_config_that_is_none(tmp_path, content, named):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(
-        ValueError, match=r"config\.json is (not a run's config|of format)"
+        ValueError, match=r"config\.json (is not a run's config|has format)"
     ) as caught:
         run_folder.read_config(tmp_path, configs.TrainConfig)
     assert str(tmp_path) in str(caught.value)

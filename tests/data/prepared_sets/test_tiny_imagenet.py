@@ -64,7 +64,11 @@ def _truncated(content):
         ("wnids.txt", None, "holds no tiny-imagenet-200"),
         ("wnids.txt", lambda c: c + b"\nn02", "different ids"),
         ("wnids.txt", lambda c: c + b"\nn04", "none of class 3 (n04)"),
-        ("wnids.txt", lambda c: c[3:], "/train/n02/images/n02_0.JPEG is of no class"),
+        (
+            "wnids.txt",
+            lambda c: c[3:],
+            "/n02_0.JPEG belongs to no class",
+        ),
         ("wnids.txt", lambda c: b"\xff", "wnids.txt is not text"),
         ("words.txt", None, "words.txt is missing"),
         ("val/val_annotations.txt", None, "val_annotations.txt is missing"),
