@@ -39,6 +39,34 @@ def test_one_address():
         assert source in _read(name), name
 
 
+def _counted(part):
+    text = _read(f"benchmarks/results/reliability/{part}.json")
+    return json.loads(text)["counted"]
+
+
+def test_faults_are_those_counted():
+    rows = {}
+    for line in _read("docs/guides/reliability.md").splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if len(cells) == 3 and cells[1].replace(",", "").isdecimal():
+            rows[cells[0]] = (int(cells[1].replace(",", "")), cells[2])
+    kills = {name: rows.pop(f"`{name}` killed") for name in ("train", "compare")}
+    for name in ("sweep", "data prepare"):
+        kills[name] = rows.pop(f"`{name}` killed")
+    kills["train on two hosts"] = rows.pop("`train` on two hosts, a process killed")
+    for name, row in _counted("kills").items():
+        alike = f"{row['ended alike']} results, all alike"
+        assert (kills[name], row["faults"]) == ((row["kills"], alike), [])
+    files, fuzzed = _counted("files"), _counted("fuzzed")
+    known = [files["full disks"]["tried"], files["damaged files"]["tried"]]
+    known.append(files["strange files"]["found again"])
+    sums = [0, 0]
+    for name, row in fuzzed.items():
+        sums["json" not in name and "about" not in name] += row["read"] + row["refused"]
+    assert [count for count, _ in rows.values()] == known + sums
+    assert not any(row["faults"] for row in (*files.values(), *fuzzed.values()))
+
+
 @pytest.mark.parametrize(
     ("folder", "label", "page"),
     [

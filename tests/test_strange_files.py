@@ -193,6 +193,28 @@ def test_a_sweep(finished, outside, tmp_path, capsys):
     assert strangers.contents(tmp_path) == before
 
 
+_OF_OTHERS = ("learning.png", "margins.svg", "comparison.csv", "comparison.json")
+
+
+@pytest.mark.parametrize("name", _OF_OTHERS)
+def test_files_of_others_by_the_names_of_a_reports(finished, tmp_path, capsys, name):
+    out = tmp_path / "photos"
+    out.mkdir()
+    (out / name).write_text('{"mine": 1}')
+    before = strangers.contents(tmp_path)
+    for words, option in (
+        (["report", str(finished / "run"), "--out", str(out)], "out"),
+        (_compare(out), "run_dir"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 2
+        error = capsys.readouterr().err
+        assert f"{option} must be new, or hold an earlier report, got {out}" in error
+        assert f"its {name} would be replaced or removed" in error
+    assert strangers.contents(tmp_path) == before
+
+
 def test_a_report(finished, outside, tmp_path):
     out = tmp_path / "report"
     out.mkdir()

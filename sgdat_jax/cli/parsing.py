@@ -51,7 +51,9 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
         raise ValueError(
             f"unknown command {name}; the nearest is {near} (known: {known})."
         )
-    parsed = _parsed(words, _defaults(words))
+    defaults = _defaults(words)
+    _check_known(name, words)
+    parsed = _parsed(words, defaults)
     config = options.config_of(name, parsed)
     if isinstance(config, options.Completion):
         raise Asked(completion(config.shell))
@@ -115,11 +117,35 @@ def _place_of_command(words: Sequence[str]) -> int:
 
 def _options_with_value() -> set[str]:
     """Returns the options of all commands that take a value, as they are typed."""
-    found = []
-    for kind, _ in options.COMMANDS.values():
-        for inner in options.subcommands(kind).values() or [kind]:
-            found += help_pages.list_options(inner)
-    return {o.flag.partition(" ")[0] for o in found if not o.is_switch}
+    found = [option for name in options.COMMANDS for option in _options(name)]
+    return {_typed(option) for option in found if not option.is_switch}
+
+
+def _options(command: str) -> list[help_pages.Option]:
+    """Returns the options of a command, and of those within it."""
+    kind = options.COMMANDS[command][0]
+    kinds = options.subcommands(kind).values() or [kind]
+    return [option for inner in kinds for option in help_pages.list_options(inner)]
+
+
+def _typed(option: help_pages.Option) -> str:
+    return option.flag.partition(" ")[0]
+
+
+def _check_known(command: str, words: Sequence[str]) -> None:
+    """Raises ValueError if an option is another command's.
+
+    Tyro would suggest the nearest of this command, which may be something else.
+    """
+    known = set(map(_typed, _options(command)))
+    for flag in (word.partition("=")[0] for word in words if word.startswith("--")):
+        if flag in known:
+            continue
+        others = [n for n in options.COMMANDS if flag in map(_typed, _options(n))]
+        if others:
+            raise ValueError(
+                f"{command} takes no {flag}, which is an option of {', '.join(others)}."
+            )
 
 
 def _defaults(words: Sequence[str]) -> Any:

@@ -271,6 +271,7 @@ def _read_groups(config: options.Report) -> tuple[list[report.Group], _Reported]
     groups = report.group_runs(_read_runs(config.run_dirs))
     report.compare_pairs(groups, config.reference)  # finds an unknown one
     out = pathlib.Path(config.out)
+    report.check_place(out, "out")
     files.make([out], "out")
     return groups, _Reported(out, config.reference, config.select_on_test)
 
@@ -281,6 +282,12 @@ def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
     for message in skipped:
         print(f"sgdat-jax: skipped: {message}", file=sys.stderr)
     return runs
+
+
+def _new_comparison(config: configs.CompareConfig) -> compare_lib.Comparison:
+    if not any(config.folder.glob(f"*/seed*/{run_folder.CONFIG}")):
+        report.check_place(config.folder, "run_dir")
+    return compare_lib.set_up(config)
 
 
 def _new_run(config: configs.TrainConfig) -> runs.Run:
@@ -319,7 +326,7 @@ class Work(NamedTuple):
 WORK = {
     "train": Work(_new_run, train),
     "resume": Work(_resumed_run, train),
-    "compare": Work(compare_lib.set_up, compare),
+    "compare": Work(_new_comparison, compare),
     "sweep": Work(sweep_lib.set_up, sweep),
     "evaluate": Work(_finished_run, evaluate),
     "report": Work(_read_groups, report_runs),

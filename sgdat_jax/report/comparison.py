@@ -27,6 +27,8 @@ _MEASURES = {
 }
 _NAMES = ("comparison.md", "comparison.tex", "comparison.csv", "differences.csv",
           "comparison.json", "report.html")  # fmt: skip
+_RECORD = "comparison.json"
+_PLOTS = (*comparison_plots.PLOTS, "learning")
 
 
 def compare_runs(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -135,6 +137,36 @@ def differences_table(differences: Sequence[dict[str, Any]]) -> rich_table.Table
     return tables.terminal(_difference_cells(differences))
 
 
+def check_place(folder: pathlib.Path, option: str) -> None:
+    """Raises ValueError if the files of a report would replace those of others.
+
+    Args:
+      folder: where a report is to be written; it need not be there.
+      option: that named it, for the message.
+    """
+    if _holds_report(folder):
+        return
+    plots = (f"{name}{suffix}" for name in _PLOTS for suffix in figures.SUFFIXES)
+    for name in (*_NAMES, *plots):
+        if files.is_regular(folder / name):
+            raise ValueError(
+                f"{option} must be new, or hold an earlier report, got {folder}: its "
+                f"{name} would be replaced or removed."
+            )
+
+
+def _holds_report(folder: pathlib.Path) -> bool:
+    try:
+        if "rows" in files.read_json(folder / _RECORD):
+            return True
+    except ValueError:
+        pass
+    try:  # version 0.1 wrote no such record
+        return files.read_text(folder / "comparison.md").startswith("| optimizer |")
+    except ValueError:
+        return False
+
+
 def write_comparison(
     folder: pathlib.Path,
     groups: Sequence[Group],
@@ -183,6 +215,7 @@ def write_comparison(
     drawn = {name: figures.drawn(fig) for name, fig in plots.items()}
     parts = [(main, said)] + ([(paired, sentence)] if differences else [])
     paths = {name: folder / name for name in _NAMES}
+    files.write_json(paths[_RECORD], data)  # first: by it a report is known
     files.write_text(
         paths["comparison.md"],
         "\n".join(f"{tables.markdown(cells)}\n{text}\n" for cells, text in parts),
@@ -193,7 +226,6 @@ def write_comparison(
     )
     tables.write_csv(paths["comparison.csv"], rows)
     tables.write_csv(paths["differences.csv"], differences)
-    files.write_json(paths["comparison.json"], data)
     files.write_text(
         paths["report.html"],
         pages.page(groups, parts, {name: one[".svg"] for name, one in drawn.items()}),
@@ -237,7 +269,7 @@ def _save(
     folder: pathlib.Path, drawn: Mapping[str, Mapping[str, bytes]]
 ) -> list[pathlib.Path]:
     written = []
-    for name in (*comparison_plots.PLOTS, "learning"):
+    for name in _PLOTS:
         if name in drawn:
             written += figures.write(drawn[name], folder / f"{name}.png")
         else:

@@ -54,6 +54,12 @@ def test_values_may_have_the_names_of_commands():
         ("train --distributed --no-distributed --process-id 0", "needs --distributed"),
         ("--distributed train", "with a --resume or --run-dir"),
         ("train --resume a --run-dir b", "run_dir must be left out, got b"),
+        (
+            "compare --learning-rate 0.1",
+            "compare takes no --learning-rate, which is an option of train, sweep.",
+        ),
+        ("sweep --seed 1 --top 3", "sweep takes no --top, which is an option of pred"),
+        ("evaluate x --run-dir y", "evaluate takes no --run-dir, which is an option"),
         ("--epochs 3", "a command is missing, got --epochs 3 (known: train, compare"),
         ("--dataset data train", "unknown dataset 'data'"),
     ],
