@@ -1,8 +1,6 @@
 """Sums of products of packed signs for IREE: a count of each word, without a loop."""
 
-import functools
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,61 +32,30 @@ def sums(
     outer = words.ndim - 1 - len(window)
     spatial = words.shape[outer:-1]
     masks = list(map(bit_sums.is_inside, spatial, window, *geometry))
+    sizes = [len(mask) for mask in masks]
+    no_pads = [(0, 0, 0)]
+    pads = [(low, high, 0) for low, high in geometry.pads]
+    padded = lax.pad(words, np.uint32(0), [*no_pads * outer, *pads, *no_pads])
     # Turned round, so that the file has the kernel once: slices of a constant would
     # become constants, too, and so would one that the sums over pads read beside these.
     rows = lax.optimization_barrier(~kernel)
-    with jax.enable_x64(True):
-        if words.shape[-1] % 2 == 0:  # 64 signs to a word: half as many operands
-            rows = lax.optimization_barrier(_in_pairs(rows, -2))
-            agree = _count_agreeing(_in_pairs(words, -1), rows, masks, geometry)
-        else:
-            agree = _count_agreeing(words, rows, masks, geometry)
+    rows = rows.reshape(*[1] * (words.ndim - 1), -1, kernel.shape[-1])
+    count = jnp.zeros([], jnp.int32)
+    taps = list(itertools.product(*map(range, window)))
+    views = [bit_sums.view(padded, tap, sizes, geometry) for tap in taps]
+    places = itertools.product(views, range(words.shape[-1]))
+    for number, (seen, i) in enumerate(places):
+        if number and number % _WORDS == 0:
+            count = lax.optimization_barrier(count)
+        row = lax.index_in_dim(rows, number, axis=-2, keepdims=False)
+        agree = lax.slice_in_dim(seen, i, i + 1, axis=-1) ^ row
+        count += lax.population_count(agree).astype(jnp.int32)
     spare = 32 * words.shape[-1] - features  # equal bits at the end of the words
-    total = 2 * agree - math.prod(window) * (features + 2 * spare)
+    total = 2 * count - len(taps) * (features + 2 * spare)
     if all(mask.all() for mask in masks):
         return total
     beyond = bit_sums.sums_beyond(kernel, features, masks)
     return total - jnp.expand_dims(beyond, range(outer))
-
-
-def _in_pairs(words: jax.Array, axis: int) -> jax.Array:
-    """Returns words of 64 bits, each two successive ones of 32 along an axis."""
-    pairs = jnp.moveaxis(words, axis, -1)
-    pairs = pairs.reshape(*pairs.shape[:-1], -1, 2).astype(jnp.uint64)
-    return jnp.moveaxis(pairs[..., 0] | (pairs[..., 1] << 32), -1, axis)
-
-
-def _count_agreeing(
-    words: jax.Array,
-    rows: jax.Array,
-    masks: Sequence[np.ndarray],
-    geometry: bit_sums.Geometry,
-) -> jax.Array:
-    """Returns how many bits differ from those of `rows`, an inverted kernel."""
-    outer = words.ndim - 1 - len(masks)
-    no_pads = [(0, 0, 0)]
-    pads = [(low, high, 0) for low, high in geometry.pads]
-    zero = np.zeros((), words.dtype)
-    padded = lax.pad(words, zero, [*no_pads * outer, *pads, *no_pads])
-    taps = itertools.product(*map(range, rows.shape[:-2]))
-    rows = rows.reshape(*[1] * (words.ndim - 1), -1, rows.shape[-1])
-    views = [
-        bit_sums.view(padded, tap, list(map(len, masks)), geometry) for tap in taps
-    ]
-    agree = [
-        lax.slice_in_dim(seen, i, i + 1, axis=-1)
-        ^ lax.index_in_dim(rows, number, axis=-2, keepdims=False)
-        for number, (seen, i) in enumerate(
-            itertools.product(views, range(words.shape[-1]))
-        )
-    ]
-    total = jnp.zeros([], jnp.int32)
-    for start in range(0, len(agree), _WORDS):
-        if start:
-            total = lax.optimization_barrier(total)
-        counts = map(lax.population_count, agree[start : start + _WORDS])
-        total += functools.reduce(jnp.add, counts).astype(jnp.int32)
-    return total
 
 
 def is_narrow(conv: nnx.Conv) -> bool:
