@@ -27,6 +27,7 @@ _NEEDED = {
     "--to iree": ("iree.compiler", "iree.runtime"),
     "--to onnx": ("onnx", "onnxruntime"),
     "--to torch": ("safetensors",),
+    "--to litert": ("litert_converter", "ai_edge_litert"),
 }
 
 

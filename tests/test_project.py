@@ -8,6 +8,7 @@ import pytest
 
 import guides
 import sgdat_jax
+from benchmarks import deployment
 
 _PROJECT = tomllib.loads((guides.ROOT / "pyproject.toml").read_text())
 
@@ -86,3 +87,10 @@ def test_numbers_are_those_recorded(folder, label, page):
     text = _read(page)
     assert f"{accuracy['mean']:.2%} ± {accuracy['std']:.2%}".replace("%", "") in text
     assert f"{flips['mean']:.2f} ± {flips['std']:.2f}" in text
+
+
+def test_tables_of_deployment_are_those_recorded():
+    lines = deployment.tables(deployment.RESULTS).splitlines()
+    assert len(lines) > 10
+    text = _read("benchmarks/README.md").splitlines()
+    assert [line for line in lines if line not in text] == []

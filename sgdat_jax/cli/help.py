@@ -79,7 +79,7 @@ _CHOICES: dict[str, Callable[[], Iterable[str]]] = {
     "resize": lambda: ("crop", "squash"),
     "kind": lambda: KINDS,
     "shell": lambda: SHELLS,
-    "format": lambda: ("stablehlo", "iree", "onnx", "npz", "torch"),
+    "format": lambda: ("stablehlo", "iree", "onnx", "litert", "npz", "torch"),
 }
 _METAVARS = {
     **dict.fromkeys(("run_dir", "data_dir", "resume"), "DIR"),

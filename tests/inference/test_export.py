@@ -24,6 +24,7 @@ PACKAGES = {
     "npz": (),
     "iree": ("iree.compiler", "iree.runtime"),
     "onnx": ("onnx", "onnxruntime"),
+    "litert": ("litert_converter", "ai_edge_litert"),
 }
 
 
@@ -177,7 +178,28 @@ def test_options_of_other_formats_are_refused(tmp_path):
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
-    for name, module in (("iree", "iree.compiler"), ("onnx", "onnx")):
+    for name, module, extra in (
+        ("iree", "iree.compiler", "export"),
+        ("onnx", "onnx", "export"),
+        ("litert", "litert_converter", "litert"),
+    ):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(ValueError, match=r"pip install 'sgdat-jax\[export\]'"):
+        with pytest.raises(ValueError, match=rf"pip install 'sgdat-jax\[{extra}\]'"):
             inference.export(run_file(), name, tmp_path / "net")
+
+
+def test_litert_takes_batches_of_its_size_and_products_in_floats(tmp_path):
+    for package in PACKAGES["litert"]:
+        pytest.importorskip(package)
+    images = images_of_run(5)
+    file = tmp_path / "net.tflite"
+    report = inference.export(run_file(), "litert", file, images=images, batch_size=3)
+    assert report.about["batch_size"] == 3
+    assert report.about["check"]["classes"] == "equal"
+    in_bits = inference.to_function(
+        inference.fold(nnx.jit(sj.models.DigitsNet)(rngs=nnx.Rngs(0)))
+    )
+    shape = {"input_shape": (8, 8, 1), "input_dtype": "float32"}
+    with pytest.raises(ValueError, match=r"LiteRT cannot hold .*fold\(model, 'float"):
+        inference.export(in_bits, "litert", tmp_path / "other.tflite", **shape)
+    assert not (tmp_path / "other.tflite").exists()

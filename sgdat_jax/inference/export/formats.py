@@ -34,6 +34,11 @@ FORMATS = {
         frozenset(networks.Options._fields),
     ),
     "onnx": Format("onnx", ("jax", "onnx", "onnxruntime")),
+    "litert": Format(
+        "litert",
+        ("jax", "litert-converter", "ai-edge-litert"),
+        frozenset({"batch_size"}),
+    ),
     "npz": Format("npz", ("numpy",), is_function=False),
     "torch": Format("torch", ("safetensors",), is_function=False),
 }
@@ -67,8 +72,9 @@ def export(
     Args:
       source: a file of weights, the folder of a run (for its ``best.npz``), or a
         function of `load` or `to_function`.
-      format: ``"stablehlo"``, ``"iree"``, ``"onnx"``, ``"npz"`` or ``"torch"``; all but
-        ``"npz"`` need ``pip install 'sgdat-jax[export]'``.
+      format: ``"stablehlo"``, ``"iree"``, ``"onnx"``, ``"litert"``, ``"npz"`` or
+        ``"torch"``; ``"litert"`` needs ``pip install 'sgdat-jax[litert]'``, the others
+        but ``"npz"`` ``pip install 'sgdat-jax[export]'``.
       path: of the new file, which replaces one that is there.
       input_shape: of one input of a function; files of weights tell it.
       input_dtype: of the inputs of a function.
@@ -77,7 +83,8 @@ def export(
       target: of iree: target triple of the device, such as ``"aarch64-linux-gnu"``;
         None: this machine, whose processor's features are then used.
       cpu: of iree: name of the device's processor as LLVM has it.
-      batch_size: of iree: how many images the file takes at once, 1 by default.
+      batch_size: of iree and litert: how many images the file takes at once, 1 by
+        default.
 
     Returns:
       The path, and the content of the file beside it.

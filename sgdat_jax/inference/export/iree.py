@@ -144,13 +144,6 @@ def run(
     module = runtime.VmModule.copy_buffer(context.instance, file.read_bytes())
     context.add_vm_module(module)
     main = context.modules[module.name]["main"]
-    size = options.batch_size or 1
-
-    def classify(inputs: np.ndarray) -> np.ndarray:
-        whole = [inputs[i : i + size] for i in range(0, len(inputs), size)]
-        short = size - len(whole[-1])
-        whole[-1] = np.concatenate([whole[-1], inputs[:1].repeat(short, 0)])
-        logits = [np.asarray(main(batch).to_host()) for batch in whole]
-        return np.concatenate(logits)[: len(inputs)]
-
-    return classify
+    return networks.by_batches(
+        lambda batch: np.asarray(main(batch).to_host()), options.batch_size or 1
+    )

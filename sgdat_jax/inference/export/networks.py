@@ -128,3 +128,15 @@ def require(module: str, package: str, extra: str = "export") -> Any:
         raise ValueError(
             f"this needs {package} ({error}): pip install 'sgdat-jax[{extra}]'."
         ) from None
+
+
+def by_batches(run: Run, size: int) -> Run:
+    """Returns the function of any number of inputs of one that takes `size` at once."""
+
+    def classify(inputs: np.ndarray) -> np.ndarray:
+        batches = [inputs[i : i + size] for i in range(0, len(inputs), size)]
+        short = size - len(batches[-1])
+        batches[-1] = np.concatenate([batches[-1], inputs[:1].repeat(short, 0)])
+        return np.concatenate([run(batch) for batch in batches])[: len(inputs)]
+
+    return classify
