@@ -196,6 +196,7 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
         rows, key=lambda row: (row["model"], row["chip"], row["devices"])
     ):
         seconds, sent = row["computed_seconds"], row["sent_bytes"]
+        operations = sum(row["operations"].values())
         state = row["state"] if row["devices"] > 1 else ""
         lines.append(
             [
@@ -204,7 +205,7 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['state_and_batch_bytes'] / 1e6:,.1f}",
                 f"{row['temporary_bytes'] / 1e6:,.0f}",
                 f"{row['hbm_bytes'] / 1e9:.2f}",
-                f"{sum(row['operations'].values()) / 1e12:.2f}".replace("0.00", ""),
+                f"{operations / 1e12:.2f}" if operations else "",
                 f"{sum(sent.values()) / 1e6:,.1f}" if sent else "",
                 " / ".join(
                     f"{1e3 * seconds[name]:.2f}"
