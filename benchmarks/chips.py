@@ -1,8 +1,10 @@
-"""TPUs: their published rates, and devices to compile for that need not be there.
+"""TPUs and GPUs: their published rates, and devices to compile for that are not there.
 
 Sources, read in November 2026: https://docs.cloud.google.com/tpu/docs/v5e, .../v5p and
-.../v6e. Rates are peaks. Links are given there in both directions together (v5e: 400
-gigabytes a second, v6e: 800) or, of v5p, as 4,800 gigabits; here as what a chip sends.
+.../v6e; https://www.nvidia.com/en-us/data-center/h100 and .../h200 (SXM, without
+sparsity). Rates are peaks. Links are given there in both directions together (v5e: 400
+gigabytes a second, v6e: 800, GPUs: 900) or, of v5p, as 4,800 gigabits; here as what a
+chip sends.
 """
 
 import os
@@ -36,7 +38,7 @@ class Chip(NamedTuple):
     hbm_bytes: float
     sent_bytes: float
     memory: float  # bytes
-    topologies: dict[int, str]  # by their number of chips
+    topologies: dict[int, str]  # by their number of chips; none of a GPU
 
 
 CHIPS = {
@@ -44,11 +46,61 @@ CHIPS = {
     # Its page names no rate of int8; its matrix units are counted as for bfloat16.
     "v5p": Chip(459e12, 459e12, 2765e9, 600e9, 95e9, _CUBES),
     "v6e": Chip(918e12, 1836e12, 1600e9, 400e9, 32e9, _FLAT),
+    "H100": Chip(989e12, 1979e12, 3350e9, 450e9, 80e9, {}),
+    "H200": Chip(989e12, 1979e12, 4800e9, 450e9, 141e9, {}),
 }
+TPUS = [name for name, chip in CHIPS.items() if chip.topologies]
+_HOPPER = """\
+gpu_device_info {{
+  name: "NVIDIA {name}"
+  device_vendor: "NVIDIA Corporation"
+  platform_version: "Compute Capability 9.0a"
+  cuda_compute_capability {{ major: 9 feature_extension: ACCELERATED_FEATURES }}
+  driver_version: "13.0.0"
+  runtime_version: "13.0.0"
+  compile_time_toolkit_version: "13.0.0"
+  dnn_version: "9.10.0"
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  device_memory_size: {memory:.0f}
+  memory_bandwidth: {bandwidth:.0f}
+  l2_cache_size: 52428800
+  pcie_bandwidth: 64000000000
+  device_address_bits: 64
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024
+  thread_dim_limit_y: 1024
+  thread_dim_limit_z: 64
+}}
+platform_name: "CUDA"
+dnn_version_info {{ major: 9 minor: 10 }}
+device_description_str: "NVIDIA {name}"
+"""
 
 
 def devices(chip: str, count: int) -> list[Any]:
-    """Returns chips that programs can be compiled for; needs libtpu and no TPU."""
+    """Returns chips that programs can be compiled for.
+
+    It needs libtpu and no TPU, or JAX's CUDA plug-in and neither GPU nor driver.
+
+    Args:
+      chip: one of `CHIPS`.
+      count: how many; GPUs are one.
+    """
+    if chip not in TPUS:
+        assert count == 1, "Programs for several GPUs were never tried."
+        return [_gpu(chip)]
     for name, value in _WITHOUT_A_TPU.items():
         os.environ.setdefault(name, value)
     shape = CHIPS[chip].topologies[max(count, 4)]
@@ -56,3 +108,13 @@ def devices(chip: str, count: int) -> list[Any]:
         platform="tpu", topology_name=f"{chip}:{shape}"
     )
     return list(described.devices)[:count]
+
+
+def _gpu(chip: str) -> Any:
+    """Returns a GPU as XLA knows it by a description, in the text of its protobuf."""
+    rates = CHIPS[chip]
+    text = _HOPPER.format(name=chip, memory=rates.memory, bandwidth=rates.hbm_bytes)
+    described = topologies.get_topology_desc(
+        platform="cuda", target_config=text, topology="1x1x1"
+    )
+    return described.devices[0]

@@ -1,4 +1,4 @@
-"""What do training steps and optimizers take on TPUs, by their compiled programs?
+"""What do training steps and optimizers take on TPUs and GPUs, by compiled programs?
 
 XLA compiles for TPUs that are not there (``pip install -e '.[tpu-compile]'``). Its
 programs tell memory, bytes moved, operations and what chips send to each other. Times
@@ -10,8 +10,14 @@ bytes and links, as if each ran at its peak and all at once. No step is faster.
     python -m benchmarks.compiled steps --devices 4 256 --states sharded
     python -m benchmarks.compiled tables
 
-A step takes minutes to compile. Each is kept as soon as it is known, in the place of
-the same one before; ``tables`` writes them all as Markdown.
+An H100 or H200 needs an environment with ``jax[cuda13]`` (4.7 GB), no driver. There
+libraries multiply, and the program does not tell the number of operations:
+
+    python -m benchmarks.compiled optimizers --chips H100 H200
+    python -m benchmarks.compiled steps --models BinaryNet --chips H100
+
+A step takes minutes to compile. Each is kept as soon as it is known, and what is kept
+is not compiled again unless ``--anew`` is given; ``tables`` writes all as Markdown.
 """
 
 import argparse
@@ -71,9 +77,13 @@ def facts(chip: chips.Chip, compiled: jax.stages.Compiled) -> dict[str, Any]:
     """Returns what a compiled program tells of one chip."""
     program = hlo.parse(compiled.as_text())
     operations: dict[str, float] = collections.Counter()
+    kinds: dict[str, int] = collections.Counter()
     for product in hlo.products(program):
         both = set(product.operands)
         operations["s8" if both == {"s8"} else "bf16"] += product.operations
+        kinds[f"{' x '.join(product.operands)} -> {product.result}"] += 1
+    for operands, result in hlo.library_products(program):
+        kinds[f"{' x '.join(operands)} -> {result}"] += 1
     sent: dict[str, float] = collections.Counter()
     for one in hlo.collectives(program):
         sent[f"{one.kind} {one.dtype}"] += one.sent
@@ -84,6 +94,7 @@ def facts(chip: chips.Chip, compiled: jax.stages.Compiled) -> dict[str, Any]:
         "temporary_bytes": memory.temp_size_in_bytes,
         "hbm_bytes": hbm,
         "operations": dict(operations),
+        "products": dict(kinds),
         "sent_bytes": dict(sent),
         "computed_seconds": computed(chip, operations, hbm, sum(sent.values())),
     }
@@ -140,8 +151,14 @@ def optimizer(chip: str, name: str, dtype: str) -> dict[str, Any]:
 def keep(file: pathlib.Path, key: dict[str, Any], row: dict[str, Any]) -> None:
     """Writes a row to its file, in the place of the one of the same key."""
     rows = [old for old in read(file) if not key.items() <= old.items()]
-    version = importlib.metadata.version("libtpu")
-    timing.write(file, {"rows": [*rows, {**key, **row, "libtpu": version}]})
+    compiler = "libtpu" if key["chip"] in chips.TPUS else "jaxlib"
+    version = importlib.metadata.version(compiler)
+    timing.write(file, {"rows": [*rows, {**key, **row, compiler: version}]})
+
+
+def is_known(file: pathlib.Path, key: dict[str, Any]) -> bool:
+    """Returns whether a row of a key is kept."""
+    return any(key.items() <= row.items() for row in read(file))
 
 
 def read(file: pathlib.Path) -> list[dict[str, Any]]:
@@ -157,7 +174,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def optimizers_table(rows: Sequence[dict[str, Any]]) -> str:
     """Returns a line per optimizer and dtype; chips differ in their rates alone."""
     of = {(row["optimizer"], row["dtype"], row["chip"]): row for row in rows}
-    names = list(chips.CHIPS)
+    names = [name for name in chips.CHIPS if any(key[2] == name for key in of)]
     lines = []
     for dtype, name in itertools.product(("float32", "bfloat16"), OPTIMIZERS):
         found = [of.get((name, dtype, chip)) for chip in names]
@@ -180,6 +197,7 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
         rows, key=lambda row: (row["model"], row["chip"], row["devices"])
     ):
         seconds, sent = row["computed_seconds"], row["sent_bytes"]
+        operations = sum(row["operations"].values())
         state = row["state"] if row["devices"] > 1 else ""
         lines.append(
             [
@@ -188,7 +206,7 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['state_and_batch_bytes'] / 1e6:,.1f}",
                 f"{row['temporary_bytes'] / 1e6:,.0f}",
                 f"{row['hbm_bytes'] / 1e9:.2f}",
-                f"{sum(row['operations'].values()) / 1e12:.2f}",
+                f"{operations / 1e12:.2f}" if operations else "",
                 f"{sum(sent.values()) / 1e6:,.1f}" if sent else "",
                 " / ".join(
                     f"{1e3 * seconds[name]:.2f}"
@@ -203,7 +221,7 @@ def steps_table(rows: Sequence[dict[str, Any]]) -> str:
 
 def write_tables(out: pathlib.Path) -> str:
     """Writes what is kept as Markdown, and returns it."""
-    text = "# Compiled for TPUs, never run\n\n"
+    text = "# Compiled for TPUs and GPUs, never run\n\n"
     text += f"{optimizers_table(read(out / 'optimizers.json'))}\n"
     text += steps_table(read(out / "steps.json"))
     files.write_text(out / "tables.md", text)
@@ -213,12 +231,13 @@ def write_tables(out: pathlib.Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("optimizers", "steps", "tables"))
-    parser.add_argument("--chips", nargs="+", default=list(chips.CHIPS))
+    parser.add_argument("--chips", nargs="+", default=chips.TPUS)
     parser.add_argument("--devices", nargs="+", type=int, default=[1])
     parser.add_argument("--states", nargs="+", default=["sharded"])
     parser.add_argument("--models", nargs="+", default=["BinaryNet"])
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
     parser.add_argument("--images", type=int, default=1024, help="per device")
+    parser.add_argument("--anew", action="store_true", help="also what is kept")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
     jax.config.update("jax_platforms", "cpu")
@@ -238,8 +257,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [options.images],
         ):
             named = dict(zip(names, key, strict=True))
-            keep(options.out / "steps.json", named, step(*key))
-            print(named, flush=True)
+            file = options.out / "steps.json"
+            if options.anew or not is_known(file, named):
+                keep(file, named, step(*key))
+                print(named, flush=True)
     print(write_tables(options.out))
 
 

@@ -290,6 +290,18 @@ def products(program: Program) -> list[Product]:
     return found
 
 
+def library_products(program: Program) -> list[tuple[tuple[str, ...], str]]:
+    """Returns the dtypes of what a GPU's libraries multiply: operands and result."""
+    found = []
+    for computation in program.computations.values():
+        for one in computation.values():
+            if re.search(r'target="__(cudnn\$conv|cublas)', one.attributes):
+                arrays = (computation[name].arrays[0] for name in one.operands[:2])
+                dtypes = tuple(array.dtype for array in arrays)
+                found.append((dtypes, one.arrays[0].dtype))
+    return found
+
+
 def _dot(one: Instruction, left: Array, right: Array) -> float:
     summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
     over = math.prod(left.shape[axis] for axis in _numbers(summed[1] if summed else ""))

@@ -13,6 +13,8 @@ from sgdat_jax import bits
 
 Product = Callable[..., jax.Array]  # of inputs and a kernel
 
+_LARGEST = 2**15 - 1  # sum that int16 holds
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def multiply(
@@ -73,7 +75,10 @@ def multiply_signs(
 
 
 def _multiply_signs_fwd(product, geometry, dtype, x, kernel):
-    return multiply_signs(product, geometry, dtype, x, kernel), (x, kernel)
+    sums = multiply_signs(product, geometry, dtype, x, kernel)
+    if math.prod(kernel.shape[:-1]) <= _LARGEST:
+        sums = lax.platform_dependent(sums, tpu=narrow, default=lambda sums: sums)
+    return sums, (x, kernel)
 
 
 def _multiply_signs_bwd(product, geometry, dtype, operands, cotangent):
@@ -82,6 +87,18 @@ def _multiply_signs_bwd(product, geometry, dtype, operands, cotangent):
 
 
 multiply_signs.defvjp(_multiply_signs_fwd, _multiply_signs_bwd)
+
+
+def narrow(sums: jax.Array) -> jax.Array:
+    """Returns sums of signs that XLA keeps in memory as int16: half of the bytes.
+
+    Training keeps them for its gradients and reads them several times. They stay exact,
+    but a NaN among them becomes a number; the gradients of its operands tell of it.
+
+    Args:
+      sums: integers below 2**15, as floats.
+    """
+    return sums.astype(jnp.int16).astype(sums.dtype)
 
 
 def multiply_on_gpu(

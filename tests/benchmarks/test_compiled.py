@@ -64,7 +64,9 @@ def test_a_row_takes_the_place_of_the_same_one(tmp_path, monkeypatch):
     monkeypatch.setattr(compiled.timing, "circumstances", dict)
     file = tmp_path / "steps.json"
     for devices, size in ((1, 1.0), (4, 2.0), (1, 3.0)):
-        compiled.keep(file, {"devices": devices}, {"hbm_bytes": size})
+        key = {"chip": "v5e", "devices": devices}
+        assert compiled.is_known(file, key) == (size == 3.0)
+        compiled.keep(file, key, {"hbm_bytes": size})
     kept = json.loads(file.read_text())["rows"]
     assert [(one["devices"], one["hbm_bytes"]) for one in kept] == [(4, 2.0), (1, 3.0)]
     assert {one["libtpu"] for one in kept} == {"1.2"}

@@ -144,3 +144,16 @@ def test_operations_of_matrix_products():
     )
     assert (operands, result, operations) == (("s8", "s8"), "s8", 2 * 3 * 4 * 5 * 6)
     assert "dot_general" in scope
+
+
+def test_library_products_are_those_of_a_gpu():
+    text = """\
+ENTRY %main (x: f16[8,6,6,4], k: f16[3,3,4,4]) -> f16[8,6,6,4] {
+  %x = f16[8,6,6,4]{3,2,1,0} parameter(0)
+  %k = f16[3,3,4,4]{2,1,0,3} parameter(1)
+  %conv = (f16[8,6,6,4]{3,2,1,0}, u8[64]{0}) custom-call(%x, %k), \
+custom_call_target="__cudnn$convForward"
+  ROOT %y = f16[8,6,6,4]{3,2,1,0} get-tuple-element(%conv), index=0
+}
+"""
+    assert hlo.library_products(hlo.parse(text)) == [(("f16", "f16"), "f16")]

@@ -1,5 +1,7 @@
 """The programs of a run of DigitsNet on one TPU and on four, and of its predictions."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +121,35 @@ def test_training_multiplies_signs_in_the_narrow_dtype():
     assert tpus.operands(forward) == {IN_BFLOAT16}
     both = tpus.compile_for(tpus.alone(), jax.grad(loss, (0, 1)), params, images)
     assert tpus.operands(both) == {IN_BFLOAT16, ("bf16", "bf16", "bf16")}
+
+
+def test_training_keeps_two_bytes_of_an_activation():
+    shape = 1024, 16, 16, 128  # too large for fast memory
+
+    def layer(rngs):
+        options = {"dtype": jnp.bfloat16, "preferred_element_type": jnp.float32}
+        return sj.BinaryConv(128, 128, (3, 3), **options, rngs=rngs)
+
+    def network():
+        rngs = nnx.Rngs(0)
+        norms = (nnx.BatchNorm(128, rngs=rngs) for _ in range(2))
+        layers = (part for norm in norms for part in (layer(rngs), norm))
+        return nnx.Sequential(*layers, layer(rngs))
+
+    graph, params, others = nnx.split(nnx.eval_shape(network), nnx.Param, ...)
+
+    def loss(params, others, images):
+        model = nnx.merge(graph, params, others, copy=True)
+        return jnp.square(model(images)).mean()
+
+    images = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
+    gradient = jax.grad(loss, (0, 2))
+    compiled = tpus.compile_for(tpus.alone(), gradient, params, others, images)
+    in_memory = {
+        array.dtype
+        for found, _ in hlo.executed(tpus.program(compiled))
+        for one in found.values()
+        for array in one.arrays
+        if math.prod(array.shape) == math.prod(shape) and array.in_hbm
+    }
+    assert in_memory == {"s16", "bf16"}

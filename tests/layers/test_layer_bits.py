@@ -209,3 +209,21 @@ def test_gpu_products_do_not_round(features):
     y = products.multiply_on_gpu(product, jnp.float32, x, layer.kernel[...])
     np.testing.assert_array_equal(y, layer(x))
     assert y.max() == 9 * features
+
+
+def of_training(platform):
+    """Returns the program of a gradient through a layer, before XLA optimizes it."""
+    layer = conv(dtype=jnp.bfloat16, preferred_element_type=jnp.float32)
+    gradient = jax.jit(jax.grad(lambda x: jnp.square(layer(x)).sum()))
+    return gradient.trace(X).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_training_on_a_tpu_keeps_sums_as_int16():
+    assert "tensor<2x6x6x8xi16>" in of_training("tpu")
+    assert "i16>" not in of_training("cpu")
+    assert "i16>" not in of_training("cuda")
+
+
+def test_int16_holds_all_sums():
+    sums = jnp.arange(-products._LARGEST, products._LARGEST + 1, dtype=jnp.float32)
+    chex.assert_trees_all_equal(products.narrow(sums), sums, strict=True)

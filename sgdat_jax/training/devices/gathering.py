@@ -143,7 +143,7 @@ def _join(
       sizes: of all axes of the mesh.
     """
     if part.as_bits:
-        signs = bits.unpack(rows[:, jnp.newaxis], _BITS, axis=1, dtype=part.dtype)
+        signs = bits.unpack(rows[:, jnp.newaxis], _BITS, axis=1, dtype=jnp.int8)
         rows = signs.reshape(len(rows), -1)[:, : math.prod(part.shape)]
     splitting = {axis: d for d, found in enumerate(part.axes) for axis in found}
     # Neighbours that split the same dimension are one: few dimensions are fast ones.
@@ -157,4 +157,8 @@ def _join(
         size * math.prod(sizes[axis] for axis in found)
         for size, found in zip(part.shape, part.axes, strict=True)
     ]
-    return rows.reshape(*numbers, *part.shape).transpose(order).reshape(shape)
+    joined = rows.reshape(*numbers, *part.shape).transpose(order).reshape(shape)
+    if part.as_bits:
+        # They wait in memory until the backward pass: a quarter of float32's.
+        joined = jax.lax.optimization_barrier(joined)
+    return joined.astype(part.dtype)

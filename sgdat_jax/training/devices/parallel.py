@@ -6,7 +6,8 @@ The state of a run is copied to every device, or *sharded*: each array of weight
 optimizers is split as evenly as its dimensions allow, and each device updates its part.
 A step then gathers the weights, the binary ones as bits, and computes with them as if
 they had been there all along. Of the gradients each device needs its part, and XLA may
-reduce and scatter them: half of what is sent to add them up whole.
+reduce and scatter them: half of what is sent to add them up whole. For TPUs it does so
+among up to 8 (libtpu 0.0.42); among 16 it adds up even what is told to be scattered.
 
 What differs from one device is the order of sums: of those over the batch, whose parts
 are added in the dtype of the layer's products (bfloat16 with ``dtype=jnp.bfloat16``),
