@@ -31,7 +31,8 @@ from benchmarks import chips, hlo, optimizer_step, timing, train_step
 from sgdat_jax import files
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import ahead, parallel, runs
+from sgdat_jax.training import ahead, runs
+from sgdat_jax.training.devices import parallel
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "compiled"
 OPTIMIZERS = (

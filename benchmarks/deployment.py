@@ -1,145 +1,41 @@
 """What does a trained network cost where it is used?
 
 One network is exported in every format, and its files take turns: our compiled
-function, StableHLO through jax, IREE by counting bits and in float32, and onnxruntime
-in float32. For each: bytes of the file, seconds from the file to the first prediction,
-the latency of a single image (median and 99th percentile) and images per second of a
-batch; IREE's files take images one by one. All use as many threads as the process may
-use processors, so one thread and two are
+function, StableHLO through jax, IREE by counting bits, in int8 and in float32, and
+onnxruntime in float32. For each: bytes of the file, seconds from the file to the first
+prediction, the latency of a single image (median and 99th percentile) and images per
+second of a batch; IREE's files take images one by one. All use as many threads as the
+process may use processors, so one thread and two are
 
     taskset -c 0 python -m benchmarks.deployment --models DigitsNet
     taskset -c 0,1 python -m benchmarks.deployment --models DigitsNet
 
-It needs Linux and the extra `export`. Weights are by chance, with averages of images
-that the network has seen once.
+Exporting takes minutes. With `--files` what is written is kept, so that it can be done
+beforehand (`--prepare`), on a machine that has other work to do. `--processor
+x86-64-v3` compiles for processors that count no bits in vectors, which does not reach
+onnxruntime. It needs Linux and the extra `export`. Weights are by chance, with averages
+of images that the network has seen once.
 """
 
 import argparse
-import functools
+import json
 import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from flax import nnx
 
-from benchmarks import inference as networks_of
-from benchmarks import timing
-from sgdat_jax import cpu, inference
-from sgdat_jax.inference import weight_files
-from sgdat_jax.inference.export import iree, networks
-from sgdat_jax.models import specs
+from benchmarks import deployed, timing
+from sgdat_jax import cpu
+from sgdat_jax.inference.export import networks
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "deployment"
 MODELS = ("DigitsNet", "BinaryNet", "BiRealResNet18")
 BATCH = 64
 CALLS = 5  # timed in a row
 PACKAGES = ("iree-base-compiler", "iree-base-runtime", "onnxruntime")
-RIVAL = "onnxruntime float32"
-# From images to a program that predicts them; they lie where it takes them from.
-Bind = Callable[[np.ndarray], Callable[[], np.ndarray]]
-
-
-class Program(NamedTuple):
-    file_bytes: int
-    load_seconds: float  # from the file to the first prediction
-    bind: Bind
-
-
-def threads():
-    return len(os.sched_getaffinity(0))
-
-
-def write_weights(model, width, file):
-    """Writes a file of weights as training does."""
-    state = networks_of.made_weights(model, width)
-    params, stats = nnx.split_state(state, nnx.Param, ...)
-    shape = networks_of.SHAPES[model]
-    spec = specs.Spec(model, 10, shape, width=width)
-    details = {"mean": [0.5] * shape[2], "std": [0.25] * shape[2]}
-    weight_files.write(file, spec, params, stats, details)
-
-
-def run_iree(file):
-    """Returns the function of a module, on all threads of the process."""
-    from iree import runtime
-
-    driver = "local-sync" if threads() == 1 else "local-task"
-    if threads() > 1:
-        runtime.flags.parse_flags(f"--task_topology_group_count={threads()}")
-    context = runtime.SystemContext(config=runtime.Config(driver))
-    module = runtime.VmModule.mmap(context.instance, str(file))
-    context.add_vm_module(module)
-    main = context.modules[module.name]["main"]
-
-    def bind(images):
-        device = context.config.device
-        placed = [
-            runtime.asdevicearray(device, image) for image in images[:, np.newaxis]
-        ]
-        return lambda: [main(image).to_host() for image in placed]
-
-    return bind
-
-
-def run_onnx(file):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads()
-    session = onnxruntime.InferenceSession(
-        file, options, providers=["CPUExecutionProvider"]
-    )
-    return lambda images: lambda: session.run(None, {"images": images})[0]
-
-
-def run_stablehlo(file):
-    exported = jax.export.deserialize(bytearray(file.read_bytes()))
-    return bind_jax(jax.jit(exported.call))
-
-
-def run_ours(file, dtype):
-    return bind_jax(inference.load(file, dtype))
-
-
-def bind_jax(classify):
-    def bind(images):
-        placed = jax.device_put(images)
-        return lambda: np.asarray(classify(placed))
-
-    return bind
-
-
-def made_programs(weights, folder):
-    """Exports a network in every format; returns the programs by name."""
-    readers: dict[str, tuple[pathlib.Path, Any]] = {
-        "ours bits": (weights, functools.partial(run_ours, dtype="bits")),
-        "ours float32": (weights, functools.partial(run_ours, dtype="float32")),
-    }
-    for name, kind, read in (
-        ("jax StableHLO", "stablehlo", run_stablehlo),
-        ("IREE bits", "iree", run_iree),
-        (RIVAL, "onnx", run_onnx),
-    ):
-        report = inference.export(weights, kind, folder / f"net.{kind}")
-        readers[name] = report.file, read
-    in_floats = networks.open_network(weights, None, "uint8").with_products("float32")
-    file = folder / "float32.vmfb"
-    file.write_bytes(iree.content(in_floats, networks.Options()))
-    readers["IREE float32"] = file, run_iree
-    image = in_floats.random_inputs(1)
-    programs = {}
-    for name, (file, read) in readers.items():
-        begun = time.perf_counter()
-        bind = read(file)
-        bind(image)()
-        seconds = time.perf_counter() - begun
-        programs[name] = Program(file.stat().st_size, seconds, bind)
-    return programs, in_floats.random_inputs(BATCH)
+PROCESSORS = ("x86-64-v3",)
 
 
 def take_turns(turns, rounds, seconds):
@@ -164,36 +60,42 @@ def take_turns(turns, rounds, seconds):
     return np.array(taken)
 
 
-def measure(model, width, options):
+def measure(model, width, folder, options):
     """Returns a row per program of one network."""
-    with tempfile.TemporaryDirectory() as folder:
-        weights = pathlib.Path(folder, "net.npz")
-        write_weights(model, width, weights)
-        shapes = specs.Spec(model, 10, networks_of.SHAPES[model], width=width).shapes()
-        in_floats = 4 * sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes)))
-        programs, images = made_programs(weights, pathlib.Path(folder))
-        times = {}
-        for count in (1, BATCH):
-            turns = [program.bind(images[:count]) for program in programs.values()]
-            times[count] = take_turns(turns, options.rounds, options.seconds)
+    programs = deployed.read_programs(folder, options.programs)
+    weights = networks.open_network(folder / deployed.WEIGHTS, None, "uint8")
+    images = weights.random_inputs(BATCH)
+    times = {}
+    for count in (1, BATCH):
+        turns = [program.bind(images[:count]) for program in programs.values()]
+        # Batches take long, and a few rounds of them tell enough.
+        seconds = options.seconds if count == 1 else options.seconds / 2
+        times[count] = take_turns(turns, options.rounds, seconds)
     typical = np.median(times[1], -1)
-    rival = list(programs).index(RIVAL)
-    ours = list(programs).index("ours bits")
+
+    def over(place, name):
+        if name not in programs:
+            return None
+        rival = list(programs).index(name)
+        return timing.paired_ratio(typical, place, rival)._asdict()
+
     return [
         {
             "model": model,
             "width": width,
-            "threads": threads(),
+            "threads": deployed.threads(),
             "program": name,
             "file_bytes": program.file_bytes,
-            "over_float32_bytes": program.file_bytes / in_floats,
+            "over_float32_bytes": program.file_bytes
+            / deployed.float32_bytes(model, width),
             "load_seconds": program.load_seconds,
             "rounds": len(times[1]),
             "calls_a_round": CALLS,
             "latency": timing.spread(times[1][:, place])._asdict(),
             "latency_99": float(np.percentile(times[1][:, place], 99)),
-            "over_onnxruntime": timing.paired_ratio(typical, place, rival)._asdict(),
-            "over_ours": timing.paired_ratio(typical, place, ours)._asdict(),
+            "over_onnxruntime": over(place, deployed.RIVAL),
+            "over_ours": over(place, deployed.OURS),
+            "rounds_of_batches": len(times[BATCH]),
             "images_per_second": BATCH / float(np.median(times[BATCH][:, place])),
         }
         for place, (name, program) in enumerate(programs.items())
@@ -201,6 +103,9 @@ def measure(model, width, options):
 
 
 def show(rows):
+    def ratio(row, name):
+        return timing.ratio_text(row[name]) if row[name] else "-"
+
     cells = [
         {
             "program": row["program"],
@@ -209,13 +114,51 @@ def show(rows):
             "load s": f"{row['load_seconds']:.2f}",
             "ms": f"{1e3 * row['latency']['median']:.3f}",
             "99 %": f"{1e3 * row['latency_99']:.3f}",
-            "/ onnxruntime": timing.ratio_text(row["over_onnxruntime"]),
+            "/ onnxruntime": ratio(row, "over_onnxruntime"),
+            "/ ours": ratio(row, "over_ours"),
             "images/s": f"{row['images_per_second']:,.0f}",
         }
         for row in rows
     ]
-    print(f"{rows[0]['model']}, width {rows[0]['width']:g}, {threads()} threads")
+    print(
+        f"{rows[0]['model']}, width {rows[0]['width']:g}, {rows[0]['threads']} threads"
+    )
     timing.show(cells, names=("program",))
+
+
+def tables(folder):
+    """Returns recorded results as tables in Markdown: latency, throughput and files."""
+    results = [
+        json.loads(file.read_text())
+        for model in MODELS
+        for file in sorted(folder.glob(f"{model}-width*-threads*.json"))
+    ]
+    cells = {
+        "Milliseconds for a single image, median (99th percentile)": lambda row: (
+            f"{1e3 * row['latency']['median']:.3f} ({1e3 * row['latency_99']:.3f})"
+        ),
+        f"Images per second, {BATCH} at a time": lambda row: (
+            f"{row['images_per_second']:,.0f}"
+        ),
+        "File in kB (seconds from it to the first prediction)": lambda row: (
+            f"{row['file_bytes'] / 1e3:,.0f} ({row['load_seconds']:.2f})"
+        ),
+    }
+    return "\n\n".join(
+        "\n".join([f"{title}:", "", *_table(results, cell)])
+        for title, cell in cells.items()
+    )
+
+
+def _table(results, cell):
+    yield f"| network | width | compiled for | threads | {' | '.join(deployed.FORMS)} |"
+    yield f"|---|---:|---|---:|{'---:|' * len(deployed.FORMS)}"
+    for result in results:
+        rows = {row["program"]: row for row in result["rows"]}
+        first = next(iter(rows.values()))
+        case = first["model"], f"{first['width']:g}", result["compiled_for"]
+        known = [cell(rows[name]) if name in rows else "" for name in deployed.FORMS]
+        yield f"| {' | '.join([*case, str(result['threads']), *known])} |"
 
 
 def parse(arguments=None):
@@ -223,28 +166,67 @@ def parse(arguments=None):
     add = parser.add_argument
     add("--models", nargs="+", choices=MODELS, default=list(MODELS))
     add("--widths", nargs="+", type=float, default=[0.25, 1.0])
+    add("--programs", nargs="+", choices=deployed.FORMS, help="all by default")
+    add("--processor", choices=PROCESSORS, help="to compile for; this one by default")
     add("--rounds", type=int, default=501, help="that the programs take turns")
     add("--seconds", type=float, default=20.0, help="after which a case ends earlier")
+    add("--files", type=pathlib.Path, help="folder that keeps the exported files")
+    add("--prepare", action="store_true", help="write the files alone")
+    add("--tables", action="store_true", help="print tables of recorded results alone")
     add("--out", type=pathlib.Path, default=RESULTS, help="folder of the results")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.prepare and options.files is None:
+        parser.error("--prepare needs --files")
+    if options.programs is None:
+        options.programs = [
+            name
+            for name, form in deployed.FORMS.items()
+            if form.has_processor or not options.processor
+        ]
+    return options
+
+
+def compile_for_another():
+    """Has XLA compile for x86-64-v3; nothing may have been computed before."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_max_isa=AVX2"
+    cpu.counts_bits_in_vectors = lambda: False
 
 
 def main(arguments=None):
     options = parse(arguments)
+    if options.tables:
+        print(tables(options.out))
+        return
+    if options.processor:
+        compile_for_another()
     cpu.keep_freed_memory()
-    for model in options.models:
-        for width in options.widths:
-            rows = measure(model, width, options)
-            show(rows)
-            result = {
-                "threads": threads(),
-                "counts_bits_in_vectors": cpu.counts_bits_in_vectors(),
-                "vector_bits": 512 if cpu.counts_bits_in_vectors() else 256,
-                "packages": timing.versions(PACKAGES),
-                "rows": rows,
-            }
-            name = f"{model}-width{width:g}-threads{threads()}.json"
-            timing.write(options.out / name, result)
+    with tempfile.TemporaryDirectory() as scratch:
+        for model in options.models:
+            for width in options.widths:
+                name = "-".join(filter(None, (model, f"{width:g}", options.processor)))
+                folder = (options.files or pathlib.Path(scratch)) / name
+                run_case(model, width, folder, options)
+
+
+def run_case(model, width, folder, options):
+    """Measures one network, unless its files alone are wanted."""
+    deployed.write_files(model, width, folder, options.programs, options.processor)
+    if options.prepare:
+        return
+    rows = measure(model, width, folder, options)
+    show(rows)
+    vectors = cpu.counts_bits_in_vectors()
+    result = {
+        "threads": deployed.threads(),
+        "compiled_for": options.processor or "this processor",
+        "counts_bits_in_vectors": vectors,
+        "vector_bits": 512 if vectors else 256,
+        "packages": timing.versions(PACKAGES),
+        "rows": rows,
+    }
+    parts = model, f"width{width:g}", f"threads{deployed.threads()}", options.processor
+    timing.write(options.out / f"{'-'.join(filter(None, parts))}.json", result)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from benchmarks import timing, train_step
 from sgdat_jax import optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import diagnostics, steps
+from sgdat_jax.training import steps
+from sgdat_jax.training.metrics import diagnostics
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "diagnostics_cost"
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from benchmarks import mutations, small_net, strangers
-from sgdat_jax import cli
-from sgdat_jax.training import checkpoint, run_folder
+from sgdat_jax import cli, run_folder
+from sgdat_jax.training import checkpoint
 
 _ROOM = (0, 50, 500, 2_000, 10_000, 30_000, 60_000, 100_000, 200_000)  # bytes of a file
-_WORDS = ("--model", small_net.SmallNet.__name__, "--batch-size", "256")
+_WORDS = ("--model", small_net.TinyNet.__name__, "--batch-size", "256")
 
 
 class Ended(NamedTuple):

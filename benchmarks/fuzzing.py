@@ -18,11 +18,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import mutations
-from sgdat_jax import files, report
+from sgdat_jax import files, report, run_folder
 from sgdat_jax.data import arrays, decoding, pictures
 from sgdat_jax.experiments import configs, setup, sweep
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import checkpoint, run_folder, runs
+from sgdat_jax.training import checkpoint, runs
 
 _SIZE = 24  # pixels of a side of the images
 

@@ -22,14 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.data import dataset, sources
 from sgdat_jax.experiments import sweep
-from sgdat_jax.training import run_folder
 
 _SMALL = ("--width", "0.1", "--batch-size", "256", "--plugin", "benchmarks.small_net")
-_RUN = ("--model", "SmallNet", "--epochs", "12", "--save-every-steps", "4")
-_MANY = ("--model", "SmallNet", "--epochs", "4")
+_RUN = ("--model", "TinyNet", "--epochs", "12", "--save-every-steps", "4")
+_MANY = ("--model", "TinyNet", "--epochs", "4")
 _UNSAVED = "checkpoints/*/*orbax-checkpoint-tmp*"
 _MOST = 12  # kills of one folder, after which it may end
 _HEARS = 20  # seconds for the other processes of a job to hear of a kill

@@ -1,33 +1,37 @@
 """Does the library reach the accuracies of the SGDAT paper's table?
 
 Trains any part of it, by the recipes of `sgdat_jax.experiments.recipes`: methods x data
-sets x networks x seeds. Each run leaves one JSON file under ``results/paper_table``,
-and all of them together the table ``README.md`` there, beside the published numbers.
-Start it again to go on: runs that finished or diverged are not repeated, and one that
-was interrupted, or that ``--minutes`` ended, goes on where it was.
+sets x networks x seeds. It is a `sgdat-jax compare --recipe TASK` for each data set and
+network, within a budget of time, and a table ``README.md`` of all runs beside the
+published numbers. Start it again to go on: runs that finished or diverged are not
+repeated, and one that was interrupted, or that ``--minutes`` ended, goes on where it
+was.
 
     python benchmarks/paper_table.py --datasets cifar10 --seeds 3 --minutes 55 \
         --data cifar10=data/cifar10/
 
 ``--data`` names a folder of arrays (see `sgdat_jax.data.arrays`), for machines without
 tensorflow-datasets; it needs a slash in its path. ``--set epochs=2 width=0.25`` tries
-the program out, in a folder of results of its own (``--out``).
+the program out, in folders of its own (``--runs``, ``--out``). ``--table`` writes the
+table alone, of any folder of ``TASK/METHOD/seedN``.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from sgdat_jax import files, names
-from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.experiments import configs, methods, recipes, setup
-from sgdat_jax.training import interruption, loop, run_folder, runs
+from sgdat_jax import files, run_folder
+from sgdat_jax import options as option_kinds
+from sgdat_jax.experiments import compare, configs, methods, recipes
+from sgdat_jax.training import interruption, loop, runs
+
+if TYPE_CHECKING:  # reports come with plots: training alone needs no matplotlib
+    from sgdat_jax import report
 
 _OUT = pathlib.Path(__file__).parent / "results" / "paper_table"
 _DATASETS = ("cifar10", "cifar100", "tiny_imagenet")
@@ -49,25 +53,6 @@ _PUBLISHED: Mapping[str, tuple[Sequence[float], Sequence[float]]] = {
     "sgdat_momentum": ((89.73, 65.05, 47.20), ()),
 }
 _PUBLISHED_MODEL = "binarynet"
-
-
-class Experiment(NamedTuple):
-    """A cell of the table and a seed."""
-
-    dataset: str
-    model: str
-    method: str
-    seed: int
-
-    @property
-    def recipe(self) -> str:
-        """Name of its recipe."""
-        return f"{self.dataset}-{self.model}-{self.method}"
-
-    @property
-    def name(self) -> str:
-        """Name of its file and folder."""
-        return f"{self.recipe}-seed{self.seed}"
 
 
 class Clock(loop.Watcher):
@@ -99,19 +84,24 @@ class Clock(loop.Watcher):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is still to do and writes the table."""
     options = _parse(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
     if not options.table:
         deadline = time.perf_counter() + 60 * options.minutes
         try:
-            _train_all(options, deadline)
+            for dataset in options.datasets:
+                for model in options.models:
+                    _train_all(_config(dataset, model, options), deadline)
         except interruption.Interrupted as interrupted:
             print(f"{interrupted}: start again to go on")
         except (ValueError, TypeError) as error:
             raise SystemExit(f"paper_table.py: error: {error}") from None
     try:
-        _write_tables(options.out)
+        text = tables(options.runs)
     except ModuleNotFoundError as error:
         print(f"no table, as {error.name} is not installed: use --table elsewhere")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    files.write_text(options.out / "README.md", text)
+    print(text)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -148,137 +138,57 @@ def _pair(word: str) -> tuple[str, str]:
     return name, value
 
 
-def _experiments(options: argparse.Namespace) -> Iterator[Experiment]:
-    """Yields all experiments, every cell of the table once before its second seed."""
-    for seed in range(options.seed, options.seed + options.seeds):
-        for dataset in options.datasets:
-            for model in options.models:
-                for method in options.methods:
-                    yield Experiment(dataset, model, method, seed)
+def _value(text: str) -> Any:
+    """Returns a value of ``--set``, which is JSON or text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the settings of ``--set``, whose values are JSON or text."""
-    overrides = {}
-    for name, value in options.set:
-        try:
-            read = json.loads(value)
-        except ValueError:
-            read = value
-        overrides[name] = tuple(read) if isinstance(read, list) else read
-    return overrides
+def _config(
+    dataset: str, model: str, options: argparse.Namespace
+) -> configs.CompareConfig:
+    task = f"{dataset}-{model}"
+    return configs.CompareConfig(
+        **recipes.settings(configs.CompareConfig, task)
+        | {"dataset": dict(options.data).get(dataset, dataset)}
+        | {name: _value(text) for name, text in options.set},
+        optimizers=tuple(options.methods),
+        seeds=options.seeds,
+        seed=options.seed,
+        data_dir=options.data_dir,
+        run_dir=str(options.runs / task),
+    )
 
 
-def _config(experiment: Experiment, options: argparse.Namespace) -> configs.TrainConfig:
-    settings = names.look_up("recipe", recipes.RECIPES, experiment.recipe)
-    places = {"data_dir": options.data_dir}
-    if experiment.dataset in dict(options.data):
-        places["dataset"] = dict(options.data)[experiment.dataset]
-    return configs.TrainConfig(**settings | places | _overrides(options))
-
-
-def _train_all(options: argparse.Namespace, deadline: float) -> None:
-    """Trains what is still to do.
+def _train_all(config: configs.CompareConfig, deadline: float) -> None:
+    """Trains what is still to do of a data set and network.
 
     Raises:
       interruption.Interrupted: when time is up.
-      ValueError: if a setting is wrong or a data set is not there.
+      ValueError: if a setting is wrong, a data set is not there, or a folder holds a
+        run with other settings.
     """
-    data: dict[str, dataset_lib.Dataset] = {}
-    plans: dict[str, runs.Plan] = {}  # by recipe: its seeds share a compiled program
-    for experiment in _experiments(options):
-        file = options.out / f"{experiment.name}.json"
-        if file.exists():
-            _check_same(file, _overrides(options))
-            continue
-        clock = Clock(experiment.name, deadline)
-        clock.check()
-        if experiment.recipe not in plans:
-            settings = _config(experiment, options)
-            if experiment.dataset not in data:
-                data[experiment.dataset] = setup.load(settings)
-            plan = setup.plan(settings, data[experiment.dataset])
-            plans[experiment.recipe] = plan
-        record = _record(experiment, plans[experiment.recipe], options, clock)
-        files.write_json(file, record)
+
+    def watch(run: runs.Run) -> contextlib.AbstractContextManager[loop.Watcher]:
+        name = f"{config.folder.name}-{run.folder.parent.name}-{run.folder.name}"
+        return contextlib.nullcontext(Clock(name, deadline))
+
+    check = Clock("", deadline).check
+    check()
+    for outcome in compare.train_all(compare.set_up(config), watch, check):
+        if outcome.result is None:
+            print(f"{outcome.config.run_dir} diverged", flush=True)
 
 
-def _record(
-    experiment: Experiment,
-    plan: runs.Plan,
-    options: argparse.Namespace,
-    clock: Clock,
-) -> dict[str, Any]:
-    """Trains one run, unless it diverged before, and returns what its file holds."""
-    folder = options.runs / experiment.name
-    if run_folder.is_finished(folder):
-        raise ValueError(f"{folder} holds a finished run; choose other --runs.")
-    try:
-        measured = _train(plan, experiment.seed, folder, clock)
-    except FloatingPointError as error:
-        print(f"{experiment.name}: {error}")
-        diverged = run_folder.read_diverged(folder)
-        measured = {"epochs": plan.config.epochs, "diverged": diverged}
-    return {
-        **experiment._asdict(),
-        "recipe": experiment.recipe,
-        "overrides": _overrides(options),
-        **measured,
-        "model": experiment.model,
-        "machine": f"{platform.platform()}, {os.cpu_count()} CPU cores",
-        "config": run_folder.read_json(folder, run_folder.CONFIG),
-    }
-
-
-def _train(
-    plan: runs.Plan, seed: int, folder: pathlib.Path, clock: Clock
-) -> dict[str, Any]:
-    """Trains one run and returns what it reached.
-
-    Raises:
-      FloatingPointError: if it diverges, or did before.
-    """
-    if run_folder.has_diverged(folder):
-        config = dataclasses.replace(plan.config, seed=seed)
-        run_folder.check_same(
-            folder, run_folder.read_config(folder, configs.TrainConfig), config
-        )
-        raise FloatingPointError(f"diverged before, in {folder}")
-    run = runs.go_on(plan, seed, folder)
-    run, result = loop.train(run, clock, clock.check)
-    lines = run_folder.read_metrics(folder)
-    return {
-        **result,
-        "choices": result["model"],
-        "seconds_per_epoch": run_folder.seconds_per_epoch(lines),
-        "test_accuracies": [line["test_accuracy"] for line in lines],
-    }
-
-
-def _check_same(file: pathlib.Path, overrides: Mapping[str, Any]) -> None:
-    found = json.loads(file.read_text())["overrides"]
-    if found != json.loads(json.dumps(overrides)):
-        raise SystemExit(
-            f"{file} is of a run with --set {found}, not {overrides}: choose another "
-            "--out and --runs"
-        )
-
-
-def _write_tables(folder: pathlib.Path) -> None:
-    """Writes the table of all runs of a folder."""
-    records = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
-    text = tables(records)
-    files.write_text(folder / "README.md", text)
-    print(text)
-
-
-def tables(records: Sequence[Mapping[str, Any]]) -> str:
+def tables(folder: pathlib.Path) -> str:
     """Returns a table for each network and data set, as Markdown.
 
     Args:
-      records: what the files of the runs hold.
+      folder: of runs, each in ``DATASET-NETWORK/METHOD/seedN``.
     """
-    # Plots come with the reports: training alone needs no matplotlib.
     from sgdat_jax import report
 
     parts = [
@@ -287,15 +197,20 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
     ]
     for model in _MODELS:
         for place, dataset in enumerate(_DATASETS):
-            of_table = [
-                r for r in records if (r["model"], r["dataset"]) == (model, dataset)
-            ]
-            if of_table:
-                network = recipes.TASKS[f"{dataset}-{model}"]["model"]
-                parts.append(f"## {network} on {dataset}\n")
-                rows = [_row(name, place, model, of_table) for name in methods.PAPER]
+            task = f"{dataset}-{model}"
+            found = {
+                name: report.read_runs([folder / task / name])[0]
+                for name in methods.PAPER
+                if (folder / task / name).is_dir()
+            }
+            if any(found.values()):
+                parts.append(f"## {recipes.TASKS[task]['model']} on {dataset}\n")
+                rows = [
+                    _row(name, place, model, found.get(name, []))
+                    for name in methods.PAPER
+                ]
                 parts.append(report.tables.markdown([_HEADER, *rows]))
-                parts.append(_footnote(of_table))
+                parts.append(_footnote(task, found))
     return "\n".join(parts)
 
 
@@ -311,15 +226,18 @@ _HEADER = (
 
 
 def _row(
-    method: str, place: int, model: str, records: Sequence[Mapping[str, Any]]
+    method: str, place: int, model: str, found: Sequence["report.Run"]
 ) -> list[str]:
     from sgdat_jax import report
 
     published = ["", ""]
     if model == _PUBLISHED_MODEL:
         published = [f"{v[place]:.2f}" if v else "" for v in _PUBLISHED[method]]
-    runs = [record for record in records if record["method"] == method]
-    finished = [run for run in runs if "diverged" not in run]
+    finished = [
+        {**run.result, "seconds_per_epoch": run_folder.seconds_per_epoch(run.lines)}
+        for run in found
+        if not run.diverged
+    ]
     last, best, seconds = (
         report.tables.format_spread(report.tables.spread(finished, key), ".2f", scale)
         for key, scale in (
@@ -328,21 +246,39 @@ def _row(
             ("seconds_per_epoch", 1),
         )
     )
-    counts = {"runs": len(runs) or "", "diverged": len(runs) - len(finished)}
+    counts = {"runs": len(found) or "", "diverged": len(found) - len(finished)}
     label = methods.PAPER[method].label
     return [label, *published, last, best, report.tables.format_runs(counts), seconds]
 
 
-def _footnote(records: Sequence[Mapping[str, Any]]) -> str:
+def _footnote(task: str, found: Mapping[str, Sequence["report.Run"]]) -> str:
     """Returns what the runs of a table have been run with and on."""
-    changed = sorted({json.dumps(r["overrides"]) for r in records} - {"{}"})
+    every = [run for of_method in found.values() for run in of_method]
+    changed = {
+        json.dumps(_changes(task, name, run.config))
+        for name, of_method in found.items()
+        for run in of_method
+    }
     parts = {
-        "Epochs": sorted({str(r["epochs"]) for r in records}, key=int),
-        "Devices": sorted({r["device"] for r in records if "device" in r}),
-        "Not as in the paper": changed,
+        "Epochs": sorted({str(run.config.epochs) for run in every}, key=int),
+        "Devices": sorted({run.result["device"] for run in every if not run.diverged}),
+        "Not as in the paper": sorted(changed - {"{}"}),
     }
     sentences = (f"{key}: {', '.join(found)}." for key, found in parts.items() if found)
     return " ".join(sentences) + "\n"
+
+
+def _changes(task: str, method: str, config: Any) -> dict[str, Any]:
+    """Returns the settings of a run that are not its recipe's."""
+    recipe = recipes.config(configs.TrainConfig, f"{task}-{method}")
+    kinds = option_kinds.HOUSEKEEPING, option_kinds.PLACEMENT
+    free = option_kinds.options_of(type(config), *kinds) | {"dataset", "seed"}
+    return {
+        field.name: value
+        for field in dataclasses.fields(config)
+        if field.name not in free
+        and (value := getattr(config, field.name)) != getattr(recipe, field.name)
+    }
 
 
 if __name__ == "__main__":

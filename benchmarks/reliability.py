@@ -178,7 +178,7 @@ def _fuzz(
     clock: Clock,
     save: Callable[[], None],
 ) -> None:
-    words = ["--plugin", "benchmarks.small_net", "--model", "SmallNet", "--epochs", "1"]
+    words = ["--plugin", "benchmarks.small_net", "--model", "TinyNet", "--epochs", "1"]
     run, swept = folder / "whole run", folder / "whole sweep"
     cli.main(["train", "--run-dir", str(run), *words])
     rates = ["--learning-rate", "1e-4", "1e-3", "--seeds", "1"]

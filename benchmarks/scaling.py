@@ -23,7 +23,8 @@ from benchmarks import timing, train_step
 from sgdat_jax import cpu, files, optimizers
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, parallel, splits, steps
+from sgdat_jax.training import loop, steps
+from sgdat_jax.training.devices import parallel, splits
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 DEVICES = tuple(2**power for power in range(3, 13))

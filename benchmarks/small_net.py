@@ -6,16 +6,15 @@ from typing import Any
 import jax
 from flax import nnx
 
-import sgdat_jax as sj
 from sgdat_jax.experiments import NETWORKS
 from sgdat_jax.models import blocks
 
 
-class SmallNet(nnx.Module):
-    """Three dense layers, the second of them binary."""
+class TinyNet(nnx.Module):
+    """DigitsNet without its convolutions: three dense layers, one of them binary."""
 
     def __init__(self, num_classes: int, *, input_shape: Any, **options: Any):
-        build = blocks.Builder(kernel_quantizer=sj.layers.kernel_sign, **options)
+        build = blocks.Builder(**options)
         self.dense1 = build.head(math.prod(input_shape), 64)
         self.norm1 = build.batch_norm(64)
         self.dense2 = build.dense("dense2", 64, 128)
@@ -31,4 +30,4 @@ class SmallNet(nnx.Module):
         return self.norm3(blocks.activate(self.dense3, x))
 
 
-NETWORKS.setdefault("SmallNet", SmallNet)
+NETWORKS.setdefault("TinyNet", TinyNet)

@@ -23,8 +23,8 @@ import numpy as np
 import psutil
 
 from benchmarks import timing
-from sgdat_jax import files
-from sgdat_jax.training import checkpoint, run_folder
+from sgdat_jax import files, run_folder
+from sgdat_jax.training import checkpoint
 
 RESULT = pathlib.Path(__file__).parent / "results" / "soak.json"
 _OPTIONS = ("--epochs", "1000000", "--save-every-minutes", "0.1", "--diagnostics")

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 
 
@@ -59,3 +60,21 @@ def promote(
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise ValueError(f"`dtype` must be floating-point, got {dtype!r}.")
     return tuple(x if x is None else jnp.asarray(x, dtype) for x in operands)
+
+
+def check_floating(name: str, dtype: Any) -> None:
+    """Raises TypeError unless a dtype is real floating-point, or None."""
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be real floating-point, got {dtype!r}.")
+
+
+def check_counter(name: str, dtype: Any) -> None:
+    """Raises TypeError unless a dtype is a signed integer of 8 bits or more, or None.
+
+    XLA's backends hardly support narrower ones.
+    """
+    # NumPy, unlike JAX, has no narrower ones among its signed integers.
+    if dtype is not None and not np.issubdtype(jnp.dtype(dtype), np.signedinteger):
+        raise TypeError(
+            f"{name} must be a signed integer of 8 bits or more, got {dtype!r}."
+        )

@@ -32,7 +32,7 @@ def kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps libraries in the block from logging what is said in errors of our own.
+    """Silences libraries in the block where our own errors say the same.
 
     That is what absl logs, and what threads of TensorStore print of callbacks that come
     too late when a file could not be written.

@@ -1,11 +1,14 @@
 """Looking up what a user names."""
 
 import collections
-import difflib
 import functools
+import importlib
 import importlib.metadata
-from collections.abc import Collection, Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from sgdat_jax import checks
 
 
 class Table(collections.UserDict[str, Any]):
@@ -64,6 +67,32 @@ def places(**named: str) -> dict[str, Any]:
     }
 
 
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns the `__getattr__` of a package whose names stand in other modules.
+
+    Args:
+      package: the package's own name.
+      homes: by name, the module that it is, or the module and the attribute in it.
+
+    Example:
+      >>> from sgdat_jax import names
+      >>> find = names.lazily("shapes", {"pi": "math:pi"})
+      >>> round(find("pi"), 2)
+      3.14
+      >>> find("tau")
+      Traceback (most recent call last):
+      ...
+      AttributeError: module 'shapes' has no attribute 'tau'
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return importlib.metadata.EntryPoint(name, homes[name], package).load()
+
+    return find
+
+
 @functools.cache
 def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
     found = importlib.metadata.entry_points(group=group)
@@ -91,20 +120,23 @@ def check(kind: str, table: Collection[str], name: str) -> None:
         return
     known = table.known() if isinstance(table, Table) else sorted(table)
     raise ValueError(
-        f"unknown {kind} {name!r}; the nearest is {nearest(known, name)!r} "
+        f"unknown {kind} {name!r}; the nearest is {checks.nearest(known, name)!r} "
         f"(known: {', '.join(known)})."
     )
 
 
-def nearest(table: Iterable[str], name: str) -> str:
-    """Returns the name of a table that is most like a given one.
+def check_text(names: Iterable[str]) -> None:
+    """Raises ValueError if a name is not of characters that can be shown.
 
-    Example:
-      >>> from sgdat_jax import names
-      >>> names.nearest(["red", "green"], "gren")
-      'green'
+    Terminals obey control characters, and UTF-8 has no surrogates.
     """
-    return difflib.get_close_matches(name, table, n=1, cutoff=0)[0]
+    for name in names:
+        kinds = {unicodedata.category(character) for character in name}
+        if kinds & {"Cc", "Cs"}:
+            raise ValueError(
+                "names of classes must have no control characters or surrogates, got "
+                f"{name!r}."
+            )
 
 
 # Classes of networks, or functions that make them: of the number of classes, of `rngs`,

@@ -31,7 +31,7 @@ def check_binary_optimizer(tx: optax.GradientTransformation) -> None:
     - `optax.apply_if_finite` keeps NaN out, and `sgdat_jax.partition_binary` takes it.
 
     Args:
-      tx: the optimizer, with hyperparameters by which gradients of about 1 flip some
+      tx: the optimizer, with hyperparameters with which gradients of about 1 flip some
         weights within four steps.
 
     Raises:

@@ -15,6 +15,7 @@ from sgdat_jax.experiments import (
     METHODS,
     NETWORKS,
     OPTIMIZERS,
+    REAL_OPTIMIZERS,
     SCHEDULES,
     SIGNS,
     Method,
@@ -89,6 +90,15 @@ def coin(rate=0.01):
     return optax.GradientTransformation(init, update)
 
 
+def shy_adam(learning_rate, *, most=0.1):
+    """Adam for the real-valued parameters, with updates of limited size."""
+    return optax.chain(
+        optax.scale_by_adam(),
+        optax.clip(most),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
 class Pair(nnx.Module):
     """A layer of two: one binary, one that is added to it."""
 
@@ -133,6 +143,7 @@ def blobs(data_dir=None):
 
 OPTIMIZERS["patient"] = patient
 OPTIMIZERS["coin"] = coin
+REAL_OPTIMIZERS["shy_adam"] = shy_adam
 SIGNS["triangle"] = triangle
 NETWORKS["PairNet"] = PairNet
 DATASETS["blobs"] = blobs

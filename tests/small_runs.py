@@ -1,17 +1,16 @@
 """Runs by the steps themselves, wherever they are told to lie, of a tiny network."""
 
 import functools
-import math
 
 import jax
 import numpy as np
-from flax import nnx
 
 import sgdat_jax as sj
+from benchmarks.small_net import TinyNet as TinyNet
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.models import blocks, specs
-from sgdat_jax.training import loop, parallel, steps
+from sgdat_jax.training import loop, steps
+from sgdat_jax.training.devices import parallel
 
 BATCH = 64
 STEPS = 100
@@ -20,28 +19,6 @@ _NUM_IMAGES = 1437  # for training
 ORDER = np.random.default_rng(0).integers(0, _NUM_IMAGES, (STEPS, BATCH), np.int32)
 
 digits = functools.cache(sources.digits)  # loaded by the tests that need it
-
-
-class TinyNet(nnx.Module):
-    """DigitsNet without its convolutions, which compiles within a second."""
-
-    def __init__(self, num_classes, *, input_shape, **options):
-        build = blocks.Builder(kernel_quantizer=sj.layers.kernel_sign, **options)
-        self.dense1 = build.head(math.prod(input_shape), 64)
-        self.norm1 = build.batch_norm(64)
-        self.dense2 = build.dense("dense2", 64, 128)
-        self.norm2 = build.batch_norm(128)
-        self.dense3 = build.head(128, num_classes)
-        self.norm3 = build.batch_norm(num_classes, affine=False)
-        self.choices = build.choices()
-
-    def __call__(self, images):
-        x = self.norm1(self.dense1(blocks.flatten(images)))
-        x = self.norm2(blocks.activate(self.dense2, x))
-        return self.norm3(blocks.activate(self.dense3, x))
-
-
-specs.NETWORKS.setdefault("TinyNet", TinyNet)
 
 
 def alone():

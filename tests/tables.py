@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from sgdat_jax import experiments
 from sgdat_jax.experiments import plugins
 
-_NAMES = ("DATASETS", "METHODS", "NETWORKS", "OPTIMIZERS", "SCHEDULES", "SIGNS")
+_NAMES = (
+    "DATASETS",
+    "METHODS",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "REAL_OPTIMIZERS",
+    "SCHEDULES",
+    "SIGNS",
+)
 
 
 @contextlib.contextmanager

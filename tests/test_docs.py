@@ -15,9 +15,8 @@ import guides
 import sgdat_jax as sj
 import shared_runs
 import tables
-from sgdat_jax import inference, report
+from sgdat_jax import inference, report, run_folder
 from sgdat_jax.cli import parsing
-from sgdat_jax.training import run_folder
 
 _DOCS = guides.ROOT / "docs"
 # Many runs, other processes, the compilers of IREE. The README has photos as well.

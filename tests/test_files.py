@@ -35,6 +35,13 @@ def test_round_trips(folder):
     assert len(list(folder.iterdir())) == 3
 
 
+def test_the_mark_of_the_byte_order_is_no_text(tmp_path):
+    for name, text in (("a.toml", "rate = 1"), ("a.json", '{"rate": 1}')):
+        (tmp_path / name).write_text(text, "utf-8-sig")
+    assert files.read_toml(tmp_path / "a.toml") == {"rate": 1}
+    assert files.read_json(tmp_path / "a.json") == {"rate": 1}
+
+
 def test_what_is_there_stays_if_writing_fails(folder):
     file = folder / "x"
     file.write_text("before")

@@ -6,10 +6,9 @@ import random
 
 import pytest
 
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import options, work
 from sgdat_jax.experiments import configs
-from sgdat_jax.training import run_folder
 
 _VALUES = (
     "",

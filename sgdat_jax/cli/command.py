@@ -66,11 +66,12 @@ def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
       ValueError: if a word, a file or a folder is wrong.
       OSError: likewise.
     """
+    words = parsing.arranged(words)
     if not _is_of_a_job(words):
         name, config = parsing.parse(words)
         _keep_compiled_programs()
         return _prepared(name, config)
-    from sgdat_jax.training import hosts
+    from sgdat_jax.training.devices import hosts
 
     _keep_compiled_programs()
     _join_others(words)
@@ -92,7 +93,7 @@ def _work(do: _Do, prepared: Any, output: "_Output") -> None:
     if do is _show:
         do(prepared, rich_console.Console(file=cast(IO[str], output), highlight=False))
         return
-    from sgdat_jax.training import hosts
+    from sgdat_jax.training.devices import hosts
 
     terminal = rich_console.Console(
         file=cast(IO[str], output),
@@ -178,7 +179,7 @@ _PLAIN = {"±": "+-", "…": "...", "─": "-", "━": "-", "≤": "<=", "≥": 
 
 
 def _replace_what_a_terminal_lacks() -> None:
-    """Lets output in another encoding have plain signs, or ?, for those it lacks."""
+    """Writes plain signs, or ?, where the output's encoding lacks a character."""
     codecs.register_error("sgdat_jax", _in_plain_signs)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -198,7 +199,8 @@ def _is_of_a_job(words: Sequence[str]) -> bool:
     Raises:
       ValueError: if they say how and not that.
     """
-    if "--distributed" in words and not help_pages.asked_for(words):
+    said = [word for word in words if word in ("--distributed", "--no-distributed")]
+    if said[-1:] == ["--distributed"] and not help_pages.asked_for(words):
         return True
     if any(value is not None for value in _taken(words).values()):
         raise ValueError(f"This needs --distributed, got {' '.join(words)}")
@@ -213,8 +215,8 @@ def _taken(words: Sequence[str]) -> dict[str, str | None]:
 
 
 def _join_others(words: Sequence[str]) -> None:
-    """Makes this process one of a job, as the words say."""
-    from sgdat_jax.training import hosts
+    """Joins this process to a job, if the command line says so."""
+    from sgdat_jax.training.devices import hosts
 
     taken = _taken(words)
     if words[0] != "train" or not {"--run-dir", "--resume"}.intersection(

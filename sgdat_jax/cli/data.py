@@ -9,7 +9,9 @@ from rich import box, table, text
 
 from sgdat_jax import files
 from sgdat_jax.cli import options
-from sgdat_jax.data import dataset, pictures, prepared, sources
+from sgdat_jax.data import dataset, pictures, sources
+from sgdat_jax.data.prepared_sets import prepared
+from sgdat_jax.report import figures
 
 _COLUMNS = 12
 _ROWS = 8
@@ -17,7 +19,7 @@ _CELL = 0.8  # inches
 
 
 def run(config: options.DataConfig) -> str | table.Table:
-    """Does what a command says and returns what is to be printed.
+    """Runs a `data` command; returns what to print.
 
     Raises:
       ValueError: if the set is unknown or unfit, or if something cannot be written.
@@ -84,7 +86,7 @@ def info_table(data: dataset.Dataset) -> table.Table:
 def show(data: dataset.Dataset, path: pathlib.Path) -> str:
     """Writes a contact sheet as a PNG file and returns what it shows."""
     try:
-        with files.whole(path, "wb") as file:
+        with files.whole(path, "wb") as file, figures.any_letters():
             contact_sheet(data).savefig(file, format="png", dpi=150)
     except OSError as error:
         raise ValueError(

@@ -13,6 +13,7 @@ from sgdat_jax.inference import torch_weights, weight_files
 from sgdat_jax.inference.export import formats, networks
 
 _COMPARED = 512  # test images at most
+_MOST_IMAGES = 2**20  # in a batch; files count the numbers of a layer in 32 bits
 
 
 def export(config: options.ExportConfig) -> str:
@@ -22,6 +23,10 @@ def export(config: options.ExportConfig) -> str:
       ValueError: as `formats.export`.
       OSError: if the file cannot be written.
     """
+    if (config.batch_size or 0) >= _MOST_IMAGES:
+        raise ValueError(
+            f"batch_size must be less than {_MOST_IMAGES:,}, got {config.batch_size}."
+        )
     file = networks.find_file(config.source)
     images, name = _test_images(weight_files.read_about(file))
     report = formats.export(

@@ -41,7 +41,7 @@ _GROUPS = {
         "binary_schedule reset_flips_every_epoch restart_binary_every_epoch rows"
     ),
     "real-valued optimizer": (
-        "real_optimizer real_learning_rate real_schedule | real_momentum "
+        "real_optimizer real_learning_rate real_schedule | real_set real_momentum "
         "real_warmup_epochs restart_real_every_epoch clip_norm"
     ),
     "run": (
@@ -58,6 +58,7 @@ _GROUPS = {
 SHELLS = ("bash", "zsh")
 KINDS: dict[str, names.Table] = {
     "optimizers": registry.OPTIMIZERS,
+    "real-optimizers": registry.REAL_OPTIMIZERS,
     "networks": names.NETWORKS,
     "signs": names.SIGNS,
     "datasets": sources.DATASETS,
@@ -84,7 +85,7 @@ _METAVARS = {
     **dict.fromkeys(("run_dir", "data_dir", "resume"), "DIR"),
     **dict.fromkeys(("config", "rows", "out", "init"), "FILE"),
     "run_dirs": "DIR",
-    "set": "NAME=VALUE",
+    **dict.fromkeys(("set", "real_set"), "NAME=VALUE"),
     "plugin": "MODULE",
     "full_precision": "NAME",
 }
@@ -101,6 +102,11 @@ class Option(NamedTuple):
     default: str
     choices: tuple[str, ...]
     is_positional: bool
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it takes no value."""
+        return not self.is_positional and " " not in self.flag
 
 
 def asked_for(words: Sequence[str]) -> bool:
@@ -168,15 +174,11 @@ def _of_command(
             page.append(f"\n{group}\n", "bold")
         for option in shown:
             _append(page, f"  {option.flag}", _explained(option, everything), _COLUMN)
-    if everything and any(_is_switch(option) for option in found):
+    if everything and any(option.is_switch for option in found):
         page.append("\nA switch such as --flip also has an opposite: --no-flip.\n")
     if is_cut and not everything:
         page.append(f"\n{title} --help-all has the other options, and says more.\n")
     return page
-
-
-def _is_switch(option: Option) -> bool:
-    return not option.is_positional and " " not in option.flag
 
 
 def _head(usage: str, *paragraphs: str) -> text.Text:

@@ -1,4 +1,4 @@
-"""What each command can be told: options of its own, besides those of its config."""
+"""The options of each command, beyond those of its config."""
 
 import dataclasses
 import pathlib
@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from sgdat_jax import files
+from sgdat_jax import files, run_folder
 from sgdat_jax.experiments import configs, methods, recipes
-from sgdat_jax.training import run_folder, settings
+from sgdat_jax.options import HOUSEKEEPING, Options, options_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Start(settings.Options):
+class Start(Options):
     """Where the defaults of all other options come from."""
 
     recipe: str | None = None
@@ -29,7 +29,7 @@ class Start(settings.Options):
 
 
 @dataclasses.dataclass(frozen=True)
-class Job(settings.Options):
+class Job(Options):
     """How this process finds the others of a job."""
 
     distributed: bool = False
@@ -340,12 +340,12 @@ def defaults(name: str, given: dict[str, str | None]) -> Any:
     return options(**start) if start else None
 
 
-def _read(path: pathlib.Path, kind: type[settings.Options]) -> dict[str, Any]:
+def _read(path: pathlib.Path, kind: type[Options]) -> dict[str, Any]:
     """Reads settings from a file."""
     read = files.read_toml if path.suffix == ".toml" else files.read_json
     values = read(path)
     found = run_folder.config_of(path, kind, values, values.pop("format", 0))
-    housekeeping = settings.options_of(kind, settings.HOUSEKEEPING)
+    housekeeping = options_of(kind, HOUSEKEEPING)
     return {k: v for k, v in vars(found).items() if k not in housekeeping - {"plugin"}}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from sgdat_jax import __version__, files, names
+from sgdat_jax import __version__, checks, files, names
 from sgdat_jax.cli import help as help_pages
 from sgdat_jax.cli import options
 from sgdat_jax.experiments import plugins
@@ -17,7 +17,7 @@ from sgdat_jax.experiments import plugins
 # Options from which the defaults of the others come.
 _EARLY = ("recipe", "config", "resume", "rows")
 # Options that an unset variable of a shell must not send elsewhere.
-_PATHS = ("--run-dir", "--data-dir", "--out")
+_PATHS = ("--run-dir", "--data-dir", "--out", "--init", "--from")
 
 
 class Asked(Exception):
@@ -33,11 +33,10 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     """
     if list(words) == ["--version"]:
         raise Asked(f"sgdat-jax {__version__}")
-    words = _command_first(words)
-    words, _ = _gathered("--set", words)
+    words, _ = _gathered("--set", arranged(words))
     words, modules = _gathered("--plugin", words)
     plugins.load(modules)
-    name = words[0] if words else ""
+    name = words[0] if words and not words[0].startswith("-") else ""
     for option in _PATHS:
         if "" in _values(option, words):
             raise ValueError(f"{option} must not be empty.")
@@ -45,9 +44,10 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
         raise Asked(help_pages.page(words, _defaults(words)))
     if name not in options.COMMANDS:
         known = ", ".join(options.COMMANDS)
-        if not words:
-            raise ValueError(f"a command is missing (known: {known}).")
-        near = names.nearest(options.COMMANDS, name)
+        if not name:
+            got = f", got {' '.join(words)}" if words else ""
+            raise ValueError(f"a command is missing{got} (known: {known}).")
+        near = checks.nearest(options.COMMANDS, name)
         raise ValueError(
             f"unknown command {name}; the nearest is {near} (known: {known})."
         )
@@ -61,6 +61,11 @@ def parse(words: Sequence[str]) -> tuple[str, Any]:
     if getattr(parsed, "print_config", False):
         raise Asked(files.to_toml(dataclasses.asdict(config)).rstrip("\n"))
     if getattr(parsed, "resume", None) is not None:
+        if option_value("--run-dir", words) not in (None, parsed.resume):
+            raise ValueError(
+                f"resume names the folder of the run, so run_dir must be left out, got "
+                f"{parsed.run_dir}."
+            )
         return "resume", dataclasses.replace(config, run_dir=parsed.resume)
     return name, config
 
@@ -84,12 +89,37 @@ def completion(shell: str) -> str:
     return script.getvalue()
 
 
-def _command_first(words: Sequence[str]) -> list[str]:
-    """Returns words with the name of the command before its options."""
-    place = next((i for i, w in enumerate(words) if w in options.COMMANDS), 0)
-    if words and words[0].startswith("--"):
-        return [words[place], *words[:place], *words[place + 1 :]]
-    return list(words)
+def arranged(words: Sequence[str]) -> list[str]:
+    """Returns words with the command first, and options spelt with hyphens alone."""
+    spelt = [_spelt(word) for word in words]
+    if spelt and spelt[0].startswith("-"):
+        place = _place_of_command(spelt)
+        return [*spelt[place : place + 1], *spelt[:place], *spelt[place + 1 :]]
+    return spelt
+
+
+def _spelt(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}"
+
+
+def _place_of_command(words: Sequence[str]) -> int:
+    """Returns where the command is named, but not as an option's value; or the end."""
+    named = [place for place, word in enumerate(words) if word in options.COMMANDS]
+    with_value = _options_with_value() if named else set()
+    free = (place for place in named if not place or words[place - 1] not in with_value)
+    return next(free, len(words))
+
+
+def _options_with_value() -> set[str]:
+    """Returns the options of all commands that take a value, as they are typed."""
+    found = []
+    for kind, _ in options.COMMANDS.values():
+        for inner in options.subcommands(kind).values() or [kind]:
+            found += help_pages.list_options(inner)
+    return {o.flag.partition(" ")[0] for o in found if not o.is_switch}
 
 
 def _defaults(words: Sequence[str]) -> Any:
@@ -136,7 +166,7 @@ def _values(option: str, words: Sequence[str]) -> list[str]:
 
 
 def _gathered(option: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns words with a repeated option gathered at their end, and its values.
+    """Moves a repeated option to the end of the words; returns them and its values.
 
     It has one value each time, or several of the form NAME=VALUE.
     """

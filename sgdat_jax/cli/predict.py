@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich import box, console, table, text
 
-from sgdat_jax import files, inference
+from sgdat_jax import checks, files, inference
 from sgdat_jax.cli import options
-from sgdat_jax.data import arrays, photos, pictures
+from sgdat_jax.data import arrays, pictures
+from sgdat_jax.data.photo_sets import photos
 
 _NAMED = 3  # pictures that a note names, at most
 
 
 class Row(NamedTuple):
-    """What a network makes of one picture."""
+    """The prediction of a network for one picture."""
 
     image: str
     classes: tuple[str, ...]  # the likeliest first
@@ -26,7 +27,7 @@ class Row(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What is to be printed."""
+    """The text to print."""
 
     rows: Sequence[Row]
     notes: Sequence[str]  # that belong to no row
@@ -47,8 +48,7 @@ def set_up(config: options.PredictConfig) -> Work:
     """
     if config.json and config.csv:
         raise ValueError("json and csv exclude each other, got both.")
-    if config.top < 1:
-        raise ValueError(f"top must be at least 1, got {config.top}.")
+    checks.at_least("top", config.top, 1)
     if not config.images:
         raise ValueError("images must name at least one picture, got none.")
     classify = inference.load(config.weights)

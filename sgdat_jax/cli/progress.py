@@ -9,7 +9,8 @@ import numpy as np
 from rich import console, live, progress, table, text
 
 from sgdat_jax.experiments import sweep
-from sgdat_jax.training import formats, loop, runs, steps
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import loop, runs, steps
 
 # Between two readings of the arrays, which wait for the step.
 _SECONDS = 0.2

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sgdat_jax import files
-from sgdat_jax.training import formats, loop
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import loop
 
 
 def check_installed() -> None:

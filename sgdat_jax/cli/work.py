@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich import box, table
 from rich import console as rich_console
 
-from sgdat_jax import files, report
+from sgdat_jax import files, report, run_folder
 from sgdat_jax.cli import data as data_commands
 from sgdat_jax.cli import export as export_commands
 from sgdat_jax.cli import options, predict, progress, tensorboard
@@ -19,7 +19,8 @@ from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
 from sgdat_jax.experiments import configs, methods, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
-from sgdat_jax.training import hosts, interruption, loop, run_folder, runs
+from sgdat_jax.training import interruption, loop, runs
+from sgdat_jax.training.devices import hosts
 
 
 def train(run: runs.Run, terminal: rich_console.Console) -> None:
@@ -296,7 +297,7 @@ def _resumed_run(config: configs.TrainConfig) -> runs.Run:
 
 def _finished_run(config: options.Evaluate) -> runs.Run:
     path = pathlib.Path(config.run_dir)
-    if os.path.isfile(path):  # unlike pathlib's, it bears a name that is too long
+    if os.path.isfile(path):  # pathlib's raises for an over-long name
         if path.suffix.lower() in pictures.SUFFIXES | pictures.OTHER_SUFFIXES:
             raise ValueError(
                 "evaluate takes the folder of a run or a file of weights, such as its "

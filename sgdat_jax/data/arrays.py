@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sgdat_jax import files
+from sgdat_jax import names as names_lib
 from sgdat_jax.data import dataset
 
 _CLASS_NAMES = "class_names.txt"
@@ -74,6 +75,10 @@ def _class_names(
         names = tuple(files.read_text(path).splitlines())
         if not all(names) or not names or len(set(names)) != len(names):
             raise ValueError(f"{path}: must have a name of its own on each line.")
+        try:
+            names_lib.check_text(names)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         return names
     labels = fields["train_labels"]
     if labels.ndim != 1 or labels.dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""What happens to images on the device, jitted."""
+"""Augmentation and normalization of images on the device, jitted."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Far from the small numbers by which `jax.random` itself derives keys from a key:
+# Far from the small numbers that `jax.random` itself derives keys with:
 # `fold_in(key, 1)` is the second of the keys that `randint` splits it into.
 _FLIP = 0x666C6970
 _RESIZED_CROP = 0x63726F70
@@ -14,9 +14,9 @@ _TRIES = 10
 
 
 class Augmentation(NamedTuple):
-    """What training images go through, by chance; nothing, if not told otherwise.
+    """Random changes of training images; by default none.
 
-    It is hashable, hence a static argument of jitted functions.
+    It is hashable, so jitted functions take it as a static argument.
     """
 
     crop_padding: int = 0  # pixels, of `random_crop`

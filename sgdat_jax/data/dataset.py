@@ -1,4 +1,4 @@
-"""What a data set is, and what it must fulfil."""
+"""Data sets, and the checks that they must pass."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sgdat_jax import names
 from sgdat_jax.data import pictures
 
 _PIXELS_AT_ONCE = 2**24  # bounds the memory of sums over images on disk
@@ -56,7 +57,8 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
 
     Raises:
       ValueError: if images are not uint8 of one shape, labels are not integers that
-        number the classes, lengths differ, or a class has no training image.
+        number the classes, lengths differ, a class has no training image, or the name
+        of one has control characters.
 
     Example:
       >>> import numpy as np
@@ -71,6 +73,7 @@ def checked(data: Dataset, place: Callable[[str], str]) -> Dataset:
       ...
       ValueError: my/test_labels.npy: labels must be in [0, 2), got 2 at index 1.
     """
+    names.check_text(data.class_names)
     for part in ("train", "test"):
         images, labels = f"{part}_images", f"{part}_labels"
         _check_images(place(images), getattr(data, images))
@@ -175,7 +178,7 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each channel, of images in [0, 1].
 
-    Sums are of integers, hence exact, and go over a few images at a time.
+    Sums are of integers, so they are exact, over a few images at a time.
 
     Args:
       images: shape (n, height, width, channels), uint8.

@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from sgdat_jax import names
+from sgdat_jax import checks, names
 from sgdat_jax.data import decoding
 
 # What Pillow may take for a picture. For some others it starts other programs.
@@ -26,6 +26,7 @@ RESIZES = {
     "squash": "stretched to the image's height and width",
 }
 LEAST_SIZE = 8  # pixels of a side, which every network takes
+_MOST_SIZE = 9_000  # a square of as many pixels as are decoded at most
 _16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY = ("1", "L", "LA", "La", *_16_BITS)
 _BEFORE_RESIZE = 2  # times the size, below which a JPEG is not decoded: Pillow's advice
@@ -46,12 +47,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Checks the values."""
-        if self.test_share is not None and not 0 < self.test_share < 1:
-            raise ValueError(f"test_share must be in (0, 1), got {self.test_share}.")
-        if self.image_size is not None and self.image_size < LEAST_SIZE:
-            raise ValueError(
-                f"image_size must be at least {LEAST_SIZE}, got {self.image_size}."
-            )
+        if self.test_share is not None:
+            checks.within("test_share", self.test_share, "(0, 1)")
+        if self.image_size is not None:
+            checks.at_least("image_size", self.image_size, LEAST_SIZE)
+            checks.at_most("image_size", self.image_size, _MOST_SIZE)
         if self.resize is not None:
             names.look_up("resize", RESIZES, self.resize)
 

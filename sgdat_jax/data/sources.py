@@ -7,15 +7,9 @@ import pathlib
 import numpy as np
 
 from sgdat_jax import names
-from sgdat_jax.data import (
-    arrays,
-    dataset,
-    hugging_face,
-    photos,
-    pictures,
-    prepared,
-    tiny_imagenet,
-)
+from sgdat_jax.data import arrays, dataset, pictures
+from sgdat_jax.data.photo_sets import hugging_face, photos
+from sgdat_jax.data.prepared_sets import prepared, tiny_imagenet
 
 Dataset = dataset.Dataset
 
@@ -73,7 +67,7 @@ def _is_of_photos(folder: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError if a name can be none of a data set; nothing is loaded."""
+    """Raises ValueError if a name cannot be a data set's; nothing is loaded."""
     if "/" in name or name.startswith((prepared.PREFIX, hugging_face.PREFIX)):
         return
     try:

@@ -3,7 +3,7 @@
 The tables are dictionaries to which anybody may add, in a module that the command
 imports with ``--plugin``, or by entry points of the groups ``sgdat_jax.optimizers``,
 ``sgdat_jax.networks``, ``sgdat_jax.signs``, ``sgdat_jax.datasets``,
-``sgdat_jax.schedules`` and ``sgdat_jax.methods``.
+``sgdat_jax.schedules``, ``sgdat_jax.real_optimizers`` and ``sgdat_jax.methods``.
 
 Example:
   >>> import optax
@@ -21,6 +21,7 @@ from sgdat_jax.data.sources import DATASETS as DATASETS
 from sgdat_jax.experiments.methods import METHODS as METHODS
 from sgdat_jax.experiments.methods import Method as Method
 from sgdat_jax.experiments.registry import OPTIMIZERS as OPTIMIZERS
+from sgdat_jax.experiments.registry import REAL_OPTIMIZERS as REAL_OPTIMIZERS
 from sgdat_jax.experiments.registry import SCHEDULES as SCHEDULES
 from sgdat_jax.names import NETWORKS as NETWORKS
 from sgdat_jax.names import SIGNS as SIGNS

@@ -2,16 +2,17 @@
 
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 
-from sgdat_jax import files, optimizers
+from sgdat_jax import files, optimizers, run_folder
+from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import interruption, loop, run_folder, runs
+from sgdat_jax.training import interruption, loop, runs
 
 
 class Comparison(NamedTuple):
@@ -35,12 +36,13 @@ def set_up(config: configs.CompareConfig) -> Comparison:
     """Loads the images, looks for finished runs and makes the folders of the others.
 
     Raises:
-      ValueError: if the config does not fit the images, if no weight is binary, or if
-        the folder of a run holds one with other settings, a damaged one, or anything
-        else, or cannot be written, or if another process works on them. Nothing is left
-        on disk then.
+      ValueError: if the config does not fit the images, if no weight is binary, if a
+        run folder holds anything but a run with the same settings and data, or if it
+        cannot be written or another process works on it. Nothing is left on disk then.
     """
     run_folder.check_path(config.folder)
+    if (config.folder / run_folder.CONFIG).exists():
+        raise ValueError(f"run_dir must be no folder of a run, got {config.folder}.")
     dataset = setup.load(config)
     config = setup.settle(config, dataset)
     seeds = range(config.seed, config.seed + config.seeds)
@@ -48,7 +50,8 @@ def set_up(config: configs.CompareConfig) -> Comparison:
         [config.run(method, seed) for seed in seeds]
         for method in dict.fromkeys(config.optimizers)
     ]
-    todo = [[run for run in of_method if not _is_finished(run)] for of_method in runs]
+    data = dataset_lib.fingerprint(dataset)
+    todo = [[r for r in of_method if not _is_finished(r, data)] for of_method in runs]
     network = setup.spec_of(config, dataset).shapes()
     params = nnx.state(network, nnx.Param)
     if not jax.tree.leaves(optimizers.select_binary(params, params)):
@@ -112,14 +115,21 @@ def _train(
         return Outcome(config, None)
 
 
-def _is_finished(config: configs.TrainConfig) -> bool:
-    """Returns whether a run need not be done, if its folder is in order."""
+def _is_finished(config: configs.TrainConfig, data: Mapping[str, str]) -> bool:
+    """Returns whether a run need not be done, if its folder is in order.
+
+    Args:
+      config: of the run.
+      data: fingerprint of the data set.
+    """
     folder = pathlib.Path(str(config.run_dir))
     if run_folder.is_empty(folder):
         return False
     run_folder.check_same(
         folder, run_folder.read_config(folder, configs.TrainConfig), config
     )
+    recorded = run_folder.read_data(folder)
+    run_folder.check_data(folder / run_folder.CONFIG, recorded, data, allow=None)
     if run_folder.has_diverged(folder):
         return True
     if not run_folder.is_finished(folder):

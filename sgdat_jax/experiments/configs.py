@@ -1,11 +1,12 @@
 """The typed descriptions of what the training program does."""
 
 import dataclasses
-import math
 import pathlib
 from typing import Any
 
+from sgdat_jax import checks
 from sgdat_jax.experiments import hyperparameters, methods, registry, tasks
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, option
 from sgdat_jax.training import settings
 
 
@@ -25,7 +26,9 @@ class BaseConfig(settings.Passes, tasks.Task):
                 "batch_size must be at least 2 with unbiased_variance, got "
                 f"{self.batch_size}."
             )
-        settings.check_in("real_warmup_epochs", self.real_warmup_epochs, self.epochs)
+        checks.within(
+            "real_warmup_epochs", self.real_warmup_epochs, f"[0, {self.epochs})"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
 
     init: str | None = None
     """File of weights to start from. The best.npz of another run, or the folder of that
-    run: of the same network, but for the number of classes. Binary weights may be
+    run: of the same network, except for the number of classes. Binary weights may be
     real-valued in it, as --full-precision '*' trains them. None: random weights."""
 
     init_scale: float | None = None
@@ -60,7 +63,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
     they flip. None: with sgdat, sgdt and sgd a tenth of the learning rate, with adam
     and lion ten learning rates."""
 
-    tensorboard: bool = settings.option(False, settings.HOUSEKEEPING)
+    tensorboard: bool = option(False, HOUSEKEEPING)
     """Write an event file for TensorBoard too."""
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class TrainConfig(settings.Settings, RunConfig, tasks.Method):
         )
         if self.init_scale is None:
             return
-        settings.check_in("init_scale", self.init_scale, math.inf)
+        checks.within("init_scale", self.init_scale, "[0, inf)")
         if self.init is None or self.latent_scale() is None:
             raise ValueError(
                 "init_scale must be None without init, or if latent weights start at "
@@ -121,15 +124,15 @@ class CompareConfig(RunConfig):
     seed: int = 0
     """The first seed."""
 
-    reference: str | None = settings.option(None, settings.HOUSEKEEPING)
+    reference: str | None = option(None, HOUSEKEEPING)
     """Row that the others are compared with. Differences are over the same seeds, with
     their intervals; None: sgdat, or else the first."""
 
-    select_on_test: bool = settings.option(False, settings.HOUSEKEEPING)
+    select_on_test: bool = option(False, HOUSEKEEPING)
     """Show best epochs that the test set chose itself. As the paper does; otherwise
     accuracies are those of the last epoch, or of --validation-share."""
 
-    run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
+    run_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of all runs; else one under runs/. None: it is named after data set and
     model."""
 
@@ -205,11 +208,11 @@ class SweepConfig(BaseConfig):
     seed: int = 0
     """The first seed."""
 
-    models_at_once: int | None = settings.option(None, settings.PLACEMENT)
+    models_at_once: int | None = option(None, PLACEMENT)
     """Models trained in one compiled program. None: 16, or 1 on a CPU, where more are
     slower."""
 
-    run_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
+    run_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of the results; else one under runs/. None: it is named after data set,
     model and optimizer."""
 
@@ -219,7 +222,7 @@ class SweepConfig(BaseConfig):
         self.run()
         settings.check_seeds(self.seed, self.seeds)
         if self.models_at_once is not None:
-            settings.check_at_least("models_at_once", self.models_at_once, 1)
+            checks.at_least("models_at_once", self.models_at_once, 1)
         for name, values in self._given().items():
             for value in values:
                 registry.binary_optimizer(self.optimizer, {name: value})

@@ -3,132 +3,121 @@
 Their names are in `registry`, which imports them when they are used.
 """
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import optax
 
-from sgdat_jax import optimizers
-from sgdat_jax.optimizers import binary, checks, restart
+from sgdat_jax import checks, optimizers
+from sgdat_jax.optimizers import restart
 
 
-# At zero latents as published: the rows of the paper are held to recorded steps.
-def latent_sgd(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    *,
-    momentum: float | None = None,
-    restart_every: int | None = None,
-    start: binary.Start = "zero",
-) -> optax.GradientTransformationExtraArgs:
-    """Returns SGD on latent weights without thresholds."""
-    inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(inner, start=start, at_zero="positive")
-
-
-def sgdt(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    threshold: optax.ScalarOrSchedule = 1e-8,
-    *,
-    momentum: float | None = None,
-    restart_every: int | None = None,
-    start: binary.Start = "zero",
-) -> optax.GradientTransformationExtraArgs:
-    """Returns SGD on latent weights with one fixed threshold."""
-    inner = _sgd(learning_rate, momentum, restart_every)
-    return optimizers.latent(
-        inner, threshold=threshold, start=start, at_zero="positive"
-    )
-
-
-def latent_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3,
-    *,
-    restart_every: int | None = None,
-    start: binary.Start = "zero",
-) -> optax.GradientTransformationExtraArgs:
-    """Returns Adam on latent weights."""
-    inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(inner, start=start, at_zero="positive")
-
-
-def latent_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    *,
-    restart_every: int | None = None,
-    start: binary.Start = "zero",
-) -> optax.GradientTransformationExtraArgs:
-    """Returns Lion on latent weights."""
-    inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(inner, start=start, at_zero="positive")
-
-
-# Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.
-def adaptive_adam(
-    learning_rate: optax.ScalarOrSchedule = 1e-3,
-    threshold: optax.ScalarOrSchedule = 1e-3,
-    *,
-    restart_every: int | None = None,
-    start: binary.Start = "zero",
-) -> optax.GradientTransformationExtraArgs:
-    """Returns Adam on latent weights with the thresholds of SGDAT."""
-    inner = _adam(learning_rate, restart_every)
-    return optimizers.latent(
-        inner, clip=None, start=start, adaptive_threshold=threshold
-    )
-
-
-def adaptive_lion(
-    learning_rate: optax.ScalarOrSchedule = 1e-4,
-    threshold: optax.ScalarOrSchedule = 1e-4,
-    *,
-    restart_every: int | None = None,
-    start: binary.Start = "zero",
-) -> optax.GradientTransformationExtraArgs:
-    """Returns Lion on latent weights with the thresholds of SGDAT."""
-    inner = _lion(learning_rate, restart_every)
-    return optimizers.latent(
-        inner, clip=None, start=start, adaptive_threshold=threshold
-    )
-
-
-# The optimizers of `optax` of the same name, whose moments may restart.
-
-
-def _sgd(
+def sgd(
     learning_rate: optax.ScalarOrSchedule,
-    momentum: float | None,
-    restart_every: int | None,
+    *,
+    momentum: float | None = None,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
-    return chain(momentum_of(momentum), restart_every, learning_rate)
+    """Returns `optax.sgd` whose momentum may restart."""
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
+    moments = optax.identity() if momentum is None else optax.trace(momentum)
+    return _chain(moments, restart_every, learning_rate)
 
 
-def _adam(
-    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
+def adam(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    return chain(optax.scale_by_adam(), restart_every, learning_rate)
+    """Returns `optax.adam` whose moments may restart."""
+    moments = optax.scale_by_adam(b1, b2, eps)
+    return _chain(moments, restart_every, learning_rate)
 
 
-def _lion(
-    learning_rate: optax.ScalarOrSchedule, restart_every: int | None
+def lion(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    weight_decay: float = 1e-3,
+    restart_every: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    decay = optax.add_decayed_weights(1e-3)
-    return chain(optax.scale_by_lion(), restart_every, learning_rate, decay)
+    """Returns `optax.lion` whose momentum may restart."""
+    decay = optax.add_decayed_weights(weight_decay)
+    return _chain(optax.scale_by_lion(b1, b2), restart_every, learning_rate, decay)
 
 
-def chain(
+def _chain(
     moments: optax.GradientTransformation,
     restart_every: int | None,
     learning_rate: optax.ScalarOrSchedule,
     *others: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Chains moments, which may restart, with a learning rate, which goes on."""
-    checks.check_number("learning_rate", learning_rate, schedule=True)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
     if restart_every is not None:
         moments = restart.restart_every(moments, restart_every)
     return optax.chain(moments, *others, optax.scale_by_learning_rate(learning_rate))
 
 
-def momentum_of(momentum: float | None = None) -> optax.GradientTransformation:
-    """Returns what `optax.sgd` chains with its learning rate."""
-    return optax.identity() if momentum is None else optax.trace(momentum)
+def _on_latents(
+    inner: Callable[..., optax.GradientTransformation],
+    learning_rate: float,
+    *,
+    threshold: float | None = None,
+    adaptive: bool = False,
+    **fixed: Any,
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """Returns the factory of an optimizer that trains latent weights.
+
+    Its arguments are those of ``inner`` and of `sgdat_jax.latent`, as its signature
+    says; hyperparameters are looked up there.
+
+    Args:
+      inner: factory of what moves the latent weights.
+      learning_rate: default of its learning rate.
+      threshold: default of the threshold; None: it has none.
+      adaptive: whether that grows with each flip.
+      **fixed: arguments of `sgdat_jax.latent` that are not left open.
+    """
+    closed = {"threshold", "adaptive_threshold", *fixed}
+    own = inspect.signature(inner).parameters
+    latent = inspect.signature(optimizers.latent).parameters
+    parameters = [own["learning_rate"].replace(default=learning_rate)]
+    if threshold is not None:
+        parameters.append(latent["threshold"].replace(default=threshold))
+    parameters += [p for name, p in own.items() if name != "learning_rate"]
+    parameters += [p for name, p in latent.items() if name not in closed | {"inner"}]
+    signature = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    )
+
+    def factory(**given: Any) -> optax.GradientTransformationExtraArgs:
+        bound = signature.bind(**given)
+        bound.apply_defaults()
+        options = bound.arguments
+        moves = inner(**{name: options.pop(name) for name in own})
+        if adaptive:
+            options["adaptive_threshold"] = options.pop("threshold")
+        return optimizers.latent(moves, **options, **fixed)
+
+    factory.__signature__ = signature  # type: ignore[attr-defined]
+    return factory
+
+
+# With one threshold or none, a latent weight of 0 makes its weight +1, as published:
+# the rows of the paper are held to recorded steps.
+latent_sgd = _on_latents(sgd, 1e-4, at_zero="positive")
+sgdt = _on_latents(sgd, 1e-4, threshold=1e-8, at_zero="positive")
+latent_adam = _on_latents(adam, 1e-3, at_zero="positive")
+latent_lion = _on_latents(lion, 1e-4, at_zero="positive")
+# Latents are never clipped here, as in SGDAT: a threshold may grow beyond any bound.
+adaptive_adam = _on_latents(adam, 1e-3, threshold=1e-3, adaptive=True, clip=None)
+adaptive_lion = _on_latents(lion, 1e-4, threshold=1e-4, adaptive=True, clip=None)
 
 
 def constant(value: float, steps: int) -> optax.Schedule:

@@ -8,24 +8,30 @@ from typing import Any
 
 import numpy as np
 
-from sgdat_jax import names
+from sgdat_jax import checks
 
-# What the program itself hands to an optimizer.
+# What the program itself hands to an optimizer, by the option of its hyperparameters.
 _OF_THE_PROGRAM = {
-    "steps_per_epoch": "--batch-size",
-    "restart_every": "--restart-binary-every-epoch",
-    "reset_flips_every": "--reset-flips-every-epoch",
+    "set": {
+        "steps_per_epoch": "--batch-size",
+        "restart_every": "--restart-binary-every-epoch",
+        "reset_flips_every": "--reset-flips-every-epoch",
+    },
+    "real_set": {"restart_every": "--restart-real-every-epoch"},
 }
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def parse(words: Iterable[str], taken: Iterable[str] = ()) -> dict[str, Any]:
+def parse(
+    words: Iterable[str], taken: Iterable[str] = (), option: str = "set"
+) -> dict[str, Any]:
     """Returns the values of settings, each with its name.
 
     Args:
       words: such as ``decay=0.3``, ``nesterov=true`` or ``layout=compact``: numbers,
         true, false, none, or else text.
       taken: names that have an option of their own.
+      option: ``"set"`` or ``"real_set"``, whose words they are.
 
     Raises:
       ValueError: if one is no setting, is given twice, or has an option of its own.
@@ -36,19 +42,19 @@ def parse(words: Iterable[str], taken: Iterable[str] = ()) -> dict[str, Any]:
       {'decay': 0.3, 'nesterov': True, 'layout': 'compact'}
     """
     found: dict[str, Any] = {}
+    prefix = option.removesuffix("set").replace("_", "-")
+    owners = {name: f"--{prefix}{name.replace('_', '-')}" for name in taken}
+    owners |= _OF_THE_PROGRAM[option]
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"set must be NAME=VALUE, got {word!r}.")
-        option = f"--{name.replace('_', '-')}"
-        if name in taken:
-            raise ValueError(f"set must leave {name} to {option}, got {word!r}.")
-        if name in _OF_THE_PROGRAM:
+            raise ValueError(f"{option} must be NAME=VALUE, got {word!r}.")
+        if name in owners:
             raise ValueError(
-                f"set must leave {name} to {_OF_THE_PROGRAM[name]}, got {word!r}."
+                f"{option} must leave {name} to {owners[name]}, got {word!r}."
             )
         if name in found:
-            raise ValueError(f"set must have {name} once, got {word!r} too.")
+            raise ValueError(f"{option} must have {name} once, got {word!r} too.")
         found[name] = _value(text)
     return found
 
@@ -99,8 +105,8 @@ def check(name: str, factory: Callable[..., Any], values: Mapping[str, Any]) -> 
     takes_all = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     for key, value in values.items():
         if key not in accepted and not takes_all:
-            known = [k for k in accepted if k not in _OF_THE_PROGRAM]
-            hint = f"; the nearest is `{names.nearest(known, key)}`" if known else ""
+            known = [k for k in accepted if k not in _OF_THE_PROGRAM["set"]]
+            hint = f"; the nearest is `{checks.nearest(known, key)}`" if known else ""
             raise ValueError(f"{name} has no `{key}`, got {key}={value!r}{hint}.")
         check_float32(key, value)
 

@@ -68,7 +68,7 @@ def read(file: str, spec: specs.Spec) -> Weights:
 def _is_head(
     found: tuple[int, ...], wanted: tuple[int, ...], old: int, new: int
 ) -> bool:
-    """Returns whether an array has as many columns as classes, and fits otherwise."""
+    """Returns whether an array differs from another only in its number of classes."""
     return (
         old != new
         and found[:-1] == wanted[:-1]

@@ -134,10 +134,11 @@ FIELDS = (
     "restart_binary_every_epoch",
     "real_optimizer",
     "real_momentum",
+    "real_set",
 )
 
 
-# What a row of a file may have besides hyperparameters.
+# What a row of a file may have in addition to hyperparameters.
 _OPTIONS = {*FIELDS, "label", "real_learning_rate", "real_schedule", "binary_schedule"}
 
 
@@ -168,7 +169,9 @@ def label_of(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
             return f"{method.label}{suffix}"
     name = given.pop("optimizer")
     words = given.pop("set", ())
-    parts = (name, *(f"{key}={value}" for key, value in given.items()), *words)
+    real_words = [f"real_{word}" for word in given.pop("real_set", ())]
+    options = (f"{key}={value}" for key, value in given.items())
+    parts = (name, *options, *words, *real_words)
     return f"{' '.join(parts)}{suffix}"
 
 

@@ -14,7 +14,7 @@ Unlike in the script, the last images of an epoch, fewer than a batch, are left 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from sgdat_jax import names
+from sgdat_jax import checks
 from sgdat_jax.experiments import configs, methods
 
 _Config = TypeVar("_Config", bound=configs.BaseConfig)
@@ -84,7 +84,7 @@ def settings(kind: type[configs.BaseConfig], name: str) -> Mapping[str, Any]:
     table, form = (RECIPES, "[-METHOD]") if of_runs else (TASKS, "")
     if name not in table:
         raise ValueError(
-            f"unknown recipe {name!r}; the nearest is {names.nearest(table, name)!r} "
+            f"unknown recipe {name!r}; the nearest is {checks.nearest(table, name)!r} "
             f"(recipes are DATASET-NETWORK{form})."
         )
     return table[name]

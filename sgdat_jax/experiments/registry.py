@@ -40,9 +40,11 @@ LATENT_STARTS = {
     **dict.fromkeys(("sgdat", "sgdt", "sgd"), 0.1),
     **dict.fromkeys(("adam", "lion", "adam_adaptive", "lion_adaptive"), 10.0),
 }
-# What `optax.adam` and `optax.sgd` chain with their learning rate.
+# Factories of optimizers of the real-valued parameters, such as `optax.adamw`: their
+# `learning_rate` is a number or a schedule, other arguments are hyperparameters.
 REAL_OPTIMIZERS = names.Table(
-    None, names.places(adam="optax:scale_by_adam", sgd=f"{_HERE}:momentum_of")
+    "real_optimizers",
+    names.places(adam=f"{_HERE}:adam", sgd=f"{_HERE}:sgd", adamw="optax:adamw"),
 )
 # Mean and standard deviation of the channels of images in [0, 1].
 NORMALIZATIONS = {
@@ -163,21 +165,19 @@ def defaults(name: str) -> dict[str, float]:
     }
 
 
-def check_real_optimizer(name: str, momentum: float | None) -> None:
-    """Raises ValueError as `real_optimizer` does, without making it."""
+def check_real_optimizer(
+    name: str, hyperparameters: Mapping[str, Any], *, restart: bool
+) -> None:
+    """Raises ValueError as `real_optimizer` does, and loads it only if it must."""
     names.check("real optimizer", REAL_OPTIMIZERS, name)
-    if momentum is None:
-        return
-    if name != "sgd":
-        raise ValueError(f"{name} has no `real_momentum`, got {momentum!r}.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"`real_momentum` must be in [0, 1), got {momentum!r}.")
+    if restart or any(value is not None for value in hyperparameters.values()):
+        real_optimizer(name, 0.0, hyperparameters, 1 if restart else None)
 
 
 def real_optimizer(
     name: str,
     learning_rate: "optax.ScalarOrSchedule",
-    momentum: float | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
     restart_every: int | None = None,
 ) -> "optax.GradientTransformationExtraArgs":
     """Returns the optimizer of the real-valued parameters of a name.
@@ -185,16 +185,28 @@ def real_optimizer(
     Args:
       name: a key of `REAL_OPTIMIZERS`.
       learning_rate: number or schedule.
-      momentum: of sgd alone.
+      hyperparameters: those that are None keep the optimizer's own default.
       restart_every: steps after which moments start again at zero; the schedule goes
         on. None: never.
 
     Raises:
-      ValueError: if the optimizer is unknown, has no momentum, or refuses it.
-    """
-    check_real_optimizer(name, momentum)
-    options = {} if momentum is None else {"momentum": momentum}
-    factory = REAL_OPTIMIZERS[name]
-    from sgdat_jax.experiments import factories
+      ValueError: if the optimizer is unknown, has no such hyperparameter or nothing to
+        restart, or refuses a value.
 
-    return factories.chain(factory(**options), restart_every, learning_rate)
+    Example:
+      >>> from sgdat_jax.experiments import registry
+      >>> tx = registry.real_optimizer("adamw", 1e-3, {"weight_decay": 1e-2})
+      >>> registry.real_optimizer("sgd", 1e-3, {"momentun": 0.9})
+      Traceback (most recent call last):
+      ...
+      ValueError: sgd has no `momentun`, got momentun=0.9; the nearest is `momentum`.
+    """
+    factory = look_up("real optimizer", REAL_OPTIMIZERS, name)
+    given = {k: v for k, v in (hyperparameters or {}).items() if v is not None}
+    given["learning_rate"] = learning_rate
+    if restart_every is not None:
+        if "restart_every" not in inspect.signature(factory).parameters:
+            raise ValueError(f"{name} has no moments that can restart at every epoch.")
+        given["restart_every"] = restart_every
+    hyperparameters_lib.check(name, factory, given)
+    return _made(factory, given)

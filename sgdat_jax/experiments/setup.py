@@ -10,21 +10,14 @@ import jax
 import optax
 from flax import nnx
 
-from sgdat_jax import optimizers, summary
+from sgdat_jax import optimizers, run_folder, summary
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import configs, initial, registry
 from sgdat_jax.inference import weight_files
 from sgdat_jax.models import sizes, specs
-from sgdat_jax.training import (
-    agreement,
-    checkpoint,
-    hosts,
-    parallel,
-    run_folder,
-    runs,
-    states,
-)
+from sgdat_jax.training import checkpoint, runs, states
+from sgdat_jax.training.devices import agreement, hosts, parallel
 
 _Config = TypeVar("_Config", bound=configs.BaseConfig)
 
@@ -35,12 +28,11 @@ def set_up(config: configs.TrainConfig) -> runs.Run:
     Raises:
       ValueError: if the config does not fit the images, if the run folder holds
         something or cannot be written, or if the processes of a job differ in config,
-        versions or images. Nothing is left on disk then.
+        versions, images or weights at start. Nothing is left on disk then.
     """
     agreement.check_config(runs.with_devices(config))
     config, planned = _planned(config)
-    with hosts.failing_together():
-        planned = _with_start(config, planned)
+    planned = _with_start(config, planned)
     folder = config.run_dir or _default_folder(config)
     return runs.begin(planned, config.seed, pathlib.Path(folder))
 
@@ -51,7 +43,9 @@ def _with_start(config: configs.TrainConfig, planned: runs.Plan) -> runs.Plan:
         return planned
     network = planned.task.network
     assert network is not None and isinstance(planned.dataset, sources.Dataset)
-    found = initial.read(config.init, network)
+    with hosts.failing_together():
+        found = initial.read(config.init, network)
+    agreement.check_start(found.values)
     told = initial.notes(config.init, found, network, config.latent_scale())
     dataset = planned.dataset
     return planned._replace(dataset=dataset._replace(notes=(*dataset.notes, *told)))
@@ -79,7 +73,10 @@ def load(config: configs.BaseConfig) -> sources.Dataset:
     if config.model is None:
         height, width, _ = dataset.input_shape
         note = f"{spec.model} was chosen for {height}x{width} images (--model)"
-    return dataset._replace(notes=(*dataset.notes, *filter(None, [note])))
+    alone = ""
+    if dataset.num_classes == 1:
+        alone = "there is one class alone, so every prediction is right"
+    return dataset._replace(notes=(*dataset.notes, *filter(None, [note, alone])))
 
 
 def settle(config: _Config, dataset: sources.Dataset) -> _Config:
@@ -185,6 +182,7 @@ def create(
         # The shapes need no file, which may be gone when a run is evaluated.
         if config.init is not None and not isinstance(seed, jax.core.Tracer):
             values = initial.read(config.init, network).values
+            agreement.check_start(values)
         return first(seed, values)
 
     return task, init
@@ -218,7 +216,7 @@ def create_optimizer(
             steps,
             config.real_warmup_epochs * steps_per_epoch,
         ),
-        config.real_momentum,
+        config.real_hyperparameters(),
         steps_per_epoch if config.restart_real_every_epoch else None,
     )
     if jax.tree.leaves(optimizers.select_binary(params, params)):
@@ -300,7 +298,7 @@ def _to_evaluate(config: configs.TrainConfig, folder: pathlib.Path) -> runs.Run:
 
 
 class Images(Protocol):
-    """What a network is built by: a data set, or what a file of weights says of one."""
+    """Shapes that a network is built for: a data set's, or a weights file's."""
 
     @property
     def num_classes(self) -> int: ...  # noqa: D102

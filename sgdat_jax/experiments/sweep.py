@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgdat_jax import cpu, files
+from sgdat_jax import cpu, files, run_folder
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import formats, loop, run_folder, runs, settings, states, steps
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, options_of
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import loop, runs, states, steps
 
 CONFIG = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -84,7 +86,7 @@ def set_up(config: configs.SweepConfig) -> Sweep:
         lock = run_folder.lock(folder)
         _check_same(config)
         recorded = run_folder.read_data(folder, CONFIG)
-        run_folder.check_data(folder / CONFIG, recorded, plan.data, allow=False)
+        run_folder.check_data(folder / CONFIG, recorded, plan.data, allow=None)
         known = [(line["hyperparameters"], line["seed"]) for line in read(folder)]
         if files.has_torn_line(folder / TRIALS):
             notes = (f"the last line of {folder / TRIALS}, which has no end.",)
@@ -174,8 +176,8 @@ def _check_same(config: configs.SweepConfig) -> None:
     defaults = json.loads(json.dumps(dataclasses.asdict(type(config)())))
     found = defaults | run_folder.read_json(config.folder, CONFIG)
     wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    kinds = settings.HOUSEKEEPING, settings.PLACEMENT
-    for name in wanted.keys() - settings.options_of(type(config), *kinds):
+    kinds = HOUSEKEEPING, PLACEMENT
+    for name in wanted.keys() - options_of(type(config), *kinds):
         if found.get(name) != wanted[name]:
             raise ValueError(
                 f"{config.folder} holds a sweep with {name}={found.get(name)!r}, not "

@@ -1,29 +1,28 @@
-"""What is learned, and by which optimizers: what configs of every kind are made of."""
+"""The options that every config has: data, network and optimizers."""
 
 import dataclasses
-import math
 import pathlib
 import re
 from typing import Any
 
-from sgdat_jax import names
+from sgdat_jax import checks, names
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import hyperparameters, plugins, registry
-from sgdat_jax.training import settings
+from sgdat_jax.options import HOUSEKEEPING, Options, option
 
 # Those with an option of their own.
 HYPERPARAMETERS = ("learning_rate", "threshold", "momentum", "gamma", "sigma", "eta")
 
 
 @dataclasses.dataclass(frozen=True)
-class Plugged(settings.Options):
-    """What names may stand for.
+class Plugged(Options):
+    """Plug-ins, which add names.
 
     Raises:
       ValueError: if a module has not been imported by `plugins.load`.
     """
 
-    plugin: tuple[str, ...] = settings.option((), settings.HOUSEKEEPING)
+    plugin: tuple[str, ...] = option((), HOUSEKEEPING)
     """Modules, or files ending in .py, that add names. They add optimizers, networks,
     signs, data sets, schedules or methods to the tables of sgdat_jax.experiments."""
 
@@ -37,7 +36,7 @@ class Plugged(settings.Options):
 
 @dataclasses.dataclass(frozen=True)
 class Task(Plugged):
-    """What is learned, and who learns the real-valued parameters.
+    """Data set, network and optimizer of the real-valued parameters.
 
     Raises:
       TypeError: if a value is of another type than its field.
@@ -50,7 +49,7 @@ class Task(Plugged):
     photos (CLASS/*.jpg, or train/CLASS/*.jpg with test/CLASS/*.jpg) or of arrays; or
     hf:PATH, saved by Hugging Face's datasets."""
 
-    data_dir: str | None = settings.option(None, settings.HOUSEKEEPING)
+    data_dir: str | None = option(None, HOUSEKEEPING)
     """Folder of prepared data sets. None: that of tensorflow-datasets. For
     tiny_imagenet also its published zip or folder; for photos the folder of what is
     decoded of them, None: the user's cache."""
@@ -107,11 +106,15 @@ class Task(Plugged):
     real_optimizer: str = "adam"
     """Optimizer of all other parameters. Those are real-valued."""
 
+    real_set: tuple[str, ...] = ()
+    """Hyperparameters of that optimizer. Such as weight_decay=1e-4 of adamw; numbers,
+    true, false, none or text."""
+
     real_learning_rate: float = 1e-3
     """Its learning rate."""
 
     real_momentum: float | None = None
-    """Its momentum if it is sgd, in [0, 1). None: no momentum."""
+    """Its momentum if it has any, as sgd, in [0, 1). None: no momentum."""
 
     real_schedule: str = "cosine"
     """Schedule of its rate. cosine: down to 0 at the end."""
@@ -154,12 +157,24 @@ class Task(Plugged):
             ("schedule", registry.SCHEDULES, self.binary_schedule),
         ):
             names.check(kind, table, name)
-        settings.check_in("real_learning_rate", self.real_learning_rate, math.inf)
+        checks.within("real_learning_rate", self.real_learning_rate, "[0, inf)")
         for name in ("real_learning_rate", "clip_norm"):
             hyperparameters.check_float32(name, getattr(self, name))
-        if self.clip_norm is not None and not 0 < self.clip_norm < math.inf:
-            raise ValueError(f"clip_norm must be in (0, inf), got {self.clip_norm}.")
-        registry.check_real_optimizer(self.real_optimizer, self.real_momentum)
+        if self.clip_norm is not None:
+            checks.within("clip_norm", self.clip_norm, "(0, inf)")
+        registry.check_real_optimizer(
+            self.real_optimizer,
+            self.real_hyperparameters(),
+            restart=self.restart_real_every_epoch,
+        )
+
+    def real_hyperparameters(self) -> dict[str, Any]:
+        """Returns what the real-valued parameters' optimizer is given."""
+        taken = ("learning_rate", "momentum")
+        given = hyperparameters.parse(self.real_set, taken, "real_set")
+        if self.real_momentum is not None:
+            given["momentum"] = self.real_momentum
+        return given
 
     def pictures(self) -> pictures.Options:
         """Returns how photos become images."""
@@ -169,7 +184,7 @@ class Task(Plugged):
 
     @property
     def task_name(self) -> str:
-        """What folders of results are named after: data set and model."""
+        """Data set and model, which name the folders of results."""
         dataset = re.sub(r"[^\w.]+", "-", pathlib.PurePath(self.dataset).name)
         return f"{dataset}-{self.model}" if self.model else dataset
 

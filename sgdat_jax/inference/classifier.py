@@ -22,7 +22,7 @@ _AT_ONCE = 256  # images in a batch, at most
 
 
 class Prediction(NamedTuple):
-    """What a network makes of n images."""
+    """The predictions of a network for n images."""
 
     labels: np.ndarray  # (n,), int: the most likely class of each
     names: tuple[str, ...]  # of these classes
@@ -58,7 +58,7 @@ class Classifier(function.Function):
             one path.
 
         Raises:
-          ValueError: if something is no such image; the message names it.
+          ValueError: if an image cannot be used; the message names it.
 
         Example:
           >>> import numpy as np

@@ -89,7 +89,7 @@ def fold(model: nnx.Module, dtype: str = "bits") -> Any:
         int32); on a CPU they take far longer.
 
     Raises:
-      ValueError: if `dtype` is none of these, or a variable is not finite.
+      ValueError: if `dtype` is unknown, or a variable is not finite.
 
     Example:
       >>> from flax import nnx

@@ -45,6 +45,8 @@ class Function:
             return self._within(inputs)
         if not hasattr(inputs, "dtype"):
             inputs = _as_array(inputs, self._list_dtype)
+        if isinstance(inputs, np.ndarray):
+            inputs = _of_numbers(inputs)
         return self._alone(inputs)
 
     def trace(self, inputs: Any) -> jax.stages.Traced:
@@ -67,6 +69,19 @@ def _as_array(inputs: Any, dtype: jax.typing.DTypeLike | None) -> np.ndarray:
         raise ValueError(
             f"`inputs` must be an array or nested lists: {error}"
         ) from None
+
+
+def _of_numbers(array: np.ndarray) -> np.ndarray:
+    """Returns an array as JAX takes it: numbers, their bytes in this machine's order.
+
+    Raises:
+      ValueError: if it holds no numbers.
+    """
+    if array.dtype.kind in "OSUMm" or array.dtype.names:
+        raise ValueError(f"`inputs` must be an array of numbers, got {array.dtype}.")
+    if array.dtype.isnative:
+        return array
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def to_function(

@@ -110,6 +110,7 @@ def read_about(file: pathlib.Path) -> About:
             raise ValueError(
                 f"class_names must be {num_classes}, got {len(class_names)}"
             )
+        names.check_text(class_names)
         resize = about.get("resize")
         if resize is not None:
             names.look_up("resize", pictures.RESIZES, resize)

@@ -1,12 +1,13 @@
 """Arguments of the binary layers: checks that name and show them, and their forms."""
 
-import difflib
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from sgdat_jax import checks
 
 Padding = str | int | Sequence[int | tuple[int, int]]
 Pads = Sequence[tuple[int, int]]  # (low, high) for each spatial axis
@@ -15,50 +16,32 @@ PAD_MODES = {"CIRCULAR": "wrap", "REFLECT": "reflect"}  # with NumPy's names
 _PADDINGS = ("SAME", "SAME_LOWER", "VALID", "CAUSAL", *PAD_MODES)
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raises ValueError, naming the nearest choice, if a value is none of them."""
-    if value in choices:
-        return
-    close = difflib.get_close_matches(str(value).upper(), map(str.upper, choices), 1, 0)
-    nearest = next(choice for choice in choices if choice.upper() == close[0])
-    raise ValueError(f"`{name}` has no choice {value!r}; the nearest is {nearest!r}.")
+def per_axis(**named: int | Sequence[int] | None) -> list[tuple[int, ...]]:
+    """Returns, for each argument, a positive integer per spatial axis.
+
+    Args:
+      **named: an integer for all axes or a sequence; None is 1 for all, as in Flax's
+        layers. ``kernel_size`` says how many axes there are; an integer is one.
+    """
+    size = named["kernel_size"]
+    rank = len(size) if isinstance(size, Sequence) else 1
+    return [_per_axis(name, value, rank) for name, value in named.items()]
 
 
-def check_quantizer(name: str, quantizer: object) -> None:
-    """Raises TypeError if a quantizer is neither a function nor None."""
-    if quantizer is not None and not callable(quantizer):
-        raise TypeError(f"`{name}` must be a function or None, got {quantizer!r}.")
-
-
-def positive(name: str, value: Any) -> int:
-    """Returns an integer of at least 1; raises TypeError or ValueError for others."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{name}` must be an integer, got {value!r}.") from None
-    if number < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
-    return number
-
-
-def per_axis(
+def _per_axis(
     name: str, value: int | Sequence[int] | None, rank: int
 ) -> tuple[int, ...]:
-    """Returns a positive integer per spatial axis, of one for all or a sequence.
-
-    None is 1 for all, as in Flax's layers.
-    """
     value = 1 if value is None else value
     values = tuple(value) if isinstance(value, Sequence) else (value,) * rank
     if len(values) != rank:
         raise ValueError(f"`{name}` must have {rank} entries, got {value!r}.")
-    return tuple(positive(name, entry) for entry in values)
+    return tuple(checks.integer(f"`{name}`", entry) for entry in values)
 
 
 def canonical_padding(padding: Padding, rank: int) -> str | Pads:
     """Returns the padding's name, or its pads as a tuple of pairs."""
     if isinstance(padding, str):
-        check_choice("padding", padding, _PADDINGS)
+        checks.choice("`padding`", padding, _PADDINGS)
         if padding == "CAUSAL" and rank != 1:
             raise ValueError(f"`padding` 'CAUSAL' needs 1 spatial axis, got {rank}.")
         return padding

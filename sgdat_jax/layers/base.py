@@ -10,10 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype, Initializer, PrecisionLike
 
-from sgdat_jax import bits, dtypes, signs
+from sgdat_jax import bits, checks, dtypes, signs
 from sgdat_jax.layers import arguments, operations, params, products
-
-_OUTPUT_SCALES = ("xnor",)
 
 _lecun_normal = nnx.initializers.lecun_normal()
 _zeros = nnx.initializers.zeros_init()
@@ -123,18 +121,17 @@ class BinaryLayer(nnx.Module):
         bias_metadata: Mapping[str, Any] = _NO_METADATA,
         rngs: nnx.Rngs,
     ):
-        self.in_features = arguments.positive("in_features", in_features)
-        self.out_features = arguments.positive("out_features", out_features)
-        groups = arguments.positive("feature_group_count", feature_group_count)
+        self.in_features = checks.integer("`in_features`", in_features)
+        self.out_features = checks.integer("`out_features`", out_features)
+        groups = checks.integer("`feature_group_count`", feature_group_count)
         if in_features % groups or out_features % groups:
             raise ValueError(
                 f"`feature_group_count` must divide {in_features=} and "
                 f"{out_features=}, got {groups}."
             )
-        arguments.check_quantizer("input_quantizer", input_quantizer)
-        arguments.check_quantizer("kernel_quantizer", kernel_quantizer)
-        if output_scale is not None:
-            arguments.check_choice("output_scale", output_scale, _OUTPUT_SCALES)
+        checks.function("`input_quantizer`", input_quantizer, optional=True)
+        checks.function("`kernel_quantizer`", kernel_quantizer, optional=True)
+        checks.choice("`output_scale`", output_scale, ("xnor",), optional=True)
         if kernel_init is None:
             binary = kernel_quantizer is not None
             kernel_init = _binary_lecun_normal if binary else _lecun_normal
@@ -143,7 +140,7 @@ class BinaryLayer(nnx.Module):
         shape = *kernel_size, *(features[::-1] if transpose_kernel else features)
         self.kernel_shape = shape
         self.mask = arguments.canonical_mask(mask, shape)
-        # Keys are drawn in the order of `nnx.Linear`, hence the same initial values.
+        # Keys are drawn in the order of `nnx.Linear`, so initial values are the same.
         kernel = kernel_init(rngs.params(), shape, param_dtype)
         self.kernel = params.BinaryParam(kernel, **kernel_metadata)
         self.bias = nnx.data(None)

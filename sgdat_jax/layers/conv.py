@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import jax
 from jax import lax
 
+from sgdat_jax import checks
 from sgdat_jax.layers import arguments, base, operations
 
 
@@ -92,14 +93,15 @@ class BinaryConv(base.BinaryLayer):
         conv_general_dilated: Callable[..., jax.Array] = lax.conv_general_dilated,
         **options: Unpack[base.Options],
     ):
-        rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-        self.kernel_size = arguments.per_axis("kernel_size", kernel_size, rank)
-        self.strides = arguments.per_axis("strides", strides, rank)
-        self.input_dilation = arguments.per_axis("input_dilation", input_dilation, rank)
-        self.kernel_dilation = arguments.per_axis(
-            "kernel_dilation", kernel_dilation, rank
+        self.kernel_size, self.strides, self.input_dilation, self.kernel_dilation = (
+            arguments.per_axis(
+                kernel_size=kernel_size,
+                strides=strides,
+                input_dilation=input_dilation,
+                kernel_dilation=kernel_dilation,
+            )
         )
-        self.padding = arguments.canonical_padding(padding, rank)
+        self.padding = arguments.canonical_padding(padding, len(self.kernel_size))
         self.pad_value = arguments.canonical_pad_value(pad_value, padding)
         if max(self.input_dilation) > 1:
             arguments.check_dilated(self.padding, self.pad_value)
@@ -191,15 +193,12 @@ class BinaryConvTranspose(base.BinaryLayer):
         transpose_kernel: bool = False,
         **options: Unpack[base.Options],
     ):
-        rank = len(kernel_size) if isinstance(kernel_size, Sequence) else 1
-        self.kernel_size = arguments.per_axis("kernel_size", kernel_size, rank)
-        self.strides = arguments.per_axis("strides", strides, rank)
-        self.kernel_dilation = arguments.per_axis(
-            "kernel_dilation", kernel_dilation, rank
+        self.kernel_size, self.strides, self.kernel_dilation = arguments.per_axis(
+            kernel_size=kernel_size, strides=strides, kernel_dilation=kernel_dilation
         )
         if isinstance(padding, str):
-            arguments.check_choice("padding", padding, ("SAME", "VALID", "CIRCULAR"))
-        self.padding = arguments.canonical_padding(padding, rank)
+            checks.choice("`padding`", padding, ("SAME", "VALID", "CIRCULAR"))
+        self.padding = arguments.canonical_padding(padding, len(self.kernel_size))
         super().__init__(
             in_features,
             out_features,

@@ -1,13 +1,10 @@
 """BinaryNet, the VGG-like network of the first binary-network papers."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 from flax import nnx
-from flax.typing import Dtype
 
-from sgdat_jax import layers, signs
 from sgdat_jax.models import blocks
 
 
@@ -31,19 +28,21 @@ class BinaryNet(nnx.Module):
       input_shape: height, width and channels of an image; height and width at least
         8. Pooling leaves out a last odd row or column.
       width: factor of all channels and hidden features, which are rounded to multiples
-        of 8 and are at least 8.
+        of 8 and are at least 8; by default 1.
       full_precision: names of layers, or shell patterns of them, that are real-valued
         instead of binary; ``"*"`` is the same network without binary layers. Names are
-        those of `sgdat_jax.summarize`. Such a layer takes the Hardtanh of its input.
-      pad_value: what binary convolutions pad their quantized inputs with: 0 as
-        published, or +1 or -1, with which the product stays binary.
-      input_quantizer: function of the inputs of binary layers; None: the Hardtanh
-        alone, for binary weights and real-valued activations.
-      kernel_quantizer: function of the kernels of binary layers, or None. Give both as
-        named functions: another lambda or partial makes another compiled program.
-      dtype: dtype of the computation; None is that of inputs and parameters. With
-        bfloat16, sums of binary products, batch normalization and the last layer stay
-        in float32. Parameters are float32 always.
+        those of `sgdat_jax.summarize`. Such a layer takes the Hardtanh of its input. By
+        default there is none.
+      pad_value: what binary convolutions pad their quantized inputs with: 0 (default)
+        as published, or +1 or -1, with which the product stays binary.
+      input_quantizer: function of the inputs of binary layers, `ste_sign` by default;
+        None: the Hardtanh alone, for binary weights and real-valued activations.
+      kernel_quantizer: function of the kernels of binary layers, `kernel_sign` by
+        default, or None. Give both as named functions: another lambda or partial makes
+        another compiled program.
+      dtype: dtype of the computation; None (default) is that of inputs and
+        parameters. With bfloat16, sums of binary products, batch normalization and the
+        last layer stay in float32. Parameters are float32 always.
       unbiased_variance: whether the running variances of batch normalization are
         PyTorch's, with divisor n - 1 instead of n for the n numbers of a channel in a
         batch: 12.5 % apart at n = 8, 0.4 % at 256.
@@ -52,7 +51,7 @@ class BinaryNet(nnx.Module):
     Raises:
       TypeError: if `full_precision` holds anything but strings.
       ValueError: if a size is below 1, height or width are too small, `width` is not
-        above 0, `pad_value` is none of 0, 1, -1, or an entry of `full_precision` fits
+        above 0, `pad_value` is not 0, 1 or -1, or an entry of `full_precision` fits
         no layer.
 
     Example:
@@ -84,26 +83,10 @@ class BinaryNet(nnx.Module):
         num_classes: int = 10,
         *,
         input_shape: tuple[int, int, int] = (32, 32, 3),
-        width: float = 1.0,
-        full_precision: str | Sequence[str] = (),
-        pad_value: float = 0.0,
-        input_quantizer: layers.Quantizer | None = signs.ste_sign,
-        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
-        dtype: Dtype | None = None,
-        unbiased_variance: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[blocks.Options],
     ):
         blocks.check_sizes(num_classes, input_shape, 8)
-        build = blocks.Builder(
-            width=width,
-            full_precision=full_precision,
-            pad_value=pad_value,
-            input_quantizer=input_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            dtype=dtype,
-            unbiased_variance=unbiased_variance,
-            rngs=rngs,
-        )
+        build = blocks.Builder(**options)
         c1, c2, c3, hidden = map(build.channels, (128, 256, 512, 1024))
         flat = input_shape[0] // 8 * (input_shape[1] // 8) * c3
         self.conv1 = build.real_conv(input_shape[2], c1, use_bias=True)

@@ -5,14 +5,14 @@ import fnmatch
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Dtype
 
-from sgdat_jax import dtypes, layers
+from sgdat_jax import checks, dtypes, layers, signs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,19 @@ class BatchNorm(nnx.BatchNorm):
         return normalized
 
 
+class Options(TypedDict, total=False):
+    """The keyword arguments that all networks take; see `BinaryNet`."""
+
+    width: float
+    full_precision: str | Sequence[str]
+    pad_value: float
+    input_quantizer: layers.Quantizer | None
+    kernel_quantizer: layers.Quantizer | None
+    dtype: Dtype | None
+    unbiased_variance: bool
+    rngs: Required[nnx.Rngs]
+
+
 class Builder:
     """Makes the layers of one network by its choices, and keeps record of them.
 
@@ -114,16 +127,7 @@ class Builder:
       >>> from flax import nnx
       >>> import sgdat_jax as sj
       >>> from sgdat_jax.models import blocks
-      >>> builder = blocks.Builder(
-      ...     width=0.3,
-      ...     full_precision="dense*",
-      ...     pad_value=0.0,
-      ...     input_quantizer=sj.ste_sign,
-      ...     kernel_quantizer=sj.layers.kernel_sign,
-      ...     dtype=None,
-      ...     unbiased_variance=False,
-      ...     rngs=nnx.Rngs(0),
-      ... )
+      >>> builder = blocks.Builder(width=0.3, rngs=nnx.Rngs(0))
       >>> builder.channels(128)
       40
     """
@@ -131,17 +135,16 @@ class Builder:
     def __init__(
         self,
         *,
-        width: float,
-        full_precision: str | Sequence[str],
-        pad_value: float,
-        input_quantizer: layers.Quantizer | None,
-        kernel_quantizer: layers.Quantizer | None,
-        dtype: Dtype | None,
-        unbiased_variance: bool,
+        width: float = 1.0,
+        full_precision: str | Sequence[str] = (),
+        pad_value: float = 0.0,
+        input_quantizer: layers.Quantizer | None = signs.ste_sign,
+        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
+        dtype: Dtype | None = None,
+        unbiased_variance: bool = False,
         rngs: nnx.Rngs,
     ):
-        if not 0 < width < math.inf:
-            raise ValueError(f"`width` must be a number in (0, inf), got {width!r}.")
+        checks.within("`width`", width, "(0, inf)")
         self.width = width
         self.patterns = _patterns(full_precision)
         self.names: dict[str, bool] = {}  # of the layers made, with whether binary

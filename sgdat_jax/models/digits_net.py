@@ -1,13 +1,10 @@
 """A small binary convolutional network, for scikit-learn's 8x8 digits."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 from flax import nnx
-from flax.typing import Dtype
 
-from sgdat_jax import layers, signs
 from sgdat_jax.models import blocks
 
 
@@ -55,26 +52,10 @@ class DigitsNet(nnx.Module):
         num_classes: int = 10,
         *,
         input_shape: tuple[int, int, int] = (8, 8, 1),
-        width: float = 1.0,
-        full_precision: str | Sequence[str] = (),
-        pad_value: float = 0.0,
-        input_quantizer: layers.Quantizer | None = signs.ste_sign,
-        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
-        dtype: Dtype | None = None,
-        unbiased_variance: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[blocks.Options],
     ):
         blocks.check_sizes(num_classes, input_shape, 4)
-        build = blocks.Builder(
-            width=width,
-            full_precision=full_precision,
-            pad_value=pad_value,
-            input_quantizer=input_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            dtype=dtype,
-            unbiased_variance=unbiased_variance,
-            rngs=rngs,
-        )
+        build = blocks.Builder(**options)
         c1, c2, hidden = map(build.channels, (64, 128, 256))
         flat = input_shape[0] // 4 * (input_shape[1] // 4) * c2
         self.conv1 = build.real_conv(input_shape[2], c1, use_bias=True)

@@ -1,14 +1,11 @@
 """Two binary ResNet-18s, of three and of four stages, which share only their name."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.typing import Dtype
 
-from sgdat_jax import layers, signs
 from sgdat_jax.models import blocks
 
 _LARGE = 100  # pixels; from this height or width on, images get the ImageNet stem
@@ -59,26 +56,10 @@ class SgdatResNet18(nnx.Module):
         num_classes: int = 10,
         *,
         input_shape: tuple[int, int, int] = (32, 32, 3),
-        width: float = 1.0,
-        full_precision: str | Sequence[str] = (),
-        pad_value: float = 0.0,
-        input_quantizer: layers.Quantizer | None = signs.ste_sign,
-        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
-        dtype: Dtype | None = None,
-        unbiased_variance: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[blocks.Options],
     ):
         blocks.check_sizes(num_classes, input_shape, 4)
-        build = blocks.Builder(
-            width=width,
-            full_precision=full_precision,
-            pad_value=pad_value,
-            input_quantizer=input_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            dtype=dtype,
-            unbiased_variance=unbiased_variance,
-            rngs=rngs,
-        )
+        build = blocks.Builder(**options)
         c1, c2, c3 = map(build.channels, (80, 160, 320))
         self.conv1 = build.real_conv(input_shape[2], c1)
         self.norm1 = build.batch_norm(c1)
@@ -208,27 +189,11 @@ class BiRealResNet18(nnx.Module):
         *,
         input_shape: tuple[int, int, int] = (32, 32, 3),
         rprelu: bool = False,
-        width: float = 1.0,
-        full_precision: str | Sequence[str] = (),
-        pad_value: float = 0.0,
-        input_quantizer: layers.Quantizer | None = signs.ste_sign,
-        kernel_quantizer: layers.Quantizer | None = layers.kernel_sign,
-        dtype: Dtype | None = None,
-        unbiased_variance: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[blocks.Options],
     ):
         self.is_large = max(input_shape[:2]) >= _LARGE
         blocks.check_sizes(num_classes, input_shape, 8)
-        build = blocks.Builder(
-            width=width,
-            full_precision=full_precision,
-            pad_value=pad_value,
-            input_quantizer=input_quantizer,
-            kernel_quantizer=kernel_quantizer,
-            dtype=dtype,
-            unbiased_variance=unbiased_variance,
-            rngs=rngs,
-        )
+        build = blocks.Builder(**options)
         c1, c2, c3, c4 = map(build.channels, (64, 128, 256, 512))
         stem = (7, 2) if self.is_large else (3, 1)
         self.conv1 = build.real_conv(input_shape[2], c1, *stem)

@@ -19,13 +19,15 @@ from sgdat_jax.optimizers.flips import flip_ratio as flip_ratio
 from sgdat_jax.optimizers.flips import oscillating_ratio as oscillating_ratio
 from sgdat_jax.optimizers.flips import silent_ratio as silent_ratio
 from sgdat_jax.optimizers.flips import threshold_margins as threshold_margins
-from sgdat_jax.optimizers.invariant import check_binary as check_binary
 from sgdat_jax.optimizers.latent import LatentState as LatentState
 from sgdat_jax.optimizers.latent import latent as latent
 from sgdat_jax.optimizers.latent import sgdt as sgdt
-from sgdat_jax.optimizers.partition import partition_binary as partition_binary
-from sgdat_jax.optimizers.paths import layers_of as layers_of
-from sgdat_jax.optimizers.paths import select_binary as select_binary
+from sgdat_jax.optimizers.parameters.invariant import check_binary as check_binary
+from sgdat_jax.optimizers.parameters.partition import (
+    partition_binary as partition_binary,
+)
+from sgdat_jax.optimizers.parameters.paths import layers_of as layers_of
+from sgdat_jax.optimizers.parameters.paths import select_binary as select_binary
 from sgdat_jax.optimizers.prob_bop import ProbBopState as ProbBopState
 from sgdat_jax.optimizers.prob_bop import prob_bop as prob_bop
 from sgdat_jax.optimizers.restart import RestartState as RestartState

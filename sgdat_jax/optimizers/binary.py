@@ -3,8 +3,8 @@
 A binary weight and its flip count travel together as one *signed count*: a narrow
 integer whose sign is the weight's and whose magnitude is one more than the number of
 flips, so a fresh weight is +1 or -1. One array then answers both questions that a flip
-rule asks, and each output of an update is a function of its own old value and of
-outputs already computed, which XLA turns into one pass over memory. Where a compact
+rule asks. Each output of an update is a function of its own old value and of outputs
+already computed, so XLA makes one pass over memory. Where a compact
 state is unpacked, signed counts are unsigned: the counters of words.py.
 
 The functions here work on single leaves; the optimizers map them over their trees, and
@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax import dtypes
-from sgdat_jax.optimizers import checks, words
+from sgdat_jax import checks, dtypes
+from sgdat_jax.optimizers import words
+from sgdat_jax.optimizers.parameters import trees
 
 
 def value_at(value: Any, count: chex.Numeric) -> Any:
@@ -30,6 +31,22 @@ def value_at(value: Any, count: chex.Numeric) -> Any:
 
 
 Start = Literal["zero", "params"]
+
+
+def check_storage(
+    start: Start,
+    latent_dtype: jax.typing.DTypeLike | None = None,
+    count_dtype: jax.typing.DTypeLike | None = None,
+) -> None:
+    """Checks what latent weights start at, and the dtypes of a state.
+
+    Raises:
+      ValueError: if the start is unknown.
+      TypeError: if a dtype is of the wrong kind.
+    """
+    checks.choice("`start`", start, ("zero", "params"))
+    dtypes.check_floating("`latent_dtype`", latent_dtype)
+    dtypes.check_counter("`count_dtype`", count_dtype)
 
 
 def init_latents(
@@ -191,7 +208,7 @@ def flip_rule(
     """
 
     def init_fn(params: optax.Params) -> Any:
-        checks.check_real_floating(params)
+        trees.check_real_floating(params)
         return init(params)
 
     def update_fn(
@@ -201,7 +218,7 @@ def flip_rule(
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
         del extra_args
-        checks.check_update(updates, params, state.signed_count)
+        trees.check_update(updates, params, state.signed_count)
         state = step(updates, state)._replace(count=optax.safe_increment(state.count))
         return jax.tree.map(exact_update, state.signed_count, params), state
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, sums
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, sums
 
 
 class BoatState(NamedTuple):
@@ -71,9 +72,9 @@ def boat(
       Shan et al., BOAT: binary optimizer with adaptive thresholds,
       https://github.com/gushan/BOAT
     """
-    checks.check_number("eta", eta, schedule=True)
-    checks.check_number("weight_decay", weight_decay, at_most=1.0, schedule=True)
-    checks.check_choice("start", start, ("zero", "params"))
+    checks.number("`eta`", eta, schedule=True)
+    checks.number("`weight_decay`", weight_decay, "[0, 1]", schedule=True)
+    binary.check_storage(start)
 
     def init(params: optax.Params) -> BoatState:
         return BoatState(

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact, sums
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, compact, sums
 
 
 class BopState(NamedTuple):
@@ -68,8 +69,8 @@ def bop(
       Helwegen et al., Latent weights do not exist: rethinking binarized neural network
       optimization, NeurIPS 2019, https://arxiv.org/abs/1906.02107, Algorithm 1.
     """
-    checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
-    checks.check_number("threshold", threshold, schedule=True)
+    checks.number("`gamma`", gamma, "[0, 1]", schedule=True)
+    checks.number("`threshold`", threshold, schedule=True)
 
     def step(updates: optax.Updates, state: BopState) -> BopState:
         rate = binary.value_at(gamma, state.count)
@@ -139,10 +140,10 @@ def bop2nd_order(
       neural networks, CVPR workshops 2021, https://arxiv.org/abs/2104.05124. The
       correction is Adam's, by analogy; it is not checked against the authors' own.
     """
-    checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
-    checks.check_number("sigma", sigma, at_most=1.0, schedule=True)
-    checks.check_number("threshold", threshold, schedule=True)
-    checks.check_number("eps", eps)
+    checks.number("`gamma`", gamma, "[0, 1]", schedule=True)
+    checks.number("`sigma`", sigma, "[0, 1]", schedule=True)
+    checks.number("`threshold`", threshold, schedule=True)
+    checks.number("`eps`", eps)
 
     def step(updates: optax.Updates, state: BopState) -> BopState:
         gradients = optax.tree.cast_like(updates, state.mu)

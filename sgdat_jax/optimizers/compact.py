@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from sgdat_jax.optimizers import binary, checks, words
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, words
 
 Layout = Literal["exact", "compact"]
 
@@ -71,7 +72,7 @@ def lay_out(
       >>> sum(leaf.nbytes for leaf in jax.tree.leaves(state))  # the step count has 4
       4004
     """
-    checks.check_choice("layout", layout, ("exact", "compact"))
+    checks.choice("`layout`", layout, ("exact", "compact"))
     if layout == "exact":
         return tx
     for name, value in refused.items():

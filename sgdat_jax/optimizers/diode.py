@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, sums
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, sums
 
 _START = 1e-3  # bound of the first average's initial magnitudes, as in the source
 
@@ -68,9 +69,9 @@ def diode(
       Guo et al., Diode, ECCV 2024. The rule is that of the optimizer in GreenBitAI's
       bitorch-engine, not checked against the paper.
     """
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    checks.check_number("b1", b1, below=1.0)
-    checks.check_number("b2", b2, below=1.0)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
+    checks.number("`b1`", b1, "[0, 1)")
+    checks.number("`b2`", b2, "[0, 1)")
 
     def init(params: optax.Params) -> DiodeState:
         zeros = binary.init_latents(params, None)

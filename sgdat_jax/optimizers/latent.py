@@ -6,14 +6,17 @@ of the SGDAT paper are special cases; with adaptive thresholds any optimizer get
 idea of SGDAT.
 """
 
-import numbers
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, compact
+from sgdat_jax.optimizers.parameters import trees
+
+AtZero = Literal["keep", "positive"]
 
 
 class LatentState(NamedTuple):
@@ -39,7 +42,7 @@ def latent(
     threshold: optax.ScalarOrSchedule = 0.0,
     adaptive_threshold: optax.ScalarOrSchedule | None = None,
     start: binary.Start = "zero",
-    at_zero: Literal["keep", "positive"] = "keep",
+    at_zero: AtZero = "keep",
     latent_dtype: jax.typing.DTypeLike | None = None,
     count_dtype: jax.typing.DTypeLike | None = None,
     layout: compact.Layout = "exact",
@@ -112,30 +115,23 @@ def latent(
       clipped latent weights; Shan et al., SGDAT, Neurocomputing 555, 126431, 2023, for
       the thresholds.
     """
-    if not isinstance(inner, optax.GradientTransformation):
-        raise TypeError(f"`inner` must be an Optax optimizer, got {inner!r}.")
+    trees.check_optimizer("`inner`", inner)
     inner = optax.with_extra_args_support(inner)
-    checks.check_number("clip", clip, optional=True)
-    if isinstance(clip, numbers.Real) and clip == 0:
-        raise ValueError(f"`clip` must be above 0, got {clip!r}.")
-    checks.check_number("threshold", threshold, schedule=True)
-    checks.check_number(
-        "adaptive_threshold", adaptive_threshold, optional=True, schedule=True
+    checks.number("`clip`", clip, "(0, inf)", optional=True)
+    checks.number("`threshold`", threshold, schedule=True)
+    checks.number(
+        "`adaptive_threshold`", adaptive_threshold, optional=True, schedule=True
     )
-    checks.check_choice("start", start, ("zero", "params"))
-    checks.check_choice("at_zero", at_zero, ("keep", "positive"))
-    checks.check_latent_dtype(latent_dtype)
-    checks.check_count_dtype(count_dtype)
+    checks.choice("`at_zero`", at_zero, ("keep", "positive"))
+    binary.check_storage(start, latent_dtype, count_dtype)
 
     def at(count: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:
         growth = binary.value_at(adaptive_threshold, count)
-        return (
-            jnp.asarray(binary.value_at(threshold, count), jnp.float32),
-            None if growth is None else jnp.asarray(growth, jnp.float32),
-        )
+        tau = jnp.asarray(binary.value_at(threshold, count), jnp.float32)
+        return tau, None if growth is None else jnp.asarray(growth, jnp.float32)
 
     def init_fn(params: optax.Params) -> LatentState:
-        checks.check_real_floating(params)
+        trees.check_real_floating(params)
         latents = binary.init_latents(params, latent_dtype, start)
         tau, growth = at(0)
         return LatentState(
@@ -153,28 +149,16 @@ def latent(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, LatentState]:
-        checks.check_update(updates, params, state.latent)
+        trees.check_update(updates, params, state.latent)
         moves, inner_state = inner.update(
             optax.tree.cast_like(updates, state.latent),
             state.inner,
             state.latent,
             **extra_args,
         )
-        latents = optax.tree.cast_like(
-            optax.apply_updates(state.latent, moves), state.latent
-        )
-        if clip is not None:
-            latents = jax.tree.map(lambda m: _clip(m, clip), latents)
+        latents = _moved(state.latent, moves, clip)
         tau, growth = at(state.count)
-        decisive = latents
-        if at_zero == "positive" and growth is None:
-            decisive = jax.tree.map(lambda m: _never_zero(m, tau), latents)
-        signed_count = jax.tree.map(
-            binary.flip_beyond,
-            state.signed_count,
-            decisive,
-            _thresholds(state.signed_count, tau, growth),
-        )
+        signed_count = _flipped(state.signed_count, latents, tau, growth, at_zero)
         return jax.tree.map(binary.exact_update, signed_count, params), LatentState(
             count=optax.safe_increment(state.count),
             latent=latents,
@@ -235,10 +219,32 @@ def sgdt(
       Shan et al., SGDAT: An optimization method for binary neural networks,
       Neurocomputing 555, 126431, 2023; https://github.com/gushan/SGDAT
     """
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
     inner = optax.sgd(learning_rate, momentum)
     return latent(inner, threshold=threshold, start=start, layout=layout)
+
+
+def _moved(
+    latents: optax.Updates, moves: optax.Updates, clip: float | None
+) -> optax.Updates:
+    """Returns latent weights after an update, in their dtype and bounds."""
+    moved = optax.tree.cast_like(optax.apply_updates(latents, moves), latents)
+    return moved if clip is None else jax.tree.map(lambda m: _clip(m, clip), moved)
+
+
+def _flipped(
+    signed_count: optax.Updates,
+    latents: optax.Updates,
+    threshold: jax.Array,
+    growth: jax.Array | None,
+    at_zero: AtZero,
+) -> optax.Updates:
+    """Returns signed counts after the flips that latent weights ask for."""
+    if at_zero == "positive" and growth is None:
+        latents = jax.tree.map(lambda m: _never_zero(m, threshold), latents)
+    thresholds = _thresholds(signed_count, threshold, growth)
+    return jax.tree.map(binary.flip_beyond, signed_count, latents, thresholds)
 
 
 def _thresholds(

@@ -1,6 +1,5 @@
 """ProbBop: Bop whose flips near the threshold are decided by chance."""
 
-import numbers
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -8,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, sums
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, sums
 
 _ROW = 1024  # of weights that lie along a single axis
 
@@ -75,12 +75,10 @@ def prob_bop(
       Shan et al., ProbBop, Neurocomputing 648, 130297, 2025. The rule is that of the
       authors' published code with its default formula, not checked against the paper.
     """
-    checks.check_number("gamma", gamma, at_most=1.0, schedule=True)
-    checks.check_number("threshold", threshold, schedule=True)
-    checks.check_steps("steps_per_epoch", steps_per_epoch)
-    if isinstance(threshold, numbers.Real) and threshold == 0:
-        raise ValueError(f"`threshold` must be above 0, got {threshold!r}.")
-    checks.check_number("alpha", alpha, at_most=1.0)
+    checks.number("`gamma`", gamma, "[0, 1]", schedule=True)
+    checks.number("`threshold`", threshold, "(0, inf)", schedule=True)
+    checks.integer("`steps_per_epoch`", steps_per_epoch)
+    checks.number("`alpha`", alpha, "[0, 1]")
 
     def init(params: optax.Params) -> ProbBopState:
         return ProbBopState(

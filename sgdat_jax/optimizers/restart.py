@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sgdat_jax import checks
+
 
 class RestartState(NamedTuple):
     """State of `restart_every`."""
@@ -17,7 +19,7 @@ class RestartState(NamedTuple):
 def restart_every(
     inner: optax.GradientTransformation, steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """Lets a transformation forget all it has seen, again and again.
+    """Resets a transformation's state every so many steps.
 
     Its state becomes that of ``inner.init`` before the steps 0, ``steps``,
     2 ``steps``, ...: moments, bias-correction counts and schedules alike. Chain a
@@ -48,8 +50,7 @@ def restart_every(
       1.0
       1.5
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1, got {steps}.")
+    checks.integer("`steps`", steps)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> RestartState:

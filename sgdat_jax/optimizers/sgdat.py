@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sgdat_jax.optimizers import binary, checks, compact, sums
+from sgdat_jax import checks
+from sgdat_jax.optimizers import binary, compact, sums
 
 
 class SgdatState(NamedTuple):
@@ -142,15 +143,13 @@ def sgdat(
       Shan et al., SGDAT: An optimization method for binary neural networks,
       Neurocomputing 555, 126431, 2023; https://github.com/gushan/SGDAT
     """
-    checks.check_number("learning_rate", learning_rate, schedule=True)
-    checks.check_number("threshold", threshold, schedule=True)
-    checks.check_number("momentum", momentum, below=1.0, optional=True)
-    checks.check_number("dampening", dampening, below=1.0)
-    checks.check_number("weight_decay", weight_decay, optional=True)
-    checks.check_steps("reset_flips_every", reset_flips_every, optional=True)
-    checks.check_choice("start", start, ("zero", "params"))
-    checks.check_latent_dtype(latent_dtype)
-    checks.check_count_dtype(count_dtype)
+    checks.number("`learning_rate`", learning_rate, schedule=True)
+    checks.number("`threshold`", threshold, schedule=True)
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
+    checks.number("`dampening`", dampening, "[0, 1)")
+    checks.number("`weight_decay`", weight_decay, optional=True)
+    checks.integer("`reset_flips_every`", reset_flips_every, optional=True)
+    binary.check_storage(start, latent_dtype, count_dtype)
     has_momentum = isinstance(momentum, jax.Array) or bool(momentum)
     if nesterov and not has_momentum:
         raise ValueError(f"`nesterov` needs `momentum`, got {nesterov=}, {momentum=}.")
@@ -170,28 +169,16 @@ def sgdat(
 
     def step(updates: optax.Updates, state: SgdatState) -> SgdatState:
         signed_count, buffer = _restarted(state, reset_flips_every)
-        gradients = optax.tree.cast_like(updates, state.latent)
-        direction = gradients
+        direction = gradients = optax.tree.cast_like(updates, state.latent)
         if weight_decay is not None and (momentum is None or nesterov):
-            direction = jax.tree.map(
-                lambda g, s: sums.add_scaled(
-                    g, weight_decay, binary.weight(s, g.dtype)
-                ),
-                gradients,
-                signed_count,
-            )
+            direction = _with_decay(gradients, weight_decay, signed_count)
         if momentum is not None:
             buffer = jax.tree.map(
                 lambda u, g: sums.decay_and_add(u, momentum, g, 1 - dampening),
                 buffer,
                 gradients,
             )
-        if nesterov:
-            direction = jax.tree.map(
-                lambda d, u: sums.add_scaled(d, momentum, u), direction, buffer
-            )
-        elif momentum is not None:
-            direction = buffer
+            direction = _ahead(direction, momentum, buffer) if nesterov else buffer
         eta = binary.value_at(learning_rate, state.count)
         tau = binary.value_at(threshold, state.count)
         latent = jax.tree.map(
@@ -215,6 +202,22 @@ def sgdat(
         latent_dtype=latent_dtype,
         count_dtype=count_dtype,
     )
+
+
+def _with_decay(
+    gradients: optax.Updates, weight_decay: chex.Numeric, signed_count: optax.Updates
+) -> optax.Updates:
+    return jax.tree.map(
+        lambda g, s: sums.add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
+        gradients,
+        signed_count,
+    )
+
+
+def _ahead(
+    direction: optax.Updates, momentum: chex.Numeric, buffer: optax.Updates
+) -> optax.Updates:
+    return jax.tree.map(lambda d, u: sums.add_scaled(d, momentum, u), direction, buffer)
 
 
 def _restarted(

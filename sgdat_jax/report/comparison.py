@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich import table as rich_table
 
-from sgdat_jax import files
+from sgdat_jax import files, run_folder
 from sgdat_jax.report import (
     comparison_plots,
     figures,
@@ -17,7 +17,6 @@ from sgdat_jax.report import (
     tables,
 )
 from sgdat_jax.report import runs as runs_lib
-from sgdat_jax.training import run_folder
 
 # Headers, keys of rows, factors and formats; the best epoch's header says who chose it.
 _BEST = "best_test_accuracy"
@@ -76,7 +75,7 @@ def comparison_table(
 
     Args:
       rows: what `compare_runs` returns.
-      select_on_test: whether best epochs that the test set itself chose are shown.
+      select_on_test: whether to show best epochs that the test set itself chose.
     """
     table = rich_table.Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     header, *others = _cells(rows, select_on_test=select_on_test)

@@ -14,7 +14,7 @@ from matplotlib import colors, figure, lines
 from sgdat_jax import optimizers
 from sgdat_jax.report import figures, statistics
 from sgdat_jax.report import runs as runs_lib
-from sgdat_jax.training import diagnostics
+from sgdat_jax.training.metrics import diagnostics
 
 _Groups = Sequence[runs_lib.Group]
 
@@ -23,7 +23,7 @@ def plot_comparison(groups: _Groups) -> dict[str, figure.Figure]:
     """Draws everything that the runs have recorded.
 
     Args:
-      groups: what `group_runs` returns; those all of whose runs diverged are left out.
+      groups: what `group_runs` returns; those whose runs all diverged are left out.
 
     Returns:
       Figures by name. Those of thresholds, margins, oscillation and gradients need runs

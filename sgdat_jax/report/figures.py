@@ -1,10 +1,12 @@
 """What all figures have in common."""
 
+import contextlib
 import io
 import itertools
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -132,9 +134,17 @@ def wrapped(text: str, width: int) -> str:
 
 
 def title(fig: figure.Figure, text: str) -> None:
-    """Writes what a figure is of above it, if there is anything to say."""
+    """Writes a title above a figure, unless it is empty."""
     if text:
         fig.suptitle(text, fontsize="large", x=0.01, ha="left")
+
+
+@contextlib.contextmanager
+def any_letters() -> Iterator[None]:
+    """Holds back Matplotlib's warning for each letter that its font draws as a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        yield
 
 
 def save(fig: figure.Figure, file: pathlib.Path) -> list[pathlib.Path]:
@@ -148,7 +158,7 @@ def save(fig: figure.Figure, file: pathlib.Path) -> list[pathlib.Path]:
 def drawn(fig: figure.Figure) -> dict[str, bytes]:
     """Returns the content of files of a figure by their suffixes."""
     found = {}
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(_SETTINGS), any_letters():
         for suffix in SUFFIXES:
             content = io.BytesIO()
             metadata = {"Date": None} if suffix == ".svg" else None
@@ -175,7 +185,7 @@ def remove(file: pathlib.Path) -> None:
 
 
 def label_epochs(axes: Any, epochs: Sequence[int] | np.ndarray) -> None:
-    """Makes epochs, which are whole numbers, the horizontal axis."""
+    """Labels the horizontal axis with epochs, as whole numbers."""
     if axes.xaxis.get_tick_params()["labelbottom"]:  # not within small panels
         axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(

@@ -80,7 +80,7 @@ def page(
 
 
 def _circumstances(groups: Sequence[runs_lib.Group]) -> list[list[str]]:
-    """Returns versions and machines of the runs, all that there are of each."""
+    """Returns all versions and machines that the runs were made with."""
     results = [run.result for group in groups for run in group.runs]
     found: dict[str, list[str]] = {"device": [], "devices": []}
     for result in results:

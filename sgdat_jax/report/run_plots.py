@@ -11,7 +11,7 @@ from matplotlib import figure
 
 from sgdat_jax import files, optimizers
 from sgdat_jax.report import figures
-from sgdat_jax.training import formats
+from sgdat_jax.run_folder import formats
 
 _Lines = Sequence[formats.EpochLine]
 
@@ -140,7 +140,7 @@ def _draw_counts(axes: Any, layers: Mapping[str, np.ndarray]) -> None:
 
 
 def _margins(opt_state: Any) -> np.ndarray | None:
-    """Returns the margins of latents to thresholds, both above zero; None for none."""
+    """Returns |latent| / threshold where both are above zero; None if there is none."""
     try:
         margins = jax.jit(optimizers.threshold_margins)(opt_state)
     except ValueError:  # the optimizer has no latents or no thresholds
@@ -155,7 +155,7 @@ def save_plots(
 ) -> list[pathlib.Path]:
     """Draws all plots of a run as PNG and SVG files and returns their paths.
 
-    Without binary weights there are none of flips.
+    Without binary weights there is no plot of flips.
 
     Args:
       folder: where they go; made if it is not there.

@@ -2,13 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import configs, methods
-from sgdat_jax.training import formats, run_folder, settings
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, options_of
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import settings
 
 
 class Run(NamedTuple):
@@ -19,6 +22,7 @@ class Run(NamedTuple):
     lines: list[formats.EpochLine]  # one per epoch; none if it diverged
     result: dict[str, Any]  # if it diverged, in which epoch and with which loss
     diverged: bool = False
+    data: Mapping[str, str] | None = None  # fingerprint; former versions have none
 
 
 class Group(NamedTuple):
@@ -49,13 +53,14 @@ class Group(NamedTuple):
         return np.array([run.result[key] for run in self.runs], np.float64)
 
 
-# A network without binary weights has none of these.
+# A network without binary weights lacks these.
 _FLIP_LINE_KEYS = ("flip_ratio", "flip_ratio_per_layer")
 _FLIP_RESULT_KEYS = ("flips_per_weight",)
-# Runs that differ in nothing else are of one row.
-_NO_SETTINGS = settings.options_of(
-    configs.TrainConfig, settings.HOUSEKEEPING, settings.PLACEMENT
-) | {"seed", "diagnostics"}
+# Runs that differ in nothing else share a row.
+_NO_SETTINGS = options_of(configs.TrainConfig, HOUSEKEEPING, PLACEMENT) | {
+    "seed",
+    "diagnostics",
+}
 
 
 def dataset_of(config: settings.Settings) -> str:
@@ -69,7 +74,7 @@ def model_of(config: settings.Settings) -> str:
 
 
 def subject_of(config: settings.Settings) -> list[str]:
-    """Returns data set, of a folder its last part, and network, for titles."""
+    """Returns data set (the last part of a folder's path) and network, for titles."""
     dataset = dataset_of(config)
     if "/" in dataset:
         dataset = pathlib.PurePath(dataset).name
@@ -108,7 +113,8 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Groups runs by everything but the seed, in the order of their first runs.
 
     Raises:
-      ValueError: if there are no runs, or runs of different data sets.
+      ValueError: if there are no runs, or runs of different data sets, or of one whose
+        images or labels have changed between runs of a group.
     """
     if not runs:
         raise ValueError("There must be at least one finished run.")
@@ -121,7 +127,9 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         )
     grouped: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
-        grouped.setdefault(_settings(run.config), []).append(run)
+        of_group = grouped.setdefault(_settings(run.config), [])
+        _check_data(run, of_group)
+        of_group.append(run)
     groups = list(grouped.values())
     labels = _labels([members[0].config for members in groups])
     return [
@@ -132,6 +140,17 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         )
         for label, members in zip(labels, groups, strict=True)
     ]
+
+
+def _check_data(run: Run, others: Sequence[Run]) -> None:
+    """Raises ValueError if a run has other data than those that it belongs to."""
+    for other in others:
+        if None in (run.data, other.data) or run.data == other.data:
+            continue
+        raise ValueError(
+            f"Runs that differ in their seed must have the same images and labels, got "
+            f"others in {run.folder} than in {other.folder}."
+        )
 
 
 def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
@@ -147,8 +166,10 @@ def _run_folders(paths: Iterable[str | pathlib.Path]) -> list[pathlib.Path]:
 
 def _read_run(folder: pathlib.Path) -> Run:
     config = _read_config(folder)
+    data = run_folder.read_data(folder)
     if run_folder.has_diverged(folder):
-        return Run(folder, config, [], run_folder.read_diverged(folder), diverged=True)
+        diverged = run_folder.read_diverged(folder)
+        return Run(folder, config, [], diverged, diverged=True, data=data)
     result = run_folder.read_result(folder)
     lines = run_folder.read_metrics(folder)
     model = result.get("model")
@@ -165,11 +186,11 @@ def _read_run(folder: pathlib.Path) -> Run:
             f"{folder / run_folder.METRICS} must have a line for each of the "
             f"{result['epochs']} epochs, got {len(lines)}."
         )
-    return Run(folder, config, lines, result)
+    return Run(folder, config, lines, result, data=data)
 
 
 def _read_config(folder: pathlib.Path) -> settings.Settings:
-    # Of `training.fit`, which knows its optimizer as an object, there is no name of it.
+    # `training.fit` gets its optimizer as an object, so its config has no name for it.
     if "optimizer" in run_folder.read_json(folder, run_folder.CONFIG):
         return run_folder.read_config(folder, configs.TrainConfig)
     from sgdat_jax.training import fitting

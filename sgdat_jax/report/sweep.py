@@ -23,7 +23,7 @@ _MEASURES = (
 def rank_settings(trials: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the settings of a sweep, best first by the last epoch's accuracy.
 
-    That of the validation part if the sweep had one, or else that of the test set.
+    The accuracy of the validation part if the sweep had one, or else of the test set.
 
     Args:
       trials: lines of the sweep's file of trials.
@@ -91,7 +91,7 @@ def settings_table(rows: Sequence[dict[str, Any]], best: int = 10) -> rich_table
 def plot_heat_map(rows: Sequence[dict[str, Any]]) -> figure.Figure:
     """Draws accuracy over the one or two hyperparameters that have several values.
 
-    Settings all of whose runs diverged have no color.
+    Settings whose runs all diverged have no color.
 
     Args:
       rows: what `rank_settings` returns.

@@ -31,7 +31,7 @@ def selection(by: Collection[str]) -> str:
 
 
 def spread(results: Sequence[Mapping[str, Any]], key: str) -> dict[str, float | None]:
-    """Returns mean and standard deviation of an entry; the latter None for one.
+    """Returns mean and standard deviation of an entry; of one run, the latter is None.
 
     Both are None where a result has no such entry, or there is no result.
     """

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from sgdat_jax import checks
 from sgdat_jax.signs import estimates, marks
 
 
@@ -252,8 +253,7 @@ def surrogate(slope: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
       >>> jax.grad(bell_sign)(0.0, width=2.0)
       Array(1., dtype=float32)
     """
-    if not callable(slope):
-        raise TypeError(f"`slope` must be a function, got {slope!r}.")
+    checks.function("`slope`", slope)
     signature = inspect.signature(slope)
 
     @marks.gives_signs

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from sgdat_jax import checks
+
 
 def as_float(x: ArrayLike) -> jax.Array:
     """Return an array; raise TypeError unless it is real floating point."""
@@ -33,10 +35,7 @@ def check(name: str, value: ArrayLike, low: float, closed: bool = False) -> Arra
     if jnp.ndim(value) != 0:
         raise ValueError(f"`{name}` must be a scalar, got shape {jnp.shape(value)}.")
     if isinstance(value, numbers.Real):
-        number = float(value)
-        if not (low < number < math.inf or (closed and number == low)):
-            bound = f"{'>=' if closed else '>'} {low}"
-            raise ValueError(f"`{name}` must be finite and {bound}, got {value!r}.")
+        checks.within(f"`{name}`", float(value), f"{'[' if closed else '('}{low}, inf)")
     return value
 
 

@@ -1,11 +1,10 @@
 """Quantizers of other levels: scaled signs, 0 and 1, three levels, and k bits."""
 
-import numbers
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from sgdat_jax import checks
 from sgdat_jax.signs import binary, estimates, marks
 
 
@@ -177,13 +176,11 @@ def dorefa(x: ArrayLike, bits: int = 2, mode: str = "activations") -> jax.Array:
     Networks with Low Bitwidth Gradients", 2016, https://arxiv.org/abs/1606.06160,
     Eq. 5 to 7 and 9. That m is a constant for the gradient follows Larq.
     """
-    integral = isinstance(bits, numbers.Integral) and not isinstance(bits, bool)
-    if not integral or not 1 <= bits <= 32:
-        raise ValueError(f"`bits` must be an integer from 1 to 32, got {bits!r}.")
+    checks.integer("`bits`", bits)
+    checks.within("`bits`", bits, "[1, 32]")
+    checks.choice("`mode`", mode, ("activations", "weights"))
     levels = float(2**bits - 1)
     if mode == "activations":
         return estimates.estimate(_dorefa, _unit_window, x, levels)
-    if mode != "weights":
-        raise ValueError(f"`mode` must be 'activations' or 'weights', got {mode!r}.")
     x = estimates.as_float(x)
     return estimates.estimate(_dorefa_weights, _tanh_slope, x, levels, _peak(x))

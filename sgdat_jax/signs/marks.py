@@ -1,4 +1,4 @@
-"""What is known of a quantizer: whether it gives signs, and in how many bits."""
+"""Marks of a quantizer: whether it gives signs, and in how many bits."""
 
 from collections.abc import Callable
 

@@ -4,8 +4,9 @@
 command's help needs the settings alone.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sgdat_jax import names
 
 if TYPE_CHECKING:
     from sgdat_jax.training.fitting import FitConfig as FitConfig
@@ -14,16 +15,24 @@ if TYPE_CHECKING:
     from sgdat_jax.training.loop import Watcher as Watcher
     from sgdat_jax.training.settings import Settings as Settings
 
-_HOMES = {
-    "FitConfig": "fitting",
-    "Fitted": "fitting",
-    "Settings": "settings",
-    "Watcher": "loop",
-    "fit": "fitting",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# Modules that have moved are still found here.
+__getattr__ = names.lazily(
+    __name__,
+    {
+        "FitConfig": f"{__name__}.fitting:FitConfig",
+        "Fitted": f"{__name__}.fitting:Fitted",
+        "Settings": f"{__name__}.settings:Settings",
+        "Watcher": f"{__name__}.loop:Watcher",
+        "fit": f"{__name__}.fitting:fit",
+        "formats": "sgdat_jax.run_folder.formats",
+        "run_folder": "sgdat_jax.run_folder",
+    }
+    | {
+        name: f"{__name__}.{room}.{name}"
+        for room, modules in {
+            "devices": "agreement gathering hosts parallel splits",
+            "metrics": "diagnostics records results",
+        }.items()
+        for name in modules.split()
+    },
+)

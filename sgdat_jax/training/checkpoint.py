@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from sgdat_jax import files, loggers
-from sgdat_jax.training import hosts, states
+from sgdat_jax.training import states
+from sgdat_jax.training.devices import hosts
 
 with loggers.kept():
     import orbax.checkpoint as ocp
@@ -104,7 +105,7 @@ class Saver:
                 self._checkpointer.close()
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Begins to save a checkpoint; does nothing if the newest is of its step.
+        """Begins to save a checkpoint, unless the newest one is of the same step.
 
         Of several processes all call this together.
 

@@ -14,20 +14,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from sgdat_jax import optimizers
+from sgdat_jax import optimizers, run_folder
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.training import (
-    agreement,
-    formats,
-    hosts,
-    interruption,
-    keepers,
-    loop,
-    run_folder,
-    runs,
-    settings,
-    states,
-)
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import interruption, keepers, loop, runs, settings, states
+from sgdat_jax.training.devices import agreement, hosts
 
 
 class _BinaryCheck(loop.Watcher):
@@ -59,7 +50,7 @@ class Fitted(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FitConfig(settings.Settings):
-    """What the folder of a run by `fit` tells of it."""
+    """The config in the folder of a run by `fit`."""
 
     model: str = ""
     """Name of the network's class."""
@@ -83,7 +74,7 @@ def fit(
     """Trains any network with any Optax optimizer, and evaluates it after each epoch.
 
     This is what ``sgdat-jax train`` does, without names: the same steps, metrics, saved
-    states and devices. Images go through random shifts and flips as told, then are
+    states and devices. Images are shifted and flipped at random if asked, then
     normalized. A step whose loss or gradients are not finite changes nothing.
 
     Args:

@@ -72,7 +72,7 @@ def noticed() -> Iterator[None]:
     """Raises KeyboardInterrupt at the end of the block if one was lost within it.
 
     Python raises it wherever the main thread is. Within a callback that a library calls
-    from C it is dropped; what Python prints of that is held back.
+    from C it is dropped; Python's message about that is held back.
 
     Example:
       >>> import contextlib, signal

@@ -1,4 +1,4 @@
-"""What is kept of a run while it trains: in its folder, or in memory alone."""
+"""Keeps the results of a run while it trains, in its folder or in memory alone."""
 
 import contextlib
 import dataclasses
@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from flax import nnx
 
+from sgdat_jax import run_folder
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import checkpoint, formats, hosts, run_folder, runs
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import checkpoint, runs
+from sgdat_jax.training.devices import hosts
 
-# Entries of the line of an epoch that its weights bear.
+# Entries of an epoch's line that go into its file of weights.
 _REACHED = ("epoch", "test_accuracy", "test_loss", "valid_accuracy", "valid_loss")
 
 
@@ -24,7 +27,7 @@ class Weights(NamedTuple):
 
 
 class Keeper(contextlib.AbstractContextManager[Any], Protocol):
-    """Keeps what a run comes to; a context manager for as long as it trains."""
+    """Keeps the results of a run; a context manager for as long as it trains."""
 
     def save(self, run: runs.Run) -> None:
         """Saves the state of a run, from where it can go on."""
@@ -89,6 +92,7 @@ class _Folder:
 
     def __init__(self, folder: pathlib.Path, keep_states: int):
         self._folder = folder
+        self._lock = run_folder.lock_there(folder)
         self._saver = checkpoint.Saver(folder / run_folder.CHECKPOINTS, keep_states)
 
     def __enter__(self) -> "_Folder":
@@ -99,6 +103,7 @@ class _Folder:
         self._saver.__exit__(*exception)
 
     def save(self, run: runs.Run) -> None:
+        self._check_there()
         self._saver.save(runs.checkpoint_of(run))
 
     def wait(self) -> None:
@@ -107,8 +112,7 @@ class _Folder:
     def end_epoch(
         self, run: runs.Run, line: Mapping[str, Any], times: Mapping[str, Any]
     ) -> None:
-        if hosts.is_writer():
-            run_folder.check_there(self._folder)
+        self._check_there()
         names = []
         if _is_best(run, line):
             names.append(run_folder.BEST)
@@ -137,12 +141,18 @@ class _Folder:
         for name in names if hosts.is_writer() else ():
             weight_files.write(self._folder / name, run.task.network, *weights, details)
 
+    def _check_there(self) -> None:
+        if hosts.is_writer():
+            run_folder.check_there(self._folder, self._lock)
+
     def diverge(self, run: runs.Run) -> None:
+        self._check_there()
         if hosts.is_writer():
             epoch = len(run.progress.lines) + 1
             run_folder.write_diverged(self._folder, epoch, run.steps_done)
 
     def finish(self, result: Mapping[str, Any]) -> None:
+        self._check_there()
         if hosts.is_writer():
             run_folder.write_result(self._folder, result)
 

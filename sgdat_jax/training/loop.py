@@ -11,18 +11,10 @@ import numpy as np
 from sgdat_jax import cpu
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.data import stream
-from sgdat_jax.training import (
-    formats,
-    hosts,
-    interruption,
-    keepers,
-    parallel,
-    records,
-    results,
-    runs,
-    states,
-    steps,
-)
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import interruption, keepers, runs, states, steps
+from sgdat_jax.training.devices import hosts, parallel
+from sgdat_jax.training.metrics import records, results
 
 _EVAL_BATCH = 512
 _STEPS_ALONE = 16  # until several processes agree on what to do
@@ -82,7 +74,7 @@ def train(
     check: interruption.Check = interruption.never,
     keeper: keepers.Keeper | None = None,
 ) -> tuple[runs.Run, dict[str, Any]]:
-    """Trains, evaluates after each epoch and keeps what is to be kept.
+    """Trains, evaluates after each epoch and keeps the results.
 
     Args:
       run: a run at its start or anywhere else.

@@ -9,23 +9,20 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
+from sgdat_jax import run_folder
 from sgdat_jax.data import dataset as dataset_lib
-from sgdat_jax.training import (
-    checkpoint,
-    formats,
-    hosts,
-    parallel,
-    records,
-    run_folder,
-    settings,
-    states,
-)
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import checkpoint, settings, states
+from sgdat_jax.training.devices import hosts, parallel
+from sgdat_jax.training.metrics import records
 
 _Settings = TypeVar("_Settings", bound=settings.Upkeep)
 
+_MOST_STEPS = 2**31  # states count them in int32
+
 
 class Progress(NamedTuple):
-    """How far a run has come, besides its state."""
+    """How far a run has come: everything but its state."""
 
     lines: tuple[formats.EpochLine, ...] = ()  # one per epoch that has ended
     times: tuple[formats.Times, ...] = ()  # of the same epochs
@@ -73,12 +70,18 @@ def with_devices(config: _Settings) -> _Settings:
 
 
 def check_fits(options: settings.Passes, dataset: dataset_lib.Dataset) -> None:
-    """Raises ValueError unless images can be passed over as told."""
+    """Raises ValueError unless these options fit the images."""
     num_images = len(dataset.train_images)
     if options.batch_size > num_images:
         raise ValueError(
             f"batch_size must be at most the {num_images} training images, got "
             f"{options.batch_size}."
+        )
+    steps = options.epochs * steps_per_epoch(options, dataset)
+    if steps >= _MOST_STEPS:
+        raise ValueError(
+            f"epochs must have fewer than {_MOST_STEPS:,} steps in all, got "
+            f"{options.epochs} of {steps_per_epoch(options, dataset)} each."
         )
     side = min(dataset.input_shape[:2])
     if options.crop_padding >= side:
@@ -99,19 +102,19 @@ def steps_per_epoch(options: settings.Passes, dataset: dataset_lib.Dataset) -> i
 
 
 def lay_out(options: settings.Upkeep) -> parallel.Layout:
-    """Returns the devices of a run, as told.
+    """Returns the devices of a run and how arrays lie on them.
 
     Raises:
-      ValueError: if a host has not so many.
+      ValueError: if a host has fewer.
     """
     return parallel.lay_out(devices(options.devices), sharded=options.sharded)
 
 
 def devices(count: int | None) -> list[jax.Device]:
-    """Returns the devices to train on: as many of each host as are asked for.
+    """Returns the devices to train on: ``count`` of each host.
 
     Raises:
-      ValueError: if a host has not so many.
+      ValueError: if a host has fewer.
     """
     local = jax.local_device_count()
     count = device_count(count)
@@ -125,7 +128,7 @@ def devices(count: int | None) -> list[jax.Device]:
 
 
 def device_count(count: int | None) -> int:
-    """Returns how many devices of this host to train on, as many as are asked for."""
+    """Returns how many devices of this host to train on; None: its default."""
     if count is not None:
         return count
     return 1 if jax.default_backend() == "cpu" else jax.local_device_count()
@@ -261,7 +264,7 @@ def check_recorded(folder: pathlib.Path, config: settings.Settings) -> bool:
 
 
 def checkpoint_of(run: Run) -> checkpoint.Checkpoint:
-    """Returns what is to be saved of a run."""
+    """Returns the checkpoint of a run."""
     progress = run.progress._asdict()
     if run.progress.record is not None:
         progress["record"] = run.progress.record.sums()
@@ -279,12 +282,12 @@ def is_streamed(plan: Plan | Run) -> bool:
 
 
 def streams(options: settings.Passes, dataset: dataset_lib.Dataset) -> bool:
-    """Returns whether training images are more than go to the device as a whole."""
+    """Returns whether there are too many training images to copy to the device."""
     return dataset.train_images.nbytes > options.stream_above * 1e9
 
 
 def unstarted(plan: Plan, seed: int, folder: pathlib.Path | None) -> Run:
-    """Returns a run whose state is but shapes."""
+    """Returns a run whose state holds shapes instead of arrays."""
     run_dir = None if folder is None else str(folder)
     return Run(
         config=dataclasses.replace(plan.config, seed=seed, run_dir=run_dir),

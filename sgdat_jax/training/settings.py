@@ -1,46 +1,9 @@
 """How a network is trained, whatever network, optimizer and images these are."""
 
 import dataclasses
-import math
-import types
-import typing
-from typing import Any
 
-# Kinds of options that leave the result of a run as it is.
-HOUSEKEEPING = "housekeeping"  # where files are, and when states are saved
-PLACEMENT = "placement"  # where arrays lie: this changes the order of sums alone
-
-
-def option(default: Any, kind: str) -> Any:
-    """Returns the field of an option of a kind."""
-    return dataclasses.field(default=default, metadata={"kind": kind})
-
-
-def options_of(settings: type, *kinds: str) -> set[str]:
-    """Returns the options of a class of settings that are of some kinds.
-
-    Example:
-      >>> from sgdat_jax.training import settings
-      >>> sorted(settings.options_of(settings.Passes, settings.PLACEMENT))
-      ['stream_above']
-    """
-    fields = dataclasses.fields(settings)
-    return {field.name for field in fields if field.metadata.get("kind") in kinds}
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Options whose values have the types of their fields.
-
-    Raises:
-      TypeError: if a value is of another type than its field.
-    """
-
-    def __post_init__(self) -> None:
-        """Checks the type of each value; subclasses check more."""
-        kinds = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            _check_type(field.name, kinds[field.name], getattr(self, field.name))
+from sgdat_jax import checks
+from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, Options, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +46,16 @@ class Passes(Options):
         """Checks what can be checked without loading anything."""
         super().__post_init__()
         for name in ("epochs", "batch_size"):
-            check_at_least(name, getattr(self, name), 1)
-        check_at_least("crop_padding", self.crop_padding, 0)
-        check_in("label_smoothing", self.label_smoothing, 1)
-        check_in("validation_share", self.validation_share, 1)
-        check_in("stream_above", self.stream_above, math.inf)
+            checks.at_least(name, getattr(self, name), 1)
+        checks.at_least("crop_padding", self.crop_padding, 0)
+        checks.within("label_smoothing", self.label_smoothing, "[0, 1)")
+        checks.within("validation_share", self.validation_share, "[0, 1)")
+        checks.within("stream_above", self.stream_above, "[0, inf)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Upkeep(Options):
-    """What is recorded and saved of a run, and on which devices it is.
+    """What a run records and saves, and on which devices it trains.
 
     Raises:
       ValueError: if a number is out of its range.
@@ -129,16 +92,13 @@ class Upkeep(Options):
     def __post_init__(self) -> None:
         """Checks what can be checked without loading anything."""
         super().__post_init__()
-        if not self.save_every_minutes > 0:
-            raise ValueError(
-                f"save_every_minutes must be above 0, got {self.save_every_minutes}."
-            )
+        checks.within("save_every_minutes", self.save_every_minutes, "(0, inf]")
         if self.save_every_steps is not None:
-            check_at_least("save_every_steps", self.save_every_steps, 1)
-        check_at_least("keep_states", self.keep_states, 2)
+            checks.at_least("save_every_steps", self.save_every_steps, 1)
+        checks.at_least("keep_states", self.keep_states, 2)
         if self.devices is not None:
-            check_at_least("devices", self.devices, 1)
-        check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
+            checks.at_least("devices", self.devices, 1)
+        checks.at_least("max_skipped_steps", self.max_skipped_steps, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,43 +134,8 @@ class Settings(Upkeep, Passes):
         return False
 
 
-def check_at_least(name: str, value: int, bound: int) -> None:
-    """Raises ValueError if a number is below its bound."""
-    if value < bound:
-        raise ValueError(f"{name} must be at least {bound}, got {value}.")
-
-
-def check_in(name: str, value: float, bound: float) -> None:
-    """Raises ValueError if a number is not from 0 up to but not including a bound."""
-    if not 0 <= value < bound:
-        raise ValueError(f"{name} must be in [0, {bound}), got {value}.")
-
-
 def check_seeds(first: int, count: int = 1) -> None:
     """Raises ValueError if seeds that follow each other do not fit into 32 bits."""
-    check_at_least("seeds", count, 1)
+    checks.at_least("seeds", count, 1)
     for seed in (first, first + count - 1):
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be in [0, 2**32), got {seed}.")
-
-
-def _check_type(name: str, kind: Any, value: object) -> None:
-    """Raises TypeError if a value is not of its field's type; an int is a float too."""
-    if not _fits(kind, value):
-        kind_name = kind.__name__ if isinstance(kind, type) else str(kind)
-        raise TypeError(f"{name} must be of type {kind_name}, got {value!r}.")
-
-
-def _fits(kind: Any, value: object) -> bool:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(argument, value) for argument in arguments)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(
-            _fits(arguments[0], item) for item in value
-        )
-    if isinstance(value, bool):
-        return kind is bool
-    if isinstance(value, int) and abs(value) >= 2**63:
-        return False  # beyond what arrays of integers hold
-    return isinstance(value, (int, float) if kind is float else kind)
+        checks.within("seed", seed, "[0, 2**32)")

@@ -11,8 +11,8 @@ from flax import nnx
 from sgdat_jax import optimizers
 from sgdat_jax.data import augment
 from sgdat_jax.models import specs
-from sgdat_jax.training import parallel
 from sgdat_jax.training import settings as settings_lib
+from sgdat_jax.training.devices import parallel
 
 
 class TrainState(NamedTuple):

@@ -109,7 +109,7 @@ def train_step(
             flips = optimizers.flip_ratio(changes)
     magnitudes = jax.tree.map(_mean_magnitude, gradients)
     with jax.named_scope("skip"):
-        # A mean is finite only if all that it is of is.
+        # A mean is finite only if every entry is.
         losses_and_means = [metrics.loss, *jax.tree.leaves(magnitudes)]
         is_finite = jnp.isfinite(jnp.stack(losses_and_means)).all()
     taken = state._replace(

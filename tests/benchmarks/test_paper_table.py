@@ -1,6 +1,5 @@
 import dataclasses
 import importlib.util
-import json
 import math
 import pathlib
 import time
@@ -8,8 +7,9 @@ import time
 import pytest
 
 import shared_runs
-from sgdat_jax.experiments import methods, recipes
-from sgdat_jax.training import interruption, run_folder
+from sgdat_jax import run_folder
+from sgdat_jax.experiments import configs, methods, recipes
+from sgdat_jax.training import interruption
 
 _SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
 
@@ -28,27 +28,43 @@ def test_published_numbers_are_complete(paper_table):
         assert len(paper) == 3
         assert len(rerun) in (0, 3)
         assert all(30 < number < 92 for number in (*paper, *rerun))
-    every = paper_table._experiments(paper_table._parse(["--models", "resnet18"]))
-    assert {experiment.recipe for experiment in every} < set(recipes.RECIPES)
+    tasks = {f"{d}-{m}" for d in paper_table._DATASETS for m in paper_table._MODELS}
+    assert tasks == set(recipes.TASKS)
 
 
-def _record(seed, accuracy):
-    return {
-        "dataset": "cifar100",
-        "model": "binarynet",
-        "method": "sgdat",
-        "seed": seed,
-        "test_accuracy": accuracy,
-        "best_test_accuracy": accuracy + 0.01,
-        "seconds_per_epoch": 2.0,
+def _write(folder, method, seed, result):
+    """Writes a run of 200 epochs on CIFAR-100, or one that diverged."""
+    path = folder / "cifar100-binarynet" / method / f"seed{seed}"
+    settings = recipes.config(configs.TrainConfig, f"cifar100-binarynet-{method}")
+    config = dataclasses.replace(settings, seed=seed, compute_dtype="bfloat16")
+    run_folder.create(path, config).release()
+    if result is None:
+        run_folder.write_diverged(path, epoch=3, step=900)
+        return
+    names = ("test_accuracy", "train_accuracy", "test_loss", "train_loss")
+    line = {**dict.fromkeys(names, result), "flip_ratio": 0.0}
+    lines = [{"epoch": n, **line, "flip_ratio_per_layer": {}} for n in range(1, 201)]
+    times = {"seconds": 2.0, "images_per_second": 1.0}
+    run_folder.write_epochs(
+        path, lines, [{"epoch": line["epoch"], **times} for line in lines]
+    )
+    reached = {
+        "test_accuracy": result,
+        "best_test_accuracy": result + 0.01,
+        "best_epoch": 200,
         "epochs": 200,
+        "seconds": 400.0,
+        "seed": seed,
         "device": "gpu",
-        "overrides": {},
+        "flips_per_weight": 1.0,
     }
+    run_folder.write_result(path, reached)
 
 
-def test_table_stands_beside_the_published_numbers(paper_table):
-    text = paper_table.tables([_record(0, 0.65), _record(1, 0.67)])
+def test_table_stands_beside_the_published_numbers(paper_table, tmp_path):
+    for seed, accuracy in enumerate((0.65, 0.67)):
+        _write(tmp_path, "sgdat", seed, accuracy)
+    text = paper_table.tables(tmp_path)
     assert "## BinaryNet on cifar100" in text
     assert (
         "| optimizer | paper (%) | rerun 2026 (%) | last epoch (%) | best epoch (%) "
@@ -58,22 +74,25 @@ def test_table_stands_beside_the_published_numbers(paper_table):
         "| SGDAT | 65.40 | 65.50 | 66.00 ± 1.41 | 67.00 ± 1.41 | 2 | 2.00 ± 0.00 |"
     ) in text
     assert "| Bop | 63.46 | 63.91 |  |  |  |  |" in text
-    assert "Epochs: 200. Devices: gpu.\n" in text
+    assert (
+        "Epochs: 200. Devices: gpu. "
+        'Not as in the paper: {"compute_dtype": "bfloat16"}.\n'
+    ) in text
     assert "cifar10\n" not in text
 
 
-def _diverged(seed):
-    kept = ("dataset", "model", "method", "epochs", "overrides")
-    record = {name: _record(seed, 0.0)[name] for name in kept}
-    return record | {"seed": seed, "diverged": {"epoch": 3, "step": 900}}
+def test_runs_that_diverged_are_counted_and_not_averaged(paper_table, tmp_path):
+    _write(tmp_path, "bop", 0, None)
+    text = paper_table.tables(tmp_path)
+    assert "| Bop | 63.46 | 63.91 |  |  | 1 (1 diverged) |  |" in text
+    assert "Epochs: 200. Not as" in text
+    _write(tmp_path, "bop", 1, 0.65)
+    assert "| 65.00 | 66.00 | 2 (1 diverged) | 2.00 |" in paper_table.tables(tmp_path)
 
 
-def test_runs_that_diverged_are_counted_and_not_averaged(paper_table):
-    text = paper_table.tables([_record(0, 0.65), _diverged(1)])
-    assert "| 65.00 | 66.00 | 2 (1 diverged) | 2.00 |" in text
-    text = paper_table.tables([_diverged(0)])
-    assert "| SGDAT | 65.40 | 65.50 |  |  | 1 (1 diverged) |  |" in text
-    assert "Epochs: 200.\n" in text
+def test_the_recorded_table_is_that_of_its_runs(paper_table):
+    results = _SCRIPT.parent / "results" / "cifar10_h200"
+    assert paper_table.tables(results / "runs") == (results / "README.md").read_text()
 
 
 def test_a_clock_ends_a_run_when_time_is_up(paper_table):
@@ -107,23 +126,21 @@ def test_runs_that_diverged_are_not_repeated(paper_table, tmp_path, capsys):
     words = ["--datasets", "cifar10", "--methods", "sgdat", "--data", "cifar10=digits"]
     words += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     words += ["--set", "epochs=2", "batch_size=479", "normalization=dataset"]
-    options = paper_table._parse(words)
-    (experiment,) = paper_table._experiments(options)
-    folder = options.runs / experiment.name
-    settings = paper_table._config(experiment, options)
+    config = paper_table._config("cifar10", "binarynet", paper_table._parse(words))
+    settings = config.run("sgdat", 0)
+    folder = tmp_path / "runs" / "cifar10-binarynet" / "sgdat" / "seed0"
+    assert settings.run_dir == str(folder)
     run_folder.create(folder, dataclasses.replace(settings, seed=1)).release()
     run_folder.write_diverged(folder, epoch=1, step=2)
     with pytest.raises(SystemExit, match="seed=1, not 0"):
         paper_table.main(words)
     run_folder.write_config(folder, settings)
-    for done in (0, 1):
+    for _ in range(2):
         paper_table.main(words)
         printed = capsys.readouterr().out
-        assert (f"{experiment.name}: diverged before" in printed) == (not done)
+        assert " epoch 1: " not in printed
         assert "|  |  | 1 (1 diverged) |  |" in printed
-    record = json.loads((options.out / f"{experiment.name}.json").read_text())
-    assert (record["method"], record["config"]["epochs"]) == ("sgdat", 2)
-    assert record["diverged"] == {"epoch": 1, "step": 2}
+    assert (tmp_path / "out" / "README.md").read_text() in printed
 
 
 @pytest.mark.slow
@@ -137,16 +154,11 @@ def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
     paper_table.main([*arguments, *small])
     printed = capsys.readouterr().out
     assert "cifar10-binarynet-sgdat-seed0 epoch 1: " in printed
-    records = [
-        json.loads(file.read_text())
-        for file in sorted((tmp_path / "out").glob("*.json"))
-    ]
-    assert [record["method"] for record in records] == ["sgd", "sgdat"]
-    assert records[1]["config"]["reset_flips_every_epoch"]
-    assert records[1]["choices"]["width"] == 0.0625
     table = (tmp_path / "out" / "README.md").read_text()
-    assert 'Not as in the paper: {"epochs": 1, "batch_size": 479' in table
+    assert 'Not as in the paper: {"' in table
+    assert '"width": 0.0625' in table
+    assert table.count("| 1 |") == 2
     paper_table.main([*arguments, *small])
     assert " epoch 1: " not in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="is of a run with --set"):
+    with pytest.raises(SystemExit, match=r"holds a run with width=0\.0625, not 1\.0"):
         paper_table.main(arguments)

@@ -9,10 +9,9 @@ import pytest
 
 import sgdat_jax
 import shared_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import command, work
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import run_folder
 
 _LINE = {
     "epoch",
@@ -160,6 +159,11 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("train --epochs abc", "'abc'"),
         ("train --epochs 1.5", "'1.5'"),
         ("train --epochs 0", "epochs must be at least 1, got 0"),
+        ("train --epochs 1" + 30 * "0", "epochs must be less than 2**63 in magnitude"),
+        ("train --epochs 97612894", "fewer than 2,147,483,648 steps in all, got 9761"),
+        ("compare --epochs 1000000000", "epochs must have fewer than 2,147,483,648 st"),
+        ("sweep --gamma 0 1 --optimizer bop --epochs 1000000000", "steps in all, got"),
+        ("export digits --to iree --out x --batch-size 1048576", "less than 1,048,576"),
         ("train --batch-size 0", "batch_size must be at least 1, got 0"),
         ("train --batch-size 100000", "1437 training images, got 100000"),
         ("train --crop-padding -1", "crop_padding must be at least 0, got -1"),

@@ -1,4 +1,5 @@
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_contact_sheet_of_any_number_of_channels(channels, tmp_path):
     (image,) = fig.axes[0].get_images()
     in_colour = image.get_array().ndim == 3
     assert in_colour == (channels in (3, 4))
+
+
+def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path, capfd):
+    small_sets.arrays(tmp_path, 2)
+    (tmp_path / "class_names.txt").write_text("\u732b\n\U0001f415\n", "utf-8")
+    words = ["data", "show", f"{tmp_path}/", "--out", str(tmp_path / "sheet.png")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cli.main(words)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("num_classes", [1, 200])

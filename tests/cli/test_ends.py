@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import work
+from sgdat_jax.experiments import configs
 from sgdat_jax.training import loop
 
 _SHORT = ("train", "--epochs", "1", "--batch-size", "512", "--run-dir")
@@ -44,6 +45,24 @@ def test_folder_that_vanishes_is_an_error(tmp_path, capsys, monkeypatch):
     assert caught.value.code == 1
     assert "was the folder removed?" in capsys.readouterr().err
     assert not (folder / "result.json").exists()
+
+
+def test_folder_that_another_run_takes_is_left_to_it(tmp_path, capsys, monkeypatch):
+    folder, before = tmp_path / "run", {}
+
+    def stepped(watcher, metrics, flip_ratio):
+        if not before:
+            folder.rename(tmp_path / "moved")
+            run_folder.create(folder, configs.TrainConfig(epochs=7)).release()
+            before.update({path: path.read_bytes() for path in folder.iterdir()})
+
+    monkeypatch.setattr(work.progress.ProgressBar, "stepped", stepped)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([*_SHORT, str(folder), "--save-every-steps", "1"])
+    assert caught.value.code == 1
+    assert "was the folder moved, and another run begun" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after == before
 
 
 def test_interrupt_that_a_library_swallows_is_not_lost(capsys, monkeypatch):

@@ -3,9 +3,9 @@ import struct
 import pytest
 
 import shared_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import tensorboard
-from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import loop
 
 
 def _records(data):

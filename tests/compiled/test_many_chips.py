@@ -11,7 +11,8 @@ from flax import nnx
 import sgdat_jax as sj
 import tpus
 from benchmarks import hlo
-from sgdat_jax.training import ahead, parallel
+from sgdat_jax.training import ahead
+from sgdat_jax.training.devices import parallel
 
 pytestmark = [pytest.mark.tpu_compile, pytest.mark.usefixtures("without_cache")]
 

@@ -13,7 +13,8 @@ from benchmarks import hlo
 from sgdat_jax import inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import ahead, parallel
+from sgdat_jax.training import ahead
+from sgdat_jax.training.devices import parallel
 
 pytestmark = [pytest.mark.tpu_compile, pytest.mark.usefixtures("without_cache")]
 

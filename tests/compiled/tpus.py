@@ -8,7 +8,8 @@ import pytest
 from benchmarks import chips, hlo
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import ahead, parallel
+from sgdat_jax.training import ahead
+from sgdat_jax.training.devices import parallel
 
 BATCH = 64
 

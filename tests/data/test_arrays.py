@@ -33,6 +33,12 @@ def test_class_names(tmp_path):
     assert arrays.load(tmp_path).class_names == ("Katze", "Hündin", "yak")
 
 
+def test_class_names_of_another_system(tmp_path):
+    small_sets.arrays(tmp_path)
+    (tmp_path / "class_names.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\nyak\r\n")
+    assert arrays.load(tmp_path).class_names == ("cat", "dog", "yak")
+
+
 def _save(name, make):
     def damage(folder, made):
         np.save(folder / f"{name}.npy", make(made[name]))
@@ -96,6 +102,11 @@ def _with(index, value):
         (_write("class_names.txt", lambda b: b"a\n\nb"), "class_names", "each line"),
         (_write("class_names.txt", lambda b: b"a\nb\na"), "class_names", "each line"),
         (_write("class_names.txt", lambda b: b"\xff"), "class_names", "cannot be"),
+        (
+            _write("class_names.txt", lambda b: b"a\nb\x1b[2J\nc"),
+            "class_names",
+            r"no control characters or surrogates, got 'b\x1b[2J'",
+        ),
         (
             _write("class_names.txt", lambda b: b"a\nb\nc\nd"),
             "train_labels",

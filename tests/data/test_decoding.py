@@ -12,7 +12,8 @@ from PIL import EpsImagePlugin, Image
 
 import sgdat_jax
 import small_sets
-from sgdat_jax.data import decoding, prepared, sources, tiny_imagenet
+from sgdat_jax.data import decoding, sources
+from sgdat_jax.data.prepared_sets import prepared, tiny_imagenet
 
 _EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 64 64

@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 
 import small_sets
 from sgdat_jax import cli
-from sgdat_jax.data import feature_classes, prepared, sources
+from sgdat_jax.data import sources
+from sgdat_jax.data.prepared_sets import feature_classes, prepared
 from sgdat_jax.experiments import configs
 
 _FEATURES = "tensorflow_datasets.core.features"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sgdat_jax.data import hugging_face, picture_sets, pictures, sources
+from sgdat_jax.data import pictures, sources
+from sgdat_jax.data.photo_sets import hugging_face, picture_sets
 
 
 def test_without_the_package(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from PIL import Image
 
 import small_sets
 from benchmarks import strangers
-from sgdat_jax.data import photos, picture_sets, pictures, sources
+from sgdat_jax.data import pictures, sources
+from sgdat_jax.data.photo_sets import photos, picture_sets
 
 
 def _picture(path, number, size=(12, 10), mode="RGB"):
@@ -85,6 +87,35 @@ def test_test_comes_before_val(tmp_path):
     data = _load(root)
     assert len(data.test_images) == 2
     assert "val/ is not used" in data.notes
+
+
+def test_accents_apart_from_their_letters_are_the_same_class(tmp_path):
+    root = tmp_path / "pets"
+    together = unicodedata.normalize("NFC", "b\u00e9b\u00e9")
+    apart = unicodedata.normalize("NFD", together)
+    _folder(root, (together, apart, "dog"), 2, "train/")
+    _folder(root, (apart, "dog"), 1, "test/")
+    data = _load(root)
+    assert data.class_names == (together, "dog")
+    assert np.bincount(data.train_labels).tolist() == [4, 2]
+    assert np.bincount(data.test_labels).tolist() == [1, 1]
+
+
+def test_a_name_that_is_not_utf8_can_be_shown(tmp_path):
+    root = tmp_path / "pets"
+    names = [os.fsdecode(name) for name in (b"a\xfe", b"a\xff")]
+    _folder(root, names)
+    data = _load(root)
+    assert data.class_names == (r"a\xfe", r"a\xff")
+    assert np.bincount(data.train_labels).tolist() == [4, 4]
+
+
+def test_folders_of_one_name_but_for_capitals_are_told(tmp_path):
+    root = tmp_path / "pets"
+    for prefix in ("train/", "Train/", "test/", "TEST/"):
+        _folder(root, count=1, prefix=prefix)
+    notes = _load(root).notes
+    assert {"Train/ is not used", "TEST/ is not used"} <= set(notes)
 
 
 def test_train_alone_is_divided_and_may_be_a_class(tmp_path):

@@ -240,6 +240,7 @@ def test_refused_arrays(pixels, reason):
         ({"test_share": 1}, r"test_share must be in \(0, 1\), got 1"),
         ({"test_share": float("nan")}, "got nan"),
         ({"image_size": 7}, "image_size must be at least 8, got 7"),
+        ({"image_size": 10**9}, "image_size must be at most 9000, got 1000000000"),
         ({"resize": "pad"}, "unknown resize 'pad'; the nearest is 'squash'|'crop'"),
     ],
 )

@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 
 import shared_runs
 import small_sets
-from sgdat_jax.data import prepared, sources, tiny_imagenet
+from sgdat_jax.data import sources
+from sgdat_jax.data.prepared_sets import prepared, tiny_imagenet
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +300,7 @@ def test_prepare_without_what_it_needs(tmp_path, monkeypatch, published):
 
 _ON_A_FULL_DISK = """
 import resource, sys
-from sgdat_jax.data import prepared
+from sgdat_jax.data.prepared_sets import prepared
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
     prepared.prepare("tiny_imagenet", sys.argv[1], sys.argv[2])

@@ -3,7 +3,7 @@
 import small_sets
 from benchmarks import strangers
 from sgdat_jax import cli
-from sgdat_jax.data import prepared
+from sgdat_jax.data.prepared_sets import prepared
 
 
 def test_folders_of_data(tmp_path):

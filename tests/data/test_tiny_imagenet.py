@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import small_sets
-from sgdat_jax.data import sources, tiny_imagenet
+from sgdat_jax.data import sources
+from sgdat_jax.data.prepared_sets import tiny_imagenet
 
 
 @pytest.fixture(scope="module")

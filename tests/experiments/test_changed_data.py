@@ -79,6 +79,32 @@ def test_sweep_of_other_data_is_refused(folder, capsys):
     cli.main(words)
     _change(folder, "test_images.npy")
     assert _refused(*words)
-    assert (
-        "sweep.json is of a run on other data: test_images" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sweep.json is of a run on other data: test_images" in error
+    assert error.endswith("; choose another run_dir.\n")
+
+
+def test_comparison_of_other_data_is_refused(folder, capsys):
+    words = ("compare", "--dataset", "./set", "--batch-size", "32", "--epochs", "1")
+    words += ("--optimizers", "sgdat", "--run-dir", "all", "--seeds")
+    cli.main([*words, "1"])
+    _change(folder, "test_labels.npy")
+    for seeds in ("1", "2"):
+        assert _refused(*words, seeds)
+        error = capsys.readouterr().err
+        assert "config.json is of a run on other data: test_labels have" in error
+        assert error.endswith("; choose another run_dir.\n")
+    assert [path.name for path in (folder / "all" / "sgdat").iterdir()] == ["seed0"]
+
+
+def test_seeds_on_other_data_are_not_one_row(folder, capsys):
+    _change(folder, "train_images.npy")
+    words = [word if word != "run" else "other" for word in _TRAIN]
+    cli.main([*words, "--epochs", "1", "--seed", "1"])
+    capsys.readouterr()
+    assert _refused("report", "run", "other", "--out", "table")
+    assert capsys.readouterr().err == (
+        "sgdat-jax: error: Runs that differ in their seed must have the same images "
+        "and labels, got others in other than in run.\n"
     )
+    assert not (folder / "table").exists()

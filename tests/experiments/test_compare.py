@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 import shared_runs
-from sgdat_jax import cli, report
+from sgdat_jax import cli, report, run_folder
 from sgdat_jax.experiments import compare, configs, methods, registry
-from sgdat_jax.training import loop, run_folder
+from sgdat_jax.training import loop
 
 
 def test_methods_are_the_papers_and_can_be_trained():
@@ -122,6 +122,14 @@ def test_a_folder_of_other_files_is_left_alone(folder):
     with pytest.raises(ValueError, match="seed2 is not the folder of a run"):
         compare.set_up(_config(folder, seeds=3))
     assert (other / "thesis.txt").read_text() == "mine"
+
+
+def test_the_folder_of_a_run_is_left_alone():
+    folder = shared_runs.finished().folder
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match="run_dir must be no folder of a run, got /"):
+        compare.set_up(_config(folder))
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("layers", [("*",), ("conv*", "dense4")])

@@ -7,9 +7,9 @@ import pytest
 
 import shared_runs
 from benchmarks import strangers
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import checkpoint, run_folder
+from sgdat_jax.training import checkpoint
 
 
 @pytest.fixture

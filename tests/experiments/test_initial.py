@@ -10,11 +10,11 @@ from flax import nnx
 
 import sgdat_jax as sj
 import small_runs
-from sgdat_jax import inference
+from sgdat_jax import inference, run_folder
 from sgdat_jax.experiments import configs, initial, setup
 from sgdat_jax.inference import weight_files
 from sgdat_jax.models import specs
-from sgdat_jax.training import loop, run_folder, runs
+from sgdat_jax.training import loop, runs
 
 _TINY = configs.TrainConfig(model="TinyNet", epochs=1)
 _KERNEL = "dense2/kernel"

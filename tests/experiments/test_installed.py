@@ -12,6 +12,9 @@ installed_bop = my_bnns:slow_bop
 
 [sgdat_jax.networks]
 InstalledNet = my_bnns:Net
+
+[sgdat_jax.real_optimizers]
+installed_lamb = optax:lamb
 """
 _MODULE = """\
 import sgdat_jax as sj
@@ -47,8 +50,12 @@ def package(tmp_path, monkeypatch):
     names._entry_points.cache_clear()
     yield
     names._entry_points.cache_clear()
-    for table in (experiments.OPTIMIZERS, experiments.NETWORKS):
-        for name in ("installed_bop", "InstalledNet"):
+    for table in (
+        experiments.OPTIMIZERS,
+        experiments.NETWORKS,
+        experiments.REAL_OPTIMIZERS,
+    ):
+        for name in ("installed_bop", "InstalledNet", "installed_lamb"):
             table.data.pop(name, None)
 
 
@@ -56,8 +63,9 @@ def test_an_installed_package_needs_no_plugin(package, tmp_path, capsys):
     cli.main(["list", "optimizers"])
     assert "installed_bop" in capsys.readouterr().out
     folder = str(tmp_path / "run")
+    optimizers = ("--optimizer", "installed_bop", "--real-optimizer", "installed_lamb")
     options = ("--model", "InstalledNet", "--set", "pace=0.01", "--epochs", "1")
-    cli.main(["train", "--optimizer", "installed_bop", *options, "--run-dir", folder])
+    cli.main(["train", *optimizers, *options, "--run-dir", folder])
     cli.main(["evaluate", f"{folder}/best.npz"])
     assert "test accuracy" in capsys.readouterr().out
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -12,10 +12,11 @@ from flax import nnx
 
 import sgdat_jax as sj
 import small_runs
+from sgdat_jax import run_folder
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.models import specs
-from sgdat_jax.training import loop, run_folder, runs, steps
+from sgdat_jax.training import loop, runs, steps
 
 _STEPS_PER_EPOCH = 4
 _SGD = {"real_optimizer": "sgd", "real_learning_rate": 1.0, "real_schedule": "constant"}

@@ -56,6 +56,23 @@ def test_train_evaluate_load_and_resume(folder, capsys):
     assert "goes on after step 12" in capsys.readouterr().out
 
 
+def test_its_optimizer_of_the_real_valued_parameters(folder, capsys):
+    task = (*_TASK[:-4], "--epochs", "1", "--batch-size", "64")
+    real = ("--real-optimizer", "shy_adam", "--real-set", "most=0.5")
+    _run("train", *task, *real, "--run-dir", "runs/shy")
+    _run("train", *task, "--real-optimizer", "adamw", "--run-dir", "runs/adamw")
+    capsys.readouterr()
+    _run("evaluate", "runs/shy")
+    _run("train", "--resume", "runs/shy", "--epochs", "2")
+    _run("report", "runs", "--out", "report")
+    printed = capsys.readouterr().out
+    assert "test accuracy" in printed
+    assert "goes on after step 3" in printed
+    table = (folder / "report" / "comparison.md").read_text()
+    assert "sgdat real_optimizer=shy_adam real_most=0.5" in table
+    assert "sgdat real_optimizer=adamw" in table
+
+
 def test_its_rows_beside_ours_and_a_file_of_rows(folder, capsys):
     (folder / "rows.toml").write_text(
         "[quick]\noptimizer = 'patient'\npatience = 1.1\nlabel = 'Quick'\n"
@@ -133,6 +150,32 @@ def test_networks_options_that_a_plugin_does_not_take():
     config = configs.TrainConfig(dataset="blobs", model="PairNet", width=0.5)
     with pytest.raises(ValueError, match=r"PairNet takes no `width`, got width=0\.5"):
         setup.load(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"real_optimizer": "adamx"}, "unknown real optimizer 'adamx'; the nearest is"),
+        ({"real_set": ("b3=0.5",)}, "adam has no `b3`, got b3=0.5; the nearest is `b"),
+        ({"real_set": ("momentum=0.5",)}, "real_set must leave momentum to --real-mom"),
+        (
+            {"real_set": ("restart_every=5",)},
+            "leave restart_every to --restart-real",
+        ),
+        ({"real_momentum": 0.5}, "adam has no `momentum`, got momentum=0.5"),
+        (
+            {"real_optimizer": "sgd", "real_momentum": 1.0},
+            r"`momentum` must be in",
+        ),
+        (
+            {"real_optimizer": "adamw", "restart_real_every_epoch": True},
+            "adamw has no moments that can restart at every epoch",
+        ),
+    ],
+)
+def test_wrong_settings_of_the_real_optimizer(options, message):
+    with pytest.raises(ValueError, match=message):
+        configs.TrainConfig(**options)
 
 
 @pytest.mark.parametrize(

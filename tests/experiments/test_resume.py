@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import shared_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import parsing, work
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import interruption, loop, run_folder, runs
+from sgdat_jax.training import interruption, loop, runs
 
 _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 

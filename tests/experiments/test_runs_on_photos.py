@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 import small_runs  # noqa: F401 (TinyNet)
-from sgdat_jax import cli, inference
-from sgdat_jax.data import photos, pictures
+from sgdat_jax import cli, inference, run_folder
+from sgdat_jax.data import pictures
+from sgdat_jax.data.photo_sets import photos
 from sgdat_jax.experiments import compare, configs, setup, sweep
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import run_folder, runs
+from sgdat_jax.training import runs
 
 
 @pytest.fixture

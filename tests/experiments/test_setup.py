@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+import small_sets
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import runs
@@ -18,6 +19,13 @@ def test_images_are_streamed_above_so_many_gigabytes(gigabytes, streamed):
     settings = configs.TrainConfig(stream_above=gigabytes)
     plan = runs.Plan(settings, dataset, None, None, 1, {})
     assert runs.is_streamed(plan) == streamed
+
+
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_one_class_alone_gets_a_word(num_classes, tmp_path):
+    small_sets.arrays(tmp_path, num_classes)
+    notes = setup.load(configs.TrainConfig(dataset=f"{tmp_path}/", batch_size=2)).notes
+    assert any("one class alone" in note for note in notes) == (num_classes == 1)
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1437, 1), (719, 1), (718, 2)])

@@ -10,10 +10,9 @@ import pytest
 from PIL import Image
 
 import shared_runs
-from sgdat_jax import inference
+from sgdat_jax import inference, run_folder
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.inference import classifier, weight_files
-from sgdat_jax.training import run_folder
 
 
 @pytest.fixture(scope="module")

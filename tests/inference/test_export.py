@@ -13,10 +13,9 @@ from flax import nnx
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax import inference
+from sgdat_jax import inference, run_folder
 from sgdat_jax.inference import weight_files
 from sgdat_jax.inference.export import checks, formats, networks
-from sgdat_jax.training import run_folder
 
 PACKAGES = {
     "stablehlo": (),

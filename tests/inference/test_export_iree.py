@@ -10,9 +10,8 @@ import pytest
 from jax import lax
 
 import shared_runs
-from sgdat_jax import bits, inference
+from sgdat_jax import bits, inference, run_folder
 from sgdat_jax.inference.export import iree, networks, words
-from sgdat_jax.training import run_folder
 
 
 def random_words(rng, *shape):

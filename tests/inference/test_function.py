@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -46,6 +47,18 @@ def test_empty_batches_and_lists(function):
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     assert function(x[:0]).shape == (0, 5)
     chex.assert_trees_all_equal(function(x.tolist()), function(x))
+
+
+def test_numbers_of_another_byte_order(function):
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 8, 8, 1)))
+    chex.assert_trees_all_equal(function(x.astype(">f4")), function(x))
+    chex.assert_trees_all_equal(function(np.asfortranarray(x[::-1])), function(x[::-1]))
+
+
+@pytest.mark.parametrize("dtype", [object, "S4", "M8[s]", [("red", "f4")]])
+def test_what_holds_no_numbers_is_refused(function, dtype):
+    with pytest.raises(ValueError, match="`inputs` must be an array of numbers, got"):
+        function(np.zeros((2, 8, 8, 1), dtype))
 
 
 def test_networks_take_no_images_and_any_number():

@@ -15,11 +15,11 @@ from flax import nnx
 
 import shared_runs
 from networks import DTYPES
-from sgdat_jax import inference
+from sgdat_jax import inference, run_folder
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import setup
 from sgdat_jax.inference import weight_files
-from sgdat_jax.training import loop, run_folder, steps
+from sgdat_jax.training import loop, steps
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -112,6 +112,7 @@ def damaged(tmp_path, changes):
         ({"network": {"width": 1e30}}, "width must be less"),
         ({"network": {"num_classes": 11}}, "class_names must be 11, got 10"),
         ({"class_names": 5}, "is not a whole file of weights"),
+        ({"class_names": ["\x1b[2J", *"abcdefghi"]}, "no control characters"),
         ({"resize": "pad"}, "unknown resize 'pad'"),
         ({"format": 7}, "is of format 7"),
         ({"network": {"colour": 1}}, "colour"),

@@ -64,7 +64,7 @@ CONV = functools.partial(BinaryConv, rngs=nnx.Rngs(0))
         (
             lambda: LINEAR(3, 4, output_scale="xnr"),
             ValueError,
-            "`output_scale` has no choice 'xnr'; the nearest is 'xnor'",
+            "`output_scale` must be 'xnor' or None, got 'xnr'; the nearest is 'xnor'",
         ),
         (lambda: CONV(3, 4, (3, 0)), ValueError, "`kernel_size` .* at least 1, got 0"),
         (lambda: CONV(3, 4, 3.0), TypeError, "`kernel_size` .* integer, got 3.0"),
@@ -108,7 +108,7 @@ CONV = functools.partial(BinaryConv, rngs=nnx.Rngs(0))
         (
             lambda: CONV(3, 4, 3, padding="same"),
             ValueError,
-            "`padding` has no choice 'same'; the nearest is 'SAME'",
+            "`padding` must be 'SAME', .* got 'same'; the nearest is 'SAME'",
         ),
         (
             lambda: CONV(3, 4, (3, 3), padding="CAUSAL"),

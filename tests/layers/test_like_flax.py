@@ -347,7 +347,7 @@ def test_alpha_of_a_transposed_kernel_is_one_per_output():
         ),
         (
             lambda: BinaryConvTranspose(3, 4, 3, padding="CAUSAL", rngs=nnx.Rngs(0)),
-            "`padding` has no choice 'CAUSAL'",
+            "`padding` must be 'SAME', 'VALID' or 'CIRCULAR', got 'CAUSAL'",
         ),
         (
             lambda: BinaryLinear(3, 4, dtype=jnp.int8, rngs=nnx.Rngs(0))(jnp.ones(3)),

@@ -14,7 +14,8 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax.optimizers import binary, compact, words
-from sgdat_jax.training import checkpoint, parallel, states
+from sgdat_jax.training import checkpoint, states
+from sgdat_jax.training.devices import parallel
 
 settings = hypothesis.settings(deadline=None, derandomize=True, max_examples=100)
 COUNTERS = np.arange(256, dtype=np.uint32)
@@ -290,7 +291,7 @@ def test_unknown_layouts_are_refused(factory):
     with pytest.raises(ValueError) as caught:
         factory(layout="tight")
     assert str(caught.value) == (
-        "`layout` must be one of ('exact', 'compact'), got 'tight'."
+        "`layout` must be 'exact' or 'compact', got 'tight'; the nearest is 'exact'."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import sgdat_jax as sj
-from sgdat_jax.optimizers import freezing
+from sgdat_jax.optimizers.parameters import freezing
 
 STEPS = 4
 

@@ -33,8 +33,8 @@ def _walk(tx, steps, before=lambda step, state, params: state):
 )
 def test_restart_is_a_new_optimizer_each_epoch_whose_schedule_goes_on(name, momentum):
     rate = registry.schedule("cosine", 0.1, steps=12, warmup_steps=2)
-    tx = registry.real_optimizer(name, rate, momentum, restart_every=4)
-    plain = registry.real_optimizer(name, rate, momentum)
+    tx = registry.real_optimizer(name, rate, {"momentum": momentum}, restart_every=4)
+    plain = registry.real_optimizer(name, rate, {"momentum": momentum})
 
     def anew(step, state, params):
         # The published script's loop: a new optimizer at the start of each epoch.
@@ -56,7 +56,7 @@ def test_restart_is_a_new_optimizer_each_epoch_whose_schedule_goes_on(name, mome
     ],
 )
 def test_without_restart_it_is_optax(name, momentum, expected):
-    tx = registry.real_optimizer(name, 1e-2, momentum)
+    tx = registry.real_optimizer(name, 1e-2, {"momentum": momentum})
     shared_runs.assert_bit_equal(tx.init(_PARAMS), expected.init(_PARAMS))
     shared_runs.assert_bit_equal(_walk(tx, 3), _walk(expected, 3))
 

@@ -5,9 +5,8 @@ import shutil
 import pytest
 
 import shared_runs
-from sgdat_jax import report
+from sgdat_jax import report, run_folder
 from sgdat_jax.experiments import configs
-from sgdat_jax.training import run_folder
 
 
 @pytest.fixture

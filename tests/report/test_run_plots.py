@@ -12,9 +12,8 @@ from PIL import Image
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax import report
+from sgdat_jax import report, run_folder
 from sgdat_jax.report import figures
-from sgdat_jax.training import run_folder
 
 
 @pytest.fixture(autouse=True)

@@ -179,7 +179,9 @@ def test_wrong_dtype_is_a_type_error(estimator, dtype):
 @pytest.mark.parametrize(("estimator", "param"), ANNEALED)
 @pytest.mark.parametrize("value", [-1.0, float("nan"), np.float32("inf")])
 def test_bad_number_is_a_value_error(estimator, param, value):
-    with pytest.raises(ValueError, match=rf"`{param}` must be finite .* got .*{value}"):
+    with pytest.raises(
+        ValueError, match=rf"`{param}` must be in .* inf\), got {value}"
+    ):
         estimator(jnp.ones(2), **{param: value})
 
 
@@ -189,7 +191,9 @@ def test_bad_number_is_a_value_error(estimator, param, value):
     + [(signs.reste_o, "o_end", 0)],
 )
 def test_zero_is_a_value_error(estimator, param, value):
-    with pytest.raises(ValueError, match=rf"`{param}` must be finite and .* got 0\."):
+    with pytest.raises(
+        ValueError, match=rf"`{param}` must be in [\[(]\d, inf\), got 0\."
+    ):
         estimator(jnp.ones(2), **{param: value})
 
 

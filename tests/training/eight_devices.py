@@ -14,7 +14,8 @@ import numpy as np
 import sgdat_jax as sj
 import small_runs
 from sgdat_jax.experiments import registry
-from sgdat_jax.training import parallel, steps
+from sgdat_jax.training import steps
+from sgdat_jax.training.devices import parallel
 
 
 def paths_that_differ(ours, theirs):

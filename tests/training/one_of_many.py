@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 import small_runs
-from sgdat_jax.training import hosts, parallel, steps
+from sgdat_jax.training import steps
+from sgdat_jax.training.devices import hosts, parallel
 
 
 def seen(layout, after, losses):

@@ -6,7 +6,8 @@ import pytest
 
 import small_runs
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import ahead, loop, parallel
+from sgdat_jax.training import ahead, loop
+from sgdat_jax.training.devices import parallel
 
 
 def told(lowered):

@@ -8,7 +8,8 @@ import pytest
 
 import shared_runs
 from benchmarks import strangers
-from sgdat_jax.training import checkpoint, run_folder, states
+from sgdat_jax import run_folder
+from sgdat_jax.training import checkpoint, states
 
 
 def _state(step, seed=0):

@@ -7,8 +7,10 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import setup
-from sgdat_jax.training import diagnostics, run_folder, steps
+from sgdat_jax.training import steps
+from sgdat_jax.training.metrics import diagnostics
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import shared_runs
-from sgdat_jax.training import gathering, parallel
+from sgdat_jax.training.devices import gathering, parallel
 
 SHAPES = [(), (0,), (3, 5), (10,), (64, 12), (12, 24, 36), (7, 16), (3, 3, 8, 10)]
 

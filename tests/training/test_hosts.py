@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,9 +18,10 @@ import pytest
 
 import shared_runs
 import small_runs
-from sgdat_jax import cli
+from sgdat_jax import cli, run_folder
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import agreement, checkpoint, hosts, loop, run_folder
+from sgdat_jax.training import checkpoint, loop
+from sgdat_jax.training.devices import agreement, hosts
 
 _SCRIPT = pathlib.Path(__file__).with_name("one_of_many.py")
 _FOLDERS = os.pathsep.join([str(pathlib.Path(shared_runs.__file__).parent), *sys.path])
@@ -173,7 +175,8 @@ def test_an_error_in_one_process_ends_the_others(tmp_path, victim):
         ((":1234", 1, 2), "coordinator must be host and port"),
         (("10.0.0.1:0", 0, 2), "coordinator must be host and port"),
         (("10.0.0.1:65536", 0, 2), "coordinator must be host and port"),
-        (("10.0.0.1:1", 0, 0), "num_processes must be at least 1, got 0."),
+        (("10.0.0.1:1", 0, 0), "num_processes must be in [1, 2**31), got 0."),
+        (("10.0.0.1:1", 0, 2**31), "num_processes must be in [1, 2**31), got 2147"),
         (("10.0.0.1:1", 2, 2), "process_id must be in [0, num_processes), got 2 of 2."),
         (
             ("10.0.0.1:1", -1, 2),
@@ -298,6 +301,54 @@ def test_processes_with_other_versions_all_end(tmp_path):
     env = os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
     job = command(folder, env=env)
     assert_all_end(job, folder, "jax_enable_x64 differs (False in process 0, True in")
+
+
+@pytest.mark.slow
+def test_processes_with_other_weights_at_start_all_end(tmp_path):
+    folder = tmp_path / "run"
+    for place in ("here", "there"):
+        shutil.copytree(shared_runs.finished().folder, tmp_path / place / "first")
+    with np.load(tmp_path / "there" / "first" / "best.npz") as archive:
+        arrays = dict(archive)
+    changed = next(n for n, array in arrays.items() if array.dtype == np.float32)
+    arrays[changed] = arrays[changed] + 1
+    np.savez(tmp_path / "there" / "first" / "best.npz", **arrays)
+    with contextlib.chdir(tmp_path / "here"):
+        job = command(folder, "--init", "first", cwd=tmp_path / "there")
+    assert_all_end(job, folder, "alike: init differs ('", "' in process 1).")
+
+
+def test_a_process_that_never_comes(tmp_path):
+    code = (
+        "import sys; from sgdat_jax.training import hosts; "
+        "hosts._PATIENCE_SECONDS = 1; hosts.join(sys.argv[1], 0, 2)"
+    )
+    done = shared_runs.python("-c", code, f"127.0.0.1:{free_port()}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "sgdat-jax: error: not all processes of the job have come within 1 seconds\n"
+    )
+
+
+def test_an_interrupt_while_others_are_awaited(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    words = ["train", "--run-dir", str(tmp_path / "run"), "--distributed"]
+    words += ["--coordinator", address, "--num-processes", "2", "--process-id", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sgdat_jax", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    hosts._wait_for("127.0.0.1", int(address.rpartition(":")[2]))
+    process.send_signal(signal.SIGINT)
+    output = process.communicate(timeout=60)
+    assert (process.returncode, *output) == (
+        130,
+        "",
+        "sgdat-jax: error: interrupted\n",
+    )
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ import time
 import pytest
 
 import shared_runs
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import setup
-from sgdat_jax.training import checkpoint, run_folder
+from sgdat_jax.training import checkpoint
 
 _KILLS = 50
 _OPTIONS = ("--epochs", "30", "--width", "0.25", "--save-every-steps", "3")

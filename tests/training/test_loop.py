@@ -9,8 +9,10 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import configs, registry, setup
-from sgdat_jax.training import checkpoint, loop, results, run_folder, runs
+from sgdat_jax.training import checkpoint, loop, runs
+from sgdat_jax.training.metrics import results
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,11 @@ import pytest
 
 import shared_runs
 import small_runs
+from sgdat_jax import run_folder
 from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, registry, setup
-from sgdat_jax.training import (
-    checkpoint,
-    loop,
-    parallel,
-    run_folder,
-    splits,
-    steps,
-)
+from sgdat_jax.training import checkpoint, loop, steps
+from sgdat_jax.training.devices import parallel, splits
 
 _SCRIPT = pathlib.Path(__file__).with_name("eight_devices.py")
 COPIED = parallel.lay_out(jax.devices())

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax.optimizers import FlipRatio
-from sgdat_jax.training import records, steps
+from sgdat_jax.training import steps
+from sgdat_jax.training.metrics import records
 
 
 def _record(skipped, losses):

@@ -6,7 +6,10 @@ import pytest
 
 import sgdat_jax as sj
 import shared_runs
-from sgdat_jax.training import parallel, records, results, run_folder, runs
+from sgdat_jax import run_folder
+from sgdat_jax.training import runs
+from sgdat_jax.training.devices import parallel
+from sgdat_jax.training.metrics import records, results
 
 _SUMS = {
     "steps": 4.0,

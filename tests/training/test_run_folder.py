@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
+from sgdat_jax import run_folder
 from sgdat_jax.experiments import configs
-from sgdat_jax.training import run_folder
 
 _CONFIG = configs.TrainConfig(
     learning_rate=1 / 3, momentum=0.9, reset_flips_every_epoch=True, seed=7

@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 
 import sgdat_jax as sj
-from sgdat_jax import report
+from sgdat_jax import report, run_folder
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.training import loop, run_folder, steps
+from sgdat_jax.training import loop, steps
 
 _SMALL = {"width": 0.125, "epochs": 1, "batch_size": 479}
 

@@ -9,11 +9,13 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 import small_runs
-from sgdat_jax import inference, report, training
+from sgdat_jax import inference, report, run_folder, training
 from sgdat_jax.data import dataset as dataset_lib
 from sgdat_jax.experiments import configs, setup, sweep
 from sgdat_jax.models import specs
-from sgdat_jax.training import formats, loop, results, run_folder, runs
+from sgdat_jax.run_folder import formats
+from sgdat_jax.training import loop, runs
+from sgdat_jax.training.metrics import results
 
 _TASK = {"model": "TinyNet", "epochs": 3, "validation_share": 0.2}
 

@@ -1,0 +1,1 @@
+"""Which parameters of a network are binary, and who trains which."""

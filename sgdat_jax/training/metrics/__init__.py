@@ -1,0 +1,1 @@
+"""Metrics of a run while it trains, and its result."""
