@@ -5,6 +5,7 @@ after one another see nearly the same load, so the median of their paired ratios
 more than the ratio of their medians. Nothing here knows of optimizers or networks.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -22,9 +23,10 @@ import numpy as np
 
 from sgdat_jax import files
 
-_PACKAGES = ("sgdat-jax", "jax", "jaxlib", "optax", "flax", "numpy")
+_PACKAGES = ("sgdat-jax", "jax", "jaxlib", "optax", "flax", "numpy", "torch")
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _CPUINFO = pathlib.Path("/proc/cpuinfo")
+_VECTORS = {"sse2": 128, "avx2": 256, "avx512f": 512}  # by their flags in Linux
 
 
 class Samples(NamedTuple):
@@ -127,6 +129,7 @@ def circumstances() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "processor": _field(_CPUINFO, "model name") or platform.processor(),
+        "vector_bits": vector_bits(),
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0],
         "python": platform.python_version(),
@@ -134,9 +137,20 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def vector_bits() -> int | None:
+    """Returns the width of the processor's vectors; None where it does not tell."""
+    flags = _field(_CPUINFO, "flags").split()
+    found = [bits for flag, bits in _VECTORS.items() if flag in flags]
+    return max(found, default=None)
+
+
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Returns the versions of installed packages."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    """Returns the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def write(file: pathlib.Path, result: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ On an accelerator, where PyTorch runs with mixed precision:
 import argparse
 import importlib.util
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -111,19 +112,19 @@ def torch_steps(settings, data, *, compiled):
     return turn
 
 
-def steps_of(model, batch, options):
+def turns_of(model, batch, options):
     """Returns a turn of each kind of step of a case by name."""
     data = made_images(batch)
-    steps = {
+    turns = {
         name: training_steps(settings_of(model, batch, options, **variant), data)
         for name, variant in VARIANTS.items()
     }
     if importlib.util.find_spec("torch"):
         settings = settings_of(model, batch, options)
-        steps["pytorch"] = torch_steps(settings, data, compiled=False)
+        turns["pytorch"] = torch_steps(settings, data, compiled=False)
         if options.compile:
-            steps["pytorch compiled"] = torch_steps(settings, data, compiled=True)
-    return steps
+            turns["pytorch compiled"] = torch_steps(settings, data, compiled=True)
+    return turns
 
 
 def flops_per_image(model, batch, options):
@@ -144,12 +145,12 @@ def matmul_rate(dtype):
 
 def measure(model, batch, options, peak):
     """Returns a row per step of one case."""
-    steps = steps_of(model, batch, options)
-    turns = timing.take_turns(list(steps.values()), rounds=options.rounds).wall
-    seconds = turns / steps.steps_per_call()
+    turns = turns_of(model, batch, options)
+    taken = timing.take_turns(list(turns.values()), rounds=options.rounds).wall
+    seconds = taken / steps.steps_per_call()
     work = batch * flops_per_image(model, batch, options)
     rows = []
-    for place, name in enumerate(steps):
+    for place, name in enumerate(turns):
         took = timing.spread(seconds[:, place])
         rows.append(
             {
@@ -182,7 +183,7 @@ def show(rows):
     timing.show(cells, names=("model", "step"))
 
 
-def main():
+def main(arguments: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch", type=int, nargs="+", default=[128])
@@ -191,16 +192,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     cpu.keep_freed_memory()  # as the command does
     peak = matmul_rate(options.dtype)
-    rows = []
+    case = f"{jax.default_backend()}-{options.dtype}"
     for model in options.models:
+        rows = []
         for batch in options.batch:
             rows += measure(model, batch, options, peak)
-    show(rows)
-    name = f"{jax.default_backend()}-{options.dtype}-width{options.width:g}.json"
-    timing.write(options.out / name, {"matmul_rate": peak, "rows": rows})
+        show(rows)
+        name = f"{case}-{model}-width{options.width:g}.json"
+        timing.write(options.out / name, {"matmul_rate": peak, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Batches in the order of an epoch, also of sets that do not fit on the device."""
 
 import collections
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,8 +33,12 @@ def epoch_order(seed: int, epoch: int, num_images: int, batch_size: int) -> jax.
       >>> stream.epoch_order(seed=0, epoch=0, num_images=10, batch_size=4).shape
       (2, 4)
     """
-    key = jax.random.fold_in(jax.random.key(seed), epoch)
-    order = jax.random.permutation(key, num_images)
+    return _order(jax.random.key(seed), epoch, num_images, batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _order(key: jax.Array, epoch: int, num_images: int, batch_size: int) -> jax.Array:
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), num_images)
     steps = num_images // batch_size
     return order[: steps * batch_size].reshape(steps, batch_size)
 

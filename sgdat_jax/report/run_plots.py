@@ -118,8 +118,9 @@ def plot_flip_counts(opt_state: Any, subject: str = "") -> figure.Figure:
       >>> figure = report.plot_flip_counts(state)
       >>> figure.savefig("flip_counts.png")  # doctest: +SKIP
     """
-    flips = optimizers.flip_counts(opt_state)
-    never = float(optimizers.silent_ratio(flips).total)
+    # Compiled whole: each operation by itself is a program for each shape.
+    flips = jax.jit(optimizers.flip_counts)(opt_state)
+    never = float(jax.jit(optimizers.silent_ratio)(flips).total)
     margins = _margins(opt_state)
     fig, axes = figures.panels(1 if margins is None else 2)
     leaves = optimizers.layers_of(flips)
@@ -164,10 +165,10 @@ def _draw_counts(axes: Any, layers: Mapping[str, np.ndarray]) -> None:
 def _margins(opt_state: Any) -> np.ndarray | None:
     """Returns |latent| / threshold where both are above zero; None if there is none."""
     try:
-        leaves = jax.tree.leaves(optimizers.threshold_margins(opt_state))
+        margins = jax.jit(optimizers.threshold_margins)(opt_state)
     except ValueError:  # the optimizer has no latents or no thresholds
         return None
-    values = np.concatenate([np.asarray(leaf).ravel() for leaf in leaves])
+    values = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(margins)])
     finite = values[np.isfinite(values) & (values > 0)]
     return finite if finite.size else None
 

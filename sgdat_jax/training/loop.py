@@ -331,10 +331,11 @@ def _train_epoch(
 
 def _check_finite(run: runs.Run, skipped: jax.Array | None) -> None:
     """Raises FloatingPointError after too many steps in a row that were skipped."""
-    if skipped is None or np.max(skipped) < run.config.max_skipped_steps:
+    most = 0 if skipped is None else int(np.asarray(skipped).max())
+    if most < run.config.max_skipped_steps:
         return
     raise FloatingPointError(
-        f"the loss or gradients of {int(np.max(skipped))} steps in a row are not "
+        f"the loss or gradients of {most} steps in a row are not "
         f"finite, before step {run.steps_done}{runs.where_saved(run)}"
     )
 
