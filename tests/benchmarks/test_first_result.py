@@ -37,5 +37,7 @@ def test_all_seconds_of_a_command_have_a_kind(tmp_path):
     for rows in json.loads(file.read_text())["rounds"].values():
         (row,) = rows
         assert set(row) == {*first_result.KINDS, "all"}
-        assert sum(row[kind] for kind in first_result.KINDS) == pytest.approx(row["all"])
+        assert sum(row[kind] for kind in first_result.KINDS) == pytest.approx(
+            row["all"]
+        )
         assert 0 <= row["training steps"] < row["imports"] < row["all"]

@@ -46,7 +46,7 @@ def test_model_is_built_as_told(digits):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 0.0}, r"`width` must be a number in \(0, inf\), got 0.0"),
+        ({"width": 0.0}, r"`width` must be in \(0, inf\), got 0.0"),
         ({"full_precision": ("conv9",)}, "'conv9', which fits none of the layers"),
         ({"pad_value": 2.0}, "`pad_value` must be"),
         ({"normalization": "imagenet"}, "is for images of 3 channels, digits has 1"),
