@@ -161,4 +161,4 @@ def test_finished_runs_are_not_repeated(paper_table, tmp_path, capsys):
     paper_table.main([*arguments, *small])
     assert " epoch 1: " not in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"holds a run with width=0\.0625, not 1\.0"):
-        paper_table.main(arguments)
+        paper_table.main([*arguments, small[0], small[2]])

@@ -96,7 +96,7 @@ def damaged(tmp_path, changes):
         ({"std": [0.0]}, "must be finite, std above 0"),
         ({"mean": [float("nan")]}, "must be finite, std above 0"),
         ({"network": {"input_shape": [8, 8]}}, "is not a whole file of weights"),
-        ({"network": {"input_shape": [3, 8, 1]}}, "can be built: .*at least 4"),
+        ({"network": {"input_shape": [3, 8, 1]}}, "cannot be built: .*at least 4"),
         ({"network": {"input_shape": [16, 8, 1]}}, "the network it names at dense4"),
         ({"network": {"num_classes": "ten"}}, "is not a whole file of weights"),
         ({"network": {"num_classes": float("inf")}}, "is not a whole file of weights"),

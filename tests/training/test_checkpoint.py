@@ -172,7 +172,7 @@ def test_a_state_may_be_donated_while_it_is_saved(tmp_path):
 
 def test_format_of_an_earlier_version(tmp_path):
     (tmp_path / "44" / "default").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"is of version 0\.1 of sgdat-jax"):
+    with pytest.raises(ValueError, match=r"was written by version 0\.1"):
         checkpoint.restore(tmp_path, _state(0))
 
 
