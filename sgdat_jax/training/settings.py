@@ -6,6 +6,7 @@ import types
 import typing
 from typing import Any
 
+MOST_STEPS = 2**31  # of a run, which counts them in int32
 # Kinds of options that leave the result of a run as it is.
 HOUSEKEEPING = "housekeeping"  # where files are, and when states are saved
 PLACEMENT = "placement"  # where arrays lie: this changes the order of sums alone
@@ -139,6 +140,11 @@ class Upkeep(Options):
         if self.devices is not None:
             check_at_least("devices", self.devices, 1)
         check_at_least("max_skipped_steps", self.max_skipped_steps, 1)
+        if self.max_skipped_steps >= MOST_STEPS:
+            raise ValueError(
+                f"max_skipped_steps must be less than {MOST_STEPS:,}, got "
+                f"{self.max_skipped_steps}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
