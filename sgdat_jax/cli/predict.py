@@ -1,8 +1,10 @@
 """The work of ``sgdat-jax predict``: say what pictures show."""
 
+import concurrent.futures
 import csv
 import io
 import json
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from sgdat_jax.data import arrays, pictures
 from sgdat_jax.data.photo_sets import photos
 
 _NAMED = 3  # pictures that a note names, at most
+_AT_ONCE = 256  # pictures in memory
 
 
 class Row(NamedTuple):
@@ -54,26 +57,29 @@ def set_up(config: options.PredictConfig) -> Work:
     classify = inference.load(config.weights)
     with pictures.quiet():
         images, broken = _read(config.images)
+        total, rows, resized = len(images) + len(broken), list[Row](), 0
+        for start in range(0, len(images), _AT_ONCE):
+            whole, unread = _decoded(classify, images[start : start + _AT_ONCE])
+            broken |= unread
+            if config.skip_broken or not broken:
+                rows += predict(classify, whole, config.top)
+            resized += sum(image.size != classify.input_shape[:2] for image in whole)
     notes = []
     if broken:
         shown = [f"{name} ({why})" for name, why in list(broken.items())[:_NAMED]]
         named = ", ".join(shown + ["..."] * (len(broken) > _NAMED))
         if not config.skip_broken:
             raise ValueError(
-                f"{len(broken):,} of {len(images) + len(broken):,} pictures cannot be "
-                f"used: {named}; --skip-broken leaves them out."
+                f"{len(broken):,} of {total:,} pictures cannot be used: {named}; "
+                "--skip-broken leaves them out."
             )
-        total = len(images) + len(broken)
         notes.append(f"left out {len(broken):,} of {total:,} pictures: {named}")
     height, width, _ = classify.input_shape
-    resized = sum(image.size != (height, width) for image in images)
     if resized:
         how = f"{classify.resize}: {pictures.RESIZES[classify.resize]}"
         notes.append(
-            f"resized {resized:,} of {len(images):,} pictures to {height}x{width} "
-            f"({how})"
+            f"resized {resized:,} of {len(rows):,} pictures to {height}x{width} ({how})"
         )
-    rows = predict(classify, images, config.top)
     return Work(rows, notes, config)
 
 
@@ -131,6 +137,27 @@ def _read(paths: Sequence[str]) -> tuple[list[_Image], dict[str, str]]:
             except OSError as error:
                 broken[str(picture)] = error.strerror or str(error)
     return images, broken
+
+
+def _decoded(
+    classify: inference.Classifier, images: Sequence[_Image]
+) -> tuple[list[_Image], dict[str, str]]:
+    """Returns images of the network's size, and why pictures cannot be decoded."""
+
+    def decode(image: _Image) -> _Image | str:
+        if isinstance(image.value, np.ndarray):
+            return image
+        try:
+            with files.open_regular(image.value) as file:
+                value = pictures.read(file, classify.input_shape, classify.resize)
+        except (OSError, ValueError) as error:
+            return getattr(error, "strerror", None) or str(error)
+        return image._replace(value=value)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(zip(images, pool.map(decode, images), strict=True))
+    whole = [result for _, result in found if not isinstance(result, str)]
+    return whole, {i.name: result for i, result in found if isinstance(result, str)}
 
 
 def _of_array(path: pathlib.Path) -> list[_Image]:

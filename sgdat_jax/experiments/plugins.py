@@ -33,7 +33,7 @@ def load(names: Iterable[str]) -> None:
             else:
                 with _current_folder():
                     importlib.import_module(name)
-        except Exception as error:  # a plug-in may raise anything
+        except (Exception, SystemExit) as error:  # a plug-in may raise anything
             raise ValueError(
                 f"the plug-in {name} cannot be imported: {type(error).__name__}: "
                 f"{error}{_line(error)}."
@@ -72,7 +72,7 @@ def _current_folder() -> Iterator[None]:
         sys.path.remove(folder)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """Returns where in a plug-in an error arose, if it is not Python's own."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]

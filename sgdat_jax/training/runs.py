@@ -18,8 +18,6 @@ from sgdat_jax.training.metrics import records
 
 _Settings = TypeVar("_Settings", bound=settings.Upkeep)
 
-_MOST_STEPS = 2**31  # states count them in int32
-
 
 class Progress(NamedTuple):
     """How far a run has come: everything but its state."""
@@ -78,9 +76,9 @@ def check_fits(options: settings.Passes, dataset: Dataset) -> None:
             f"{options.batch_size}."
         )
     steps = options.epochs * steps_per_epoch(options, dataset)
-    if steps >= _MOST_STEPS:
+    if steps >= settings.MOST_STEPS:
         raise ValueError(
-            f"epochs must have fewer than {_MOST_STEPS:,} steps in all, got "
+            f"epochs must have fewer than {settings.MOST_STEPS:,} steps in all, got "
             f"{options.epochs} of {steps_per_epoch(options, dataset)} each."
         )
     side = min(dataset.input_shape[:2])

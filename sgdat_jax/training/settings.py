@@ -5,6 +5,8 @@ import dataclasses
 from sgdat_jax import checks
 from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, Options, option
 
+MOST_STEPS = 2**31  # of a run, which counts them in int32
+
 
 @dataclasses.dataclass(frozen=True)
 class Passes(Options):
@@ -99,6 +101,7 @@ class Upkeep(Options):
         if self.devices is not None:
             checks.at_least("devices", self.devices, 1)
         checks.at_least("max_skipped_steps", self.max_skipped_steps, 1)
+        checks.at_most("max_skipped_steps", self.max_skipped_steps, MOST_STEPS - 1)
 
 
 @dataclasses.dataclass(frozen=True)

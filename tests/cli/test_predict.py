@@ -99,6 +99,21 @@ def test_broken_pictures(pictures, capsys):
     assert "left out 1 of 4 pictures: " in output.err
 
 
+def test_pictures_broken_behind_their_headers(pictures, capsys):
+    folder, paths = pictures
+    content = (folder / "[a].png").read_bytes()
+    (folder / "torn.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["predict", "digits", str(folder)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "1 of 4 pictures cannot be used: " in error
+    assert "torn.png (" in error and error.count("\n") == 1
+    output = _printed(["digits", folder, "--skip-broken", "--json"], capsys)
+    assert [value["image"] for value in json.loads(output.out)] == paths
+    assert "left out 1 of 4 pictures: " in output.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

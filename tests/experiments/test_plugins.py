@@ -134,6 +134,7 @@ def test_without_the_plugin_one_line_says_so(folder):
         ("import nothing_here", "ModuleNotFoundError: No module named 'nothing_here'"),
         ("1 / 0", "ZeroDivisionError: division by zero ("),
         ("x = (", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit: 3 ("),
     ],
 )
 def test_plugin_that_fails(folder, text, message):
