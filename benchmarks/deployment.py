@@ -104,7 +104,7 @@ def measure(model, width, folder, options):
 
 def show(rows):
     def ratio(row, name):
-        return timing.ratio_text(row[name]) if row[name] else "-"
+        return f"{row[name]['median']:.2f}" if row[name] else "-"
 
     cells = [
         {
