@@ -35,6 +35,7 @@ class Form(NamedTuple):
     write: Callable[[networks.Network, pathlib.Path, str | None], Any] | None
     read: Callable[[pathlib.Path], Bind]
     has_processor: bool = True  # can be made for a given processor
+    takes_batches: bool = True
 
 
 class Program(NamedTuple):
@@ -129,7 +130,7 @@ def _bind_jax(classify):
 
 def _of_iree(dtype):
     write = functools.partial(_write_iree, dtype=dtype)
-    return Form(f"{dtype}.vmfb", write, _read_iree)
+    return Form(f"{dtype}.vmfb", write, _read_iree, takes_batches=False)
 
 
 FORMS = {

@@ -4,8 +4,8 @@ One network is exported in every format, and its files take turns: our compiled
 function, StableHLO through jax, IREE by counting bits, in int8 and in float32, and
 onnxruntime in float32. For each: bytes of the file, seconds from the file to the first
 prediction, the latency of a single image (median and 99th percentile) and images per
-second of a batch; IREE's files take images one by one. All use as many threads as the
-process may use processors, so one thread and two are
+second of a batch; IREE's files take images one by one, so latency tells both. All use
+as many threads as the process may use processors, so one thread and two are
 
     taskset -c 0 python -m benchmarks.deployment --models DigitsNet
     taskset -c 0,1 python -m benchmarks.deployment --models DigitsNet
@@ -38,7 +38,7 @@ PACKAGES = ("iree-base-compiler", "iree-base-runtime", "onnxruntime")
 PROCESSORS = ("x86-64-v3",)
 
 
-def take_turns(turns, rounds, seconds):
+def take_turns(turns, rounds, seconds, calls=CALLS, fewest=5):
     """Returns seconds of shape (rounds, programs, calls).
 
     Each program's first call of a round is not timed: after the others, the caches lack
@@ -47,15 +47,15 @@ def take_turns(turns, rounds, seconds):
     taken, chance = [], np.random.default_rng(0)
     begun = time.perf_counter()
     for _ in range(rounds):
-        row = np.zeros((len(turns), CALLS))
+        row = np.zeros((len(turns), calls))
         for place in chance.permutation(len(turns)):
             turns[place]()
-            for call in range(CALLS):
+            for call in range(calls):
                 start = time.perf_counter()
                 turns[place]()
                 row[place, call] = time.perf_counter() - start
         taken.append(row)
-        if len(taken) >= 5 and time.perf_counter() - begun > seconds:
+        if len(taken) >= fewest and time.perf_counter() - begun > seconds:
             break
     return np.array(taken)
 
@@ -65,19 +65,32 @@ def measure(model, width, folder, options):
     programs = deployed.read_programs(folder, options.programs)
     weights = networks.open_network(folder / deployed.WEIGHTS, None, "uint8")
     images = weights.random_inputs(BATCH)
-    times = {}
-    for count in (1, BATCH):
-        turns = [program.bind(images[:count]) for program in programs.values()]
-        # Batches take long, and a few rounds of them tell enough.
-        seconds = options.seconds if count == 1 else options.seconds / 2
-        times[count] = take_turns(turns, options.rounds, seconds)
-    typical = np.median(times[1], -1)
+    single = take_turns(
+        [program.bind(images[:1]) for program in programs.values()],
+        options.rounds,
+        options.seconds,
+    )
+    # Batches take long, and a few rounds of them tell enough.
+    with_batches = [name for name in programs if deployed.FORMS[name].takes_batches]
+    batches = take_turns(
+        [programs[name].bind(images) for name in with_batches],
+        options.rounds,
+        options.seconds / 2,
+        calls=1,
+        fewest=3,
+    )
+    typical = np.median(single, -1)
 
     def over(place, name):
         if name not in programs:
             return None
         rival = list(programs).index(name)
         return timing.paired_ratio(typical, place, rival)._asdict()
+
+    def images_per_second(place, name):
+        if name in with_batches:
+            return BATCH / float(np.median(batches[:, with_batches.index(name)]))
+        return 1 / float(np.median(single[:, place]))
 
     return [
         {
@@ -89,14 +102,14 @@ def measure(model, width, folder, options):
             "over_float32_bytes": program.file_bytes
             / deployed.float32_bytes(model, width),
             "load_seconds": program.load_seconds,
-            "rounds": len(times[1]),
+            "rounds": len(single),
             "calls_a_round": CALLS,
-            "latency": timing.spread(times[1][:, place])._asdict(),
-            "latency_99": float(np.percentile(times[1][:, place], 99)),
+            "latency": timing.spread(single[:, place])._asdict(),
+            "latency_99": float(np.percentile(single[:, place], 99)),
             "over_onnxruntime": over(place, deployed.RIVAL),
             "over_ours": over(place, deployed.OURS),
-            "rounds_of_batches": len(times[BATCH]),
-            "images_per_second": BATCH / float(np.median(times[BATCH][:, place])),
+            "rounds_of_batches": len(batches),
+            "images_per_second": images_per_second(place, name),
         }
         for place, (name, program) in enumerate(programs.items())
     ]
@@ -104,7 +117,7 @@ def measure(model, width, folder, options):
 
 def show(rows):
     def ratio(row, name):
-        return timing.ratio_text(row[name]) if row[name] else "-"
+        return f"{row[name]['median']:.2f}" if row[name] else "-"
 
     cells = [
         {
@@ -156,7 +169,9 @@ def _table(results, cell):
     for result in results:
         rows = {row["program"]: row for row in result["rows"]}
         first = next(iter(rows.values()))
-        case = first["model"], f"{first['width']:g}", result["compiled_for"]
+        # Not recorded at first.
+        compiled_for = result.get("compiled_for", "this processor")
+        case = first["model"], f"{first['width']:g}", compiled_for
         known = [cell(rows[name]) if name in rows else "" for name in deployed.FORMS]
         yield f"| {' | '.join([*case, str(result['threads']), *known])} |"
 

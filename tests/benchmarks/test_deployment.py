@@ -18,7 +18,7 @@ def test_a_network_is_measured_from_files_written_before(tmp_path, capsys):
     assert list(tmp_path.glob("*.json")) == []
     deployment.main(words)
     assert written == {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    assert deployed.RIVAL in capsys.readouterr().out
+    assert deployed.OURS in capsys.readouterr().out
     (file,) = tmp_path.glob("*.json")
     result = json.loads(file.read_text())
     assert result["threads"] == deployed.threads()

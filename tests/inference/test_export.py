@@ -181,7 +181,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     for name, module, extra in (
         ("iree", "iree.compiler", "export"),
         ("onnx", "onnx", "export"),
-        ("litert", "litert_converter", "litert"),
+        ("litert", "litert_converter.converter_api_ext", "litert"),
     ):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ValueError, match=rf"pip install 'sgdat-jax\[{extra}\]'"):

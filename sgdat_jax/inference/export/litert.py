@@ -41,7 +41,7 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
                 module, passmanager.PassManager(), api.ConvertToTFLConfig()
             )
             return bytes(api.export_flatbuffer_to_bytes(module.operation))
-        except (RuntimeError, ir.MLIRError) as error:
+        except (RuntimeError, ValueError, ir.MLIRError) as error:
             reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"LiteRT cannot hold this network ({reason}); a function needs "
