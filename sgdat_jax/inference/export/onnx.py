@@ -10,7 +10,8 @@ import pathlib
 import jax
 import numpy as np
 
-from sgdat_jax.inference.export import networks, onnx_graph
+from sgdat_jax.inference.export import networks
+from sgdat_jax.inference.export.jaxprs import graph as graph_lib
 
 # The first opset with bitwise operations, which most runtimes have had since 2023.
 _OPSET = 18
@@ -34,7 +35,7 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
     function = network.with_products("float32").function
     inputs = network.any_inputs()
     jaxpr = jax.make_jaxpr(lambda images: function.plain(images))(inputs)
-    graph = onnx_graph.Graph(onnx)
+    graph = graph_lib.Graph(onnx)
     images = graph.input("images", inputs)
     (logits,) = graph.add_jaxpr(jaxpr.jaxpr, jaxpr.consts, [images])
     model = onnx.helper.make_model(

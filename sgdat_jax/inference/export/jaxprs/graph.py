@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.extend import core, source_info_util
 
-from sgdat_jax.inference.export import onnx_operations
+from sgdat_jax.inference.export.jaxprs import operations
 
 _PACKED = 1024  # entries; smaller arrays of signs stay as they are
 # Equations that stand for another jaxpr, by the name of the parameter that holds it.
@@ -146,7 +146,7 @@ class Graph:
         special = None
         if kind in _CALLS:
             inner = equation.params[_CALLS[kind]]
-            special = onnx_operations.FUNCTIONS.get(inner.jaxpr.debug_info.func_name)
+            special = operations.FUNCTIONS.get(inner.jaxpr.debug_info.func_name)
             if special is None:
                 return self.add_jaxpr(inner.jaxpr, inner.consts, operands)
         if kind == "platform_index":  # ONNX is for none by name
@@ -165,7 +165,7 @@ class Graph:
             results = equation.primitive.bind(*inputs, **equation.params)
             many = equation.primitive.multiple_results
             return list(map(self.known, results if many else [results]))
-        convert = special or onnx_operations.PRIMITIVES.get(kind)
+        convert = special or operations.PRIMITIVES.get(kind)
         try:
             if convert is None:
                 raise ValueError("it has no form in ONNX here")

@@ -1,0 +1,1 @@
+"""ONNX graphs made of jaxprs, whatever network they are of."""
