@@ -127,8 +127,8 @@ def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
 
 
 def test_arguments_by_chance(tmp_path, capfd, monkeypatch):
-    ends = _check_cases(12, 0, tmp_path, capfd, monkeypatch)
-    assert ends[2] > 7
+    ends = _check_cases(25, 0, tmp_path, capfd, monkeypatch)
+    assert ends[2] > 15
 
 
 @pytest.mark.slow
