@@ -10,30 +10,27 @@ from collections.abc import Iterator
 
 import jax
 
-# XLA makes nothing of the second on CPUs; it keeps the two kinds of programs apart in
-# the caches of `jax.jit`, as the first does not.
-_AS_USERS = {
-    "jax_disable_most_optimizations": False,
-    "jax_optimization_level": "UNKNOWN",
-}
-_QUICKLY = {"jax_disable_most_optimizations": True, "jax_optimization_level": "O0"}
-_quickly = False
+_QUICKLY = "jax_disable_most_optimizations"
+_is_quick = False
+
+
+def compile_quickly(wanted: bool) -> None:
+    """Compiles quickly or not from here on, also in processes that are started."""
+    global _is_quick
+    if _is_quick == wanted:
+        return
+    _is_quick = wanted
+    jax.config.update(_QUICKLY, wanted)
+    os.environ[_QUICKLY.upper()] = str(wanted)
+    jax.clear_caches()  # which would give programs of the other kind
 
 
 @contextlib.contextmanager
-def quickly(wanted: bool = True) -> Iterator[None]:
-    """Compiles quickly or not, here and in processes that are started."""
-    before = _quickly
-    _set(wanted)
+def as_users() -> Iterator[None]:
+    """Compiles as users do in the block."""
+    before = _is_quick
+    compile_quickly(False)
     try:
         yield
     finally:
-        _set(before)
-
-
-def _set(wanted: bool) -> None:
-    global _quickly
-    _quickly = wanted
-    for name, value in (_QUICKLY if wanted else _AS_USERS).items():
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
+        compile_quickly(before)

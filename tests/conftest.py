@@ -61,11 +61,16 @@ def pytest_collection():
         gc.enable()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_as_wanted(request):
+    """Goes on as the file before was compiled, or changes that."""
+    marks = request.node.iter_markers("usefixtures")
+    compiling.compile_quickly(any("compiled_quickly" in mark.args for mark in marks))
+
+
 @pytest.fixture(scope="module")
 def compiled_quickly():
     """For files of tests that ask neither for bits nor for speed."""
-    with compiling.quickly():
-        yield
 
 
 @pytest.fixture

@@ -271,7 +271,7 @@ def _read_groups(config: options.Report) -> tuple[list[report.Group], _Reported]
     groups = report.group_runs(_read_runs(config.run_dirs))
     report.compare_pairs(groups, config.reference)  # finds an unknown one
     out = pathlib.Path(config.out)
-    report.check_place(out, "out")
+    report.comparison.check_place(out, "out")
     files.make([out], "out")
     return groups, _Reported(out, config.reference, config.select_on_test)
 
@@ -286,7 +286,7 @@ def _read_runs(folders: Sequence[str | pathlib.Path]) -> list[report.Run]:
 
 def _new_comparison(config: configs.CompareConfig) -> compare_lib.Comparison:
     if not any(config.folder.glob(f"*/seed*/{run_folder.CONFIG}")):
-        report.check_place(config.folder, "run_dir")
+        report.comparison.check_place(config.folder, "run_dir")
     return compare_lib.set_up(config)
 
 

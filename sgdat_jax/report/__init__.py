@@ -1,6 +1,5 @@
 """Tables and plots of networks and of recorded runs."""
 
-from sgdat_jax.report.comparison import check_place as check_place
 from sgdat_jax.report.comparison import compare_pairs as compare_pairs
 from sgdat_jax.report.comparison import compare_runs as compare_runs
 from sgdat_jax.report.comparison import comparison_markdown as comparison_markdown

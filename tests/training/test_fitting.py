@@ -200,7 +200,7 @@ def test_dropout_goes_on_where_it_was(tmp_path):
 def test_files_of_own_networks_are_loaded_with_the_network(tmp_path):
     model, data = RandomNet(nnx.Rngs(0)), small_runs.digits()
     fitted = training.fit(model, _optimizer(model), data, epochs=1, run_dir=tmp_path)
-    with pytest.raises(ValueError, match="give the network itself"):
+    with pytest.raises(ValueError, match="pass the network itself"):
         inference.load(tmp_path)
     with pytest.raises(ValueError, match="does not fit the network"):
         inference.load(tmp_path, model=OwnNet(nnx.Rngs(1), classes=7))
