@@ -68,7 +68,10 @@ class Sampler(threading.Thread):
         """Looks until `end`."""
         before = time.perf_counter()
         while not self._ended.wait(_INTERVAL):
-            kind = kind_of(sys._current_frames()[self._watched])
+            try:
+                kind = kind_of(sys._current_frames()[self._watched])
+            except AttributeError:  # the stack changed meanwhile
+                continue
             now = time.perf_counter()
             self.seconds[kind] += now - before
             before = now
