@@ -38,7 +38,7 @@ class Chip(NamedTuple):
     hbm_bytes: float
     sent_bytes: float
     memory: float  # bytes
-    topologies: dict[int, str]  # by their number of chips; none of a GPU
+    topologies: dict[int, str]  # by their number of chips; a GPU has none
 
 
 CHIPS = {

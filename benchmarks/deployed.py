@@ -23,7 +23,7 @@ from sgdat_jax.models import specs
 
 OURS, RIVAL = "ours bits", "onnxruntime float32"
 WEIGHTS = "net.npz"  # name of the file of weights
-_COMPARED = 4  # images of which classes are compared
+_COMPARED = 4  # images whose predicted classes are compared
 # From images to a program that predicts them; they lie where it takes them from.
 Bind = Callable[[np.ndarray], Callable[[], Any]]
 
@@ -167,7 +167,7 @@ def write_files(
 
 
 def read_programs(folder: pathlib.Path, forms: Sequence[str]) -> dict[str, Program]:
-    """Returns the programs of files, by name, all of which predict the same.
+    """Returns the programs of files, by name; all must predict the same.
 
     Raises:
       ValueError: if one predicts another class where rounding does not decide.

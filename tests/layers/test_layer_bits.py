@@ -227,3 +227,18 @@ def test_training_on_a_tpu_keeps_sums_as_int16():
 def test_int16_holds_all_sums():
     sums = jnp.arange(-products._LARGEST, products._LARGEST + 1, dtype=jnp.float32)
     chex.assert_trees_all_equal(products.narrow(sums), sums, strict=True)
+
+
+def test_on_a_tpu_gradients_tell_of_nan(monkeypatch):
+    def on_tpu(*operands, default, tpu=None, **others):
+        return (tpu or default)(*operands)
+
+    monkeypatch.setattr(products.lax, "platform_dependent", on_tpu)
+    layer = conv()
+    images = jnp.asarray(X).at[0, 0, 0, 0].set(jnp.nan)
+    value_and_grad = nnx.value_and_grad(lambda layer: layer(images).sum())
+    value, gradients = value_and_grad(layer)
+    assert jnp.isfinite(value)  # int16 has no NaN
+    for gradient in jax.tree.leaves(gradients):
+        assert jnp.isnan(gradient).any()  # so that the step is skipped
+    assert jnp.isnan(layer(images)).any()  # a prediction is as elsewhere
