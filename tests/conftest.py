@@ -80,6 +80,13 @@ def without_drawing(monkeypatch):
     monkeypatch.setattr("sgdat_jax.report.figures.drawn", lambda fig: empty)
 
 
+@pytest.fixture
+def eight_devices():
+    """Skips where the eight that `XLA_FLAGS` asks for are not there, as on a GPU."""
+    if len(jax.devices()) < 8:
+        pytest.skip("needs eight devices")
+
+
 @pytest.fixture(scope="module")
 def without_cache():
     """Compiles each time: to read a program for a TPU from the cache would need one."""

@@ -108,9 +108,27 @@ def _multiply_plainly(
 ) -> jax.Array:
     if x.dtype == jnp.float32:
         return product(x, kernel)
-    # int32 at once, for cuDNN's convolutions of int8 return float32 or nothing.
-    exact = jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32
-    return product(x, kernel, preferred_element_type=exact).astype(jnp.float32)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return product(x, kernel, preferred_element_type=jnp.float32)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cuda=functools.partial(_multiply_as_floats, product),
+        default=functools.partial(_multiply_integers, product),
+    )
+
+
+def _multiply_as_floats(
+    product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    # cuDNN refuses most convolutions of int8. Signs and zeros are exact in any dtype.
+    return product(x.astype(jnp.float32), kernel.astype(jnp.float32))
+
+
+def _multiply_integers(
+    product: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array
+) -> jax.Array:
+    return product(x, kernel, preferred_element_type=jnp.int32).astype(jnp.float32)
 
 
 def _multiply_packed(

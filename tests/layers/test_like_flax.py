@@ -203,6 +203,7 @@ def test_depthwise_and_separable_convolutions_equal_their_siblings():
     np.testing.assert_array_equal(y, expected)
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_metadata_goes_to_the_parameters():
     options = {"use_bias": True, "bias_metadata": {"note": "of the bias"}}
     mesh = jax.make_mesh((8,), ("out",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -223,6 +224,7 @@ def test_metadata_goes_to_the_parameters():
 MESH_AXES = (jax.sharding.AxisType.Explicit,) * 2
 
 
+@pytest.mark.usefixtures("eight_devices")
 @pytest.mark.parametrize("make", [BinaryLinear, BinaryConv])
 def test_out_sharding_is_that_of_the_outputs(make):
     size = () if make is BinaryLinear else ((3, 3),)
@@ -284,6 +286,15 @@ def test_masked_layers_fold_with_their_zeros(make, dtype):
     assert folded.kernel.dtype == jnp.dtype(expected)
     x = layer_cases.normal(2, 6, 5, 3)
     np.testing.assert_array_equal(folded(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [BinaryConv, BinaryConvTranspose])
+def test_a_gpu_convolves_no_integers(make):
+    folded = inference.fold(make(3, 4, (3, 3), mask=MASK, **SIGNS), "int8")
+    x = layer_cases.normal(2, 6, 5, 3)
+    program = jax.jit(lambda x: folded(x)).trace(x).lower(lowering_platforms=("cuda",))
+    (line,) = (n for n in program.as_text().splitlines() if ".convolution(" in n)
+    assert "xi8>" not in line and "xf32>" in line
 
 
 def test_a_mask_of_other_numbers_is_not_folded():

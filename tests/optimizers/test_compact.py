@@ -265,6 +265,7 @@ def test_states_are_saved_and_go_on_to_the_bit(tmp_path):
     shared_runs.assert_bit_equal((params, state), steps[-1])
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_eight_devices_hold_an_eighth_of_the_words_each():
     layout = parallel.lay_out(jax.devices()[:8], sharded=True)
     tx, params = sj.sgdat(1e-2, 1e-3, layout="compact"), signs((64, 32))

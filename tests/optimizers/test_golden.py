@@ -120,7 +120,7 @@ OTHERS = {
 }
 
 # Their one product is Optax's, which XLA adds to without rounding it on CPUs alone.
-OPTAX_PRODUCTS = ("latent_sgd", "sgdat")
+OPTAX_PRODUCTS = ("sgdt", "latent_sgd", "sgdat")
 
 
 @pytest.mark.parametrize("case", OTHERS)

@@ -146,6 +146,7 @@ def test_nothing_to_check_is_an_error():
         jax.jit(sj.check_binary)(nnx.state(layer))
 
 
+@pytest.mark.usefixtures("eight_devices")
 def test_split_weights_are_checked_whole():
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     kernel = jax.device_put(jnp.ones((16, 2)), jax.NamedSharding(mesh, jax.P("x")))
