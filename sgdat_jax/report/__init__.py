@@ -4,6 +4,7 @@ from sgdat_jax.report.comparison import compare_pairs as compare_pairs
 from sgdat_jax.report.comparison import compare_runs as compare_runs
 from sgdat_jax.report.comparison import comparison_markdown as comparison_markdown
 from sgdat_jax.report.comparison import comparison_table as comparison_table
+from sgdat_jax.report.comparison import differences_markdown as differences_markdown
 from sgdat_jax.report.comparison import differences_table as differences_table
 from sgdat_jax.report.comparison import write_comparison as write_comparison
 from sgdat_jax.report.comparison_plots import plot_accuracy as plot_accuracy

@@ -137,6 +137,23 @@ def differences_table(differences: Sequence[dict[str, Any]]) -> rich_table.Table
     return tables.terminal(_difference_cells(differences))
 
 
+def differences_markdown(differences: Sequence[dict[str, Any]]) -> str:
+    """Returns the table of paired differences as Markdown.
+
+    Args:
+      differences: what `paired_differences` returns.
+
+    Example:
+      >>> from sgdat_jax import report
+      >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
+      >>> groups = report.group_runs(runs)
+      >>> text = report.differences_markdown(report.compare_pairs(groups))
+      >>> print(text.splitlines()[2])
+      | Adam* | 1 | -0.15 |  |  |  |
+    """
+    return tables.markdown(_difference_cells(differences))
+
+
 def check_place(folder: pathlib.Path, option: str) -> None:
     """Raises ValueError if the files of a report would replace those of others.
 
