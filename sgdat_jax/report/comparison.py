@@ -148,8 +148,8 @@ def differences_markdown(differences: Sequence[dict[str, Any]]) -> str:
       >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
       >>> groups = report.group_runs(runs)
       >>> text = report.differences_markdown(report.compare_pairs(groups))
-      >>> print(text.splitlines()[2])
-      | Adam* | 1 | -0.15 |  |  |  |
+      >>> print(text.splitlines()[3])
+      | Bop | 1 | -1.18 |  |  |  |
     """
     return tables.markdown(_difference_cells(differences))
 
