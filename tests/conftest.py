@@ -39,6 +39,12 @@ _PARALLEL = {
 }
 
 
+def pytest_addoption(parser):
+    """Adds the option of ``.ci/tiers``."""
+    said = "compile all programs as users do, where tests would have it quickly, too"
+    parser.addoption("--as-users", action="store_true", help=said)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """Runs tests on all cores, unless it is told otherwise."""
@@ -65,12 +71,13 @@ def pytest_collection():
 def _compiled_as_wanted(request):
     """Goes on as the file before was compiled, or changes that."""
     marks = request.node.iter_markers("usefixtures")
-    compiling.compile_quickly(any("compiled_quickly" in mark.args for mark in marks))
+    is_quick = any("compiled_quickly" in mark.args for mark in marks)
+    compiling.compile_quickly(is_quick and not request.config.option.as_users)
 
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """For files of tests that ask neither for bits nor for speed."""
+    """For files of tests that ask neither for the bits of users nor for speed."""
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_completion_knows_commands_and_options(shell, capfd):
         assert word in script
 
 
+@pytest.mark.whole
 def test_recipes_and_what_they_cost(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = _printed("recipes", capfd)

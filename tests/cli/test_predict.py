@@ -70,6 +70,7 @@ def test_json_and_csv_are_nothing_else(pictures, capsys):
     ]
 
 
+@pytest.mark.whole
 def test_arrays_and_a_run(tmp_path, capsys):
     run = shared_runs.finished()
     images = run.dataset.test_images[:20]

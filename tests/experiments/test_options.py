@@ -187,6 +187,7 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     assert about["reached"]["epoch"] == first
 
 
+@pytest.mark.whole
 def test_a_constant_channel_spoils_nothing(tmp_path):
     data = small_runs.digits()
     opaque = {

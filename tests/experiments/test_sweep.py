@@ -161,6 +161,7 @@ def test_a_sweep_of_before_and_elsewhere_is_the_same(finished, tmp_path):
         sweep.set_up(configs.SweepConfig(**settings, unbiased_variance=True))
 
 
+@pytest.mark.whole
 def test_a_model_whose_steps_are_skipped_has_diverged(tmp_path):
     settings = {"model": "TinyNet", "epochs": 1, "batch_size": 64}
     settings |= {"real_learning_rate": 1e30, "seeds": 1, "threshold": (0.0, 1e-6)}

@@ -120,6 +120,7 @@ def test_functions_are_exported_as_they_are(tmp_path):
             inference.export(function, name, tmp_path / "other", **shape)
 
 
+@pytest.mark.whole
 def test_what_predicts_otherwise_is_not_left_behind(tmp_path, monkeypatch):
     # Another network's content stands in the place of this one's.
     other = nnx.jit(sj.models.DigitsNet)(rngs=nnx.Rngs(1))

@@ -32,10 +32,15 @@ def test_sums_equal_those_of_the_other_form(geometry, features):
         bits.pack(jnp.asarray(one, jnp.float32), axis)
         for one, axis in zip(signs, (-1, -2), strict=True)
     )
-    expected = bits.sums_of_words(x, kernel, features, geometry)
-    np.testing.assert_array_equal(words.sums(x, kernel, features, geometry), expected)
+    # Compiled as a whole: each operation by itself takes longer.
+    expected, sums = (
+        jax.jit(form, static_argnums=(2, 3))(x, kernel, features, geometry)
+        for form in (bits.sums_of_words, words.sums)
+    )
+    np.testing.assert_array_equal(sums, expected)
 
 
+@pytest.mark.whole
 def test_sums_of_matrices():
     rng = np.random.default_rng(0)
     x, kernel = random_words(rng, 3, 40), random_words(rng, 40, 5)
@@ -44,6 +49,7 @@ def test_sums_of_matrices():
     np.testing.assert_array_equal(sums(x, kernel, 1280, bits.Geometry()), expected)
 
 
+@pytest.mark.whole
 def test_convolutions_of_few_channels():
     x = jax.random.normal(jax.random.key(0), (2, 7, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 5))

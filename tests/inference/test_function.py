@@ -10,6 +10,8 @@ from flax import nnx
 from networks import SIZES, random_network
 from sgdat_jax import inference
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module", params=["bits", "unfolded"])
 def function(request):

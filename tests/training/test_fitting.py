@@ -18,6 +18,8 @@ from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class OwnNet(nnx.Module):
     """A network that knows nothing of this library's training, but for two layers."""

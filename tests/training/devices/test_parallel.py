@@ -13,6 +13,8 @@ from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import checkpoint, loop, steps
 from sgdat_jax.training.devices import parallel, splits
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 COPIED = parallel.lay_out(jax.devices())
 SHARDED = parallel.lay_out(jax.devices(), sharded=True)
 ALONE = small_runs.alone()
