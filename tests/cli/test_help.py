@@ -102,17 +102,22 @@ print(time.process_time(), *heavy.intersection(sys.modules), file=sys.stderr)
 @pytest.mark.parametrize(
     "words",
     [
-        "--version",
         "--help",
-        "train --help-all",
-        "data show --help",
-        "list optimizers",
-        "completion bash",
-        "tran",
-        "train --epoch 3",
         "train --epochs 0",
-        "train --optimizer sgdatt",
-        "compare --optimizers sgdatt",
+        *(
+            pytest.param(words, marks=pytest.mark.whole)
+            for words in (
+                "--version",
+                "train --help-all",
+                "data show --help",
+                "list optimizers",
+                "completion bash",
+                "tran",
+                "train --epoch 3",
+                "train --optimizer sgdatt",
+                "compare --optimizers sgdatt",
+            )
+        ),
     ],
 )
 def test_help_and_typos_need_neither_jax_nor_a_second(words):

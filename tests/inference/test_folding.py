@@ -16,6 +16,8 @@ import shared_runs
 from networks import DTYPES, random_network
 from sgdat_jax import inference, testing
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize(
     ("name", "pad_value", "dtypes"),
