@@ -30,6 +30,7 @@ collect_ignore = [
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+_TESTS = pathlib.Path(__file__).parent
 # Of pytest-xdist, which need not be there; what the command line says goes before.
 _PARALLEL = {
     "numprocesses": (None, "auto"),
@@ -69,9 +70,10 @@ def pytest_collection():
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_as_wanted(request):
-    """Goes on as the file before was compiled, or changes that."""
+    """Goes on as the file before was compiled, or changes that; docstrings quickly."""
     marks = request.node.iter_markers("usefixtures")
     is_quick = any("compiled_quickly" in mark.args for mark in marks)
+    is_quick |= _TESTS not in request.path.parents
     compiling.compile_quickly(is_quick and not request.config.option.as_users)
 
 

@@ -145,6 +145,7 @@ def test_refused_in_one_line(arguments, named, tmp_path, monkeypatch, capsys):
     assert "pickle" not in output.err
 
 
+@pytest.mark.whole
 def test_a_file_named_digits_comes_first(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _, paths = pictures
