@@ -56,6 +56,12 @@ def pytest_cmdline_main(config):
             setattr(config.option, name, value)
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Spares the quick tests the import of what they leave out."""
+    is_left_out = "not whole" in config.option.markexpr
+    return True if collection_path == _TESTS / "whole" and is_left_out else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
     """Leaves what lives until the end to no collection of garbage: a tenth of all."""
