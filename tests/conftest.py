@@ -46,6 +46,11 @@ def pytest_addoption(parser):
     parser.addoption("--as-users", action="store_true", help=said)
 
 
+def pytest_configure(config):
+    """Heeds that option."""
+    compiling.always_as_users = config.option.as_users
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """Runs tests on all cores, unless it is told otherwise."""
@@ -80,7 +85,7 @@ def _compiled_as_wanted(request):
     marks = request.node.iter_markers("usefixtures")
     is_quick = any("compiled_quickly" in mark.args for mark in marks)
     is_quick |= _TESTS not in request.path.parents
-    compiling.compile_quickly(is_quick and not request.config.option.as_users)
+    compiling.compile_quickly(is_quick)
 
 
 @pytest.fixture(scope="module")

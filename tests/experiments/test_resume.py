@@ -19,6 +19,8 @@ from sgdat_jax.cli import parsing, work
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import interruption, loop, runs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 
 

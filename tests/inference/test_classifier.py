@@ -14,6 +14,8 @@ from sgdat_jax import inference, run_folder
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.inference import classifier, weight_files
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def classify():

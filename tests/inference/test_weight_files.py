@@ -21,6 +21,8 @@ from sgdat_jax.experiments import setup
 from sgdat_jax.inference import weight_files
 from sgdat_jax.training import loop, steps
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize(
     "dtype",
