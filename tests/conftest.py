@@ -30,6 +30,7 @@ collect_ignore = [
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+_TESTS = pathlib.Path(__file__).parent
 # Of pytest-xdist, which need not be there; what the command line says goes before.
 _PARALLEL = {
     "numprocesses": (None, "auto"),
@@ -37,6 +38,17 @@ _PARALLEL = {
     "dist": ("no", "loadfile"),  # tests of a file share what they prepare
     "loadscopereorder": (True, False),  # the slow tests of few would come last
 }
+
+
+def pytest_addoption(parser):
+    """Adds the option of ``.ci/tiers``."""
+    said = "compile all programs as users do, where tests would have it quickly, too"
+    parser.addoption("--as-users", action="store_true", help=said)
+
+
+def pytest_configure(config):
+    """Heeds that option."""
+    compiling.always_as_users = config.option.as_users
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,6 +59,12 @@ def pytest_cmdline_main(config):
     for name, (untold, value) in _PARALLEL.items():
         if getattr(config.option, name) == untold:
             setattr(config.option, name, value)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Spares the quick tests the import of what they leave out."""
+    is_left_out = "not whole" in config.option.markexpr
+    return True if collection_path == _TESTS / "whole" and is_left_out else None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,14 +81,16 @@ def pytest_collection():
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_as_wanted(request):
-    """Goes on as the file before was compiled, or changes that."""
+    """Goes on as the file before was compiled, or changes that; docstrings quickly."""
     marks = request.node.iter_markers("usefixtures")
-    compiling.compile_quickly(any("compiled_quickly" in mark.args for mark in marks))
+    is_quick = any("compiled_quickly" in mark.args for mark in marks)
+    is_quick |= _TESTS not in request.path.parents
+    compiling.compile_quickly(is_quick)
 
 
 @pytest.fixture(scope="module")
 def compiled_quickly():
-    """For files of tests that ask neither for bits nor for speed."""
+    """For files of tests that ask neither for the bits of users nor for speed."""
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def finished() -> runs.Run:
     """A run of two epochs with seed 0 in this process."""
     folder = pathlib.Path(scratch().name, "finished")
     settings = configs.TrainConfig(epochs=EPOCHS, diagnostics=True, run_dir=str(folder))
-    with compiling.as_users():  # tests of bits look at it as well
+    with compiling.quickly():  # in whichever file it is asked for first
         return loop.train(setup.set_up(settings), loop.Watcher())[0]
 
 
@@ -39,7 +39,7 @@ def by_command() -> tuple[pathlib.Path, str]:
     """The same run by the command in a process of its own: its folder and output."""
     folder = pathlib.Path(scratch().name, "run of :smile: command")
     options = ("--epochs", str(EPOCHS), "--diagnostics", "--run-dir", str(folder))
-    with compiling.as_users():
+    with compiling.quickly():
         done = command("train", *options)
     assert (done.returncode, done.stderr) == (0, "")
     return folder, done.stdout

@@ -12,6 +12,8 @@ from jax import lax
 
 from sgdat_jax import bits, cpu
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def signs(*shape, seed=0):
     return np.random.default_rng(seed).choice([-1.0, 1.0], shape).astype(np.float32)

@@ -31,8 +31,8 @@ def _with_code(*languages: str) -> list[pathlib.Path]:
 
 
 def _param(page: pathlib.Path) -> Any:
-    marks = [pytest.mark.slow] if page.name in _SLOW else []
-    return pytest.param(page, id=page.stem, marks=marks)
+    mark = pytest.mark.slow if page.name in _SLOW else pytest.mark.whole
+    return pytest.param(page, id=page.stem, marks=mark)
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def test_what_is_not_run_is_understood(page, scratch):
                 parsing.parse(shlex.split(words))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "file", sorted(_DOCS.glob("examples/*.py")), ids=lambda file: file.stem
 )

@@ -126,6 +126,7 @@ def _check_cases(cases, seed, tmp_path, capfd, monkeypatch):
     return ends
 
 
+@pytest.mark.whole
 def test_arguments_by_chance(tmp_path, capfd, monkeypatch):
     ends = _check_cases(25, 0, tmp_path, capfd, monkeypatch)
     assert ends[2] > 15

@@ -23,6 +23,7 @@ def test_readme_has_blocks_of_every_kind():
     assert len(_README.read_text().splitlines()) <= 150
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("block", guides.blocks(_README, "python"))
 def test_python_block(block, tmp_path):
     (tmp_path / "example.py").write_text(block.code)
@@ -55,12 +56,14 @@ def _photo_commands() -> list[str]:
     return guides.commands(block.code)
 
 
+@pytest.mark.whole
 def test_photos_become_a_trained_network(photos):
     assert len(_photo_commands()) == 6
     assert (photos / "runs" / "photos" / "best.npz").is_file()
     assert (photos / "photos.stablehlo").is_file()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("number", [4, 5])
 def test_a_trained_network_becomes_a_file_for_a_phone(photos, number, monkeypatch):
     command = _photo_commands()[number]

@@ -94,7 +94,9 @@ def test_info_names_constant_channels():
     assert train[-2:] == ["0.0000", "3"]
 
 
-@pytest.mark.parametrize("channels", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "channels", [2, *(pytest.param(n, marks=pytest.mark.whole) for n in (3, 4, 5))]
+)
 def test_contact_sheet_of_any_number_of_channels(channels, tmp_path):
     fig = data_commands.contact_sheet(_channels(channels))
     fig.savefig(tmp_path / "sheet.png", dpi=20)
@@ -113,7 +115,7 @@ def test_letters_that_the_font_lacks_are_drawn_without_a_warning(tmp_path, capfd
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("num_classes", [1, 200])
+@pytest.mark.parametrize("num_classes", [1, pytest.param(200, marks=pytest.mark.whole)])
 def test_contact_sheet_of_few_and_of_many_classes(num_classes, tmp_path):
     small_sets.arrays(tmp_path, num_classes)
     names = [f"${n}_^{n}" for n in range(num_classes)]  # a formula, if read as such
@@ -156,6 +158,7 @@ def test_refused_in_one_line(arguments, named, capsys, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
+@pytest.mark.whole
 def test_training_on_a_folder_of_arrays(tmp_path):
     small_sets.arrays(tmp_path, num_classes=3, shape=(8, 8, 1))
     (tmp_path / "train_labels.npy").write_bytes(b"")

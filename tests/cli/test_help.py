@@ -102,17 +102,22 @@ print(time.process_time(), *heavy.intersection(sys.modules), file=sys.stderr)
 @pytest.mark.parametrize(
     "words",
     [
-        "--version",
         "--help",
-        "train --help-all",
-        "data show --help",
-        "list optimizers",
-        "completion bash",
-        "tran",
-        "train --epoch 3",
         "train --epochs 0",
-        "train --optimizer sgdatt",
-        "compare --optimizers sgdatt",
+        *(
+            pytest.param(words, marks=pytest.mark.whole)
+            for words in (
+                "--version",
+                "train --help-all",
+                "data show --help",
+                "list optimizers",
+                "completion bash",
+                "tran",
+                "train --epoch 3",
+                "train --optimizer sgdatt",
+                "compare --optimizers sgdatt",
+            )
+        ),
     ],
 )
 def test_help_and_typos_need_neither_jax_nor_a_second(words):
@@ -144,6 +149,7 @@ def test_completion_knows_commands_and_options(shell, capfd):
         assert word in script
 
 
+@pytest.mark.whole
 def test_recipes_and_what_they_cost(capfd, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = _printed("recipes", capfd)

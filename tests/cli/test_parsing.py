@@ -35,6 +35,7 @@ def test_the_command_comes_first_and_hyphens_are_the_spelling(typed, meant):
     assert parsing.arranged(meant.split()) == meant.split()
 
 
+@pytest.mark.whole
 def test_values_may_have_the_names_of_commands():
     for field in dataclasses.fields(configs.TrainConfig):
         words = [f"--{field.name}", "list", "train"]

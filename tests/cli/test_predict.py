@@ -70,6 +70,7 @@ def test_json_and_csv_are_nothing_else(pictures, capsys):
     ]
 
 
+@pytest.mark.whole
 def test_arrays_and_a_run(tmp_path, capsys):
     run = shared_runs.finished()
     images = run.dataset.test_images[:20]
@@ -144,6 +145,7 @@ def test_refused_in_one_line(arguments, named, tmp_path, monkeypatch, capsys):
     assert "pickle" not in output.err
 
 
+@pytest.mark.whole
 def test_a_file_named_digits_comes_first(pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     _, paths = pictures

@@ -7,6 +7,8 @@ import shared_runs
 import small_sets
 from sgdat_jax.data import sources, stream
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def digits():

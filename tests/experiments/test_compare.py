@@ -61,6 +61,7 @@ def _config(folder, **settings):
     )
 
 
+@pytest.mark.whole
 def test_finished_runs_are_not_repeated(folder):
     before = (folder / "sgdat" / "seed0" / "metrics.jsonl").read_bytes()
     comparison = compare.set_up(_config(folder))
@@ -170,6 +171,7 @@ def test_command_goes_on_after_a_divergence_and_reports(folder, capsys):
     ).read_text()
 
 
+@pytest.mark.whole
 def test_divergence_is_recorded_and_not_repeated(tmp_path, capsys):
     arguments = ["compare", "--epochs", "2", "--seeds", "1"]
     arguments += ["--optimizers", "sgdat", "--real-learning-rate", "1e30"]

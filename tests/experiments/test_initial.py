@@ -133,6 +133,7 @@ def test_weights_of_another_network_are_refused(binary, tmp_path, changes, named
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.whole
 def test_the_file_is_needed_at_the_start_alone(binary, tmp_path):
     init = shutil.copytree(binary[0].folder, tmp_path / "init")
     run, result = _trained(tmp_path / "run", init=str(init))

@@ -133,6 +133,18 @@ def test_evaluation_is_without_label_smoothing():
     np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
 
 
+def test_training_is_with_label_smoothing():
+    batch = _batch()
+    _, (metrics, _) = _step(batch, crop_padding=0, label_smoothing=0.5)
+    task, start = _task_and_state(crop_padding=0)
+    model = nnx.merge(task.train_graph, start.params, start.stats, copy=True)
+    logits = nnx.jit(lambda model, x: model(x))(
+        model, augment.normalize(batch.images, task.mean, task.std)
+    )
+    expected = steps._losses(logits, batch.labels, 0.5).sum()
+    np.testing.assert_allclose(metrics.loss[0], expected, rtol=1e-5)
+
+
 @jax.custom_vjp
 def poison(x):
     """Returns x, with a gradient that is not a number."""
@@ -187,6 +199,7 @@ def test_of_equal_epochs_the_first_is_the_best(tmp_path):
     assert about["reached"]["epoch"] == first
 
 
+@pytest.mark.whole
 def test_a_constant_channel_spoils_nothing(tmp_path):
     data = small_runs.digits()
     opaque = {

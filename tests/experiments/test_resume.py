@@ -19,6 +19,8 @@ from sgdat_jax.cli import parsing, work
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import interruption, loop, runs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _STEPS = shared_runs.EPOCHS * 22  # of the shared run
 
 
@@ -143,6 +145,7 @@ def test_changed_config_is_refused(interrupted, changes, named):
     assert (interrupted / run_folder.CONFIG).read_bytes() == before
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("without_drawing")
 def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "a run"
@@ -247,6 +250,7 @@ def _on_small_disk(folder, size):
         pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
 
 
+@pytest.mark.whole
 def test_full_disk_and_read_only_folder(tmp_path, plan):
     disk = tmp_path / "disk"
     _on_small_disk(disk, "5m")

@@ -38,6 +38,7 @@ def _settings(dataset, **changes):
     return {"dataset": dataset, "batch_size": 8, "epochs": 2, **changes}
 
 
+@pytest.mark.whole
 def test_a_run_on_photos(pets, capsys):
     words = ["train", "--dataset", pets, "--model", "TinyNet", "--batch-size", "8"]
     cli.main([*words, "--epochs", "10", "--run-dir", "run", "--image-size", "10"])

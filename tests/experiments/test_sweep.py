@@ -15,7 +15,8 @@ from sgdat_jax.training import loop
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 # Three steps of one epoch: enough to tell settings apart.
-_SHORT = {"epochs": 1, "batch_size": 479, "seeds": 2, "threshold": (0.0, 1e-6)}
+_SHORT = {"model": "TinyNet", "epochs": 1, "batch_size": 479}
+_SHORT |= {"seeds": 2, "threshold": (0.0, 1e-6)}
 
 
 def test_grid():
@@ -117,7 +118,7 @@ def test_every_trial_is_recorded_once(finished):
 
 @pytest.mark.slow
 def test_trial_is_the_run_of_train(finished, tmp_path):
-    settings = {name: _SHORT[name] for name in ("epochs", "batch_size")}
+    settings = {name: _SHORT[name] for name in ("model", "epochs", "batch_size")}
     run = setup.set_up(
         configs.TrainConfig(**settings, threshold=1e-6, run_dir=str(tmp_path / "run"))
     )
@@ -160,6 +161,7 @@ def test_a_sweep_of_before_and_elsewhere_is_the_same(finished, tmp_path):
         sweep.set_up(configs.SweepConfig(**settings, unbiased_variance=True))
 
 
+@pytest.mark.whole
 def test_a_model_whose_steps_are_skipped_has_diverged(tmp_path):
     settings = {"model": "TinyNet", "epochs": 1, "batch_size": 64}
     settings |= {"real_learning_rate": 1e30, "seeds": 1, "threshold": (0.0, 1e-6)}
@@ -190,8 +192,9 @@ def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_pat
 
 
 def test_command_reports_a_finished_sweep(finished, capsys):
-    arguments = ["sweep", "--epochs", "1", "--batch-size", "479", "--seeds", "2"]
-    arguments += ["--threshold", "0", "1e-6", "--run-dir", str(finished)]
+    arguments = ["sweep", "--model", "TinyNet", "--epochs", "1", "--batch-size", "479"]
+    arguments += ["--seeds", "2", "--threshold", "0", "1e-6"]
+    arguments += ["--run-dir", str(finished)]
     cli.main(arguments)
     output = capsys.readouterr().out
     assert "4 models, 4 of them finished before" in output

@@ -14,6 +14,8 @@ from sgdat_jax import inference, run_folder
 from sgdat_jax.data import pictures, sources
 from sgdat_jax.inference import classifier, weight_files
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def classify():
@@ -161,6 +163,7 @@ def test_what_a_name_stands_for(tmp_path, monkeypatch):
     assert classifier.find("digits") == pathlib.Path("digits")
 
 
+@pytest.mark.whole
 def test_predictions_need_no_training_program(tmp_path):
     Image.new("L", (20, 30), 99).save(tmp_path / "a.png")
     rest = ("training", "experiments", "cli", "report")

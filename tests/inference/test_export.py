@@ -45,7 +45,16 @@ def exported(name, **options):
     return inference.export(folder, name, file, images=images_of_run(), **options)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+_AT_ONCE = ("npz", "onnx")  # formats that take no compiler
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in _AT_ONCE else pytest.mark.whole)
+        for name in PACKAGES
+    ],
+)
 def test_a_file_predicts_what_the_network_does(name):
     report = exported(name)
     module = __import__(f"sgdat_jax.inference.export.{name}", fromlist=[name]).run
@@ -62,6 +71,7 @@ def test_a_file_predicts_what_the_network_does(name):
     assert set(about["versions"]) == {"sgdat-jax", *formats.FORMATS[name].packages}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["stablehlo", "iree", "onnx"])
 def test_signs_stay_bits_in_files(name):
     model = nnx.eval_shape(lambda: sj.models.DigitsNet(rngs=nnx.Rngs(0)))
@@ -70,6 +80,7 @@ def test_signs_stay_bits_in_files(name):
     assert exported(name).about["bytes"] < 4 * sum(leaf.size for leaf in leaves) / 9
 
 
+@pytest.mark.whole
 def test_stablehlo_needs_jax_alone():
     file = exported("stablehlo").file
     images = file.with_suffix(".npy")
@@ -93,6 +104,7 @@ print(jax.jit(exported.call)(numpy.load({str(images)!r})).argmax(-1).tolist())
     assert json.loads(classes) == expected.tolist()
 
 
+@pytest.mark.whole
 def test_functions_are_exported_as_they_are(tmp_path):
     pytest.importorskip("onnxruntime")
     model = nnx.jit(sj.models.DigitsNet)(rngs=nnx.Rngs(0))
@@ -108,6 +120,7 @@ def test_functions_are_exported_as_they_are(tmp_path):
             inference.export(function, name, tmp_path / "other", **shape)
 
 
+@pytest.mark.whole
 def test_what_predicts_otherwise_is_not_left_behind(tmp_path, monkeypatch):
     # Another network's content stands in the place of this one's.
     other = nnx.jit(sj.models.DigitsNet)(rngs=nnx.Rngs(1))
@@ -188,6 +201,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
             inference.export(run_file(), name, tmp_path / "net")
 
 
+@pytest.mark.whole
 def test_litert_takes_batches_of_its_size_and_products_in_floats(tmp_path):
     for package in PACKAGES["litert"]:
         pytest.importorskip(package)

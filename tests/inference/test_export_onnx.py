@@ -26,6 +26,7 @@ def run_graph(apply, x, tmp_path):
     return onnx.run(file, network, networks.Options())(np.asarray(x))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["BinaryNet", "SgdatResNet18", "BiRealResNet18"])
 def test_networks(name, tmp_path):
     model = random_network(name)

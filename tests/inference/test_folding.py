@@ -16,6 +16,8 @@ import shared_runs
 from networks import DTYPES, random_network
 from sgdat_jax import inference, testing
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize(
     ("name", "pad_value", "dtypes"),
@@ -23,9 +25,9 @@ from sgdat_jax import inference, testing
         ("DigitsNet", 0.0, DTYPES),
         ("DigitsNet", 1.0, ["int8"]),
         ("DigitsNet", -1.0, ["bfloat16"]),
-        ("BinaryNet", -1.0, ["bits"]),
-        ("SgdatResNet18", 1.0, ["bits"]),
-        ("BiRealResNet18", 0.0, ["bits"]),
+        pytest.param("BinaryNet", -1.0, ["bits"], marks=pytest.mark.whole),
+        pytest.param("SgdatResNet18", 1.0, ["bits"], marks=pytest.mark.whole),
+        pytest.param("BiRealResNet18", 0.0, ["bits"], marks=pytest.mark.whole),
         pytest.param("BinaryNet", 0.0, DTYPES, marks=pytest.mark.slow),
         pytest.param("SgdatResNet18", 0.0, DTYPES, marks=pytest.mark.slow),
         pytest.param("BiRealResNet18", -1.0, DTYPES, marks=pytest.mark.slow),

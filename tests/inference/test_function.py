@@ -10,6 +10,8 @@ from flax import nnx
 from networks import SIZES, random_network
 from sgdat_jax import inference
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module", params=["bits", "unfolded"])
 def function(request):
@@ -61,6 +63,7 @@ def test_what_holds_no_numbers_is_refused(function, dtype):
         function(np.zeros((2, 8, 8, 1), dtype))
 
 
+@pytest.mark.whole
 def test_networks_take_no_images_and_any_number():
     model = random_network("DigitsNet")
     model.eval()

@@ -123,6 +123,7 @@ def test_what_pytorch_cannot_hold_is_named(options, message):
         torch_format.check(spec)
 
 
+@pytest.mark.whole
 def test_the_commands(tmp_path, capsys):
     folder = str(shared_runs.finished().folder)
     cli.main(["export", folder, "--to", "npz", "--out", str(tmp_path / "copy.npz")])
@@ -139,6 +140,7 @@ def test_the_commands(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.whole
 def test_random_images_are_said_to_be_random(tmp_path, capsys):
     spec, arrays = spec_and_arrays()
     model = torch_weights.read(arrays)[1]

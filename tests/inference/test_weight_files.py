@@ -21,8 +21,16 @@ from sgdat_jax.experiments import setup
 from sgdat_jax.inference import weight_files
 from sgdat_jax.training import loop, steps
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-@pytest.mark.parametrize("dtype", DTYPES)
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(dtype, marks=[] if dtype == "bits" else pytest.mark.whole)
+        for dtype in DTYPES
+    ],
+)
 def test_file_predicts_what_evaluate_counts(dtype):
     file = shared_runs.finished().folder / run_folder.BEST
     run = setup.restore_weights(file)
@@ -45,6 +53,7 @@ def test_file_predicts_what_evaluate_counts(dtype):
     )
 
 
+@pytest.mark.whole
 def test_a_loaded_network_can_be_exported_for_any_batch_size():
     classify = inference.load(shared_runs.finished().folder / run_folder.BEST, "int8")
     shape = jax.export.symbolic_shape("batch, 8, 8, 1")
@@ -135,6 +144,7 @@ def test_file_that_is_none(tmp_path):
             inference.load(path)
 
 
+@pytest.mark.whole
 def test_a_file_needs_nothing_that_trained_it(tmp_path):
     # An unknown schedule, optimizer or option of its run is none of its business.
     config = {"binary_schedule": "own", "optimizer": "mine", "colour": 1}
@@ -182,6 +192,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         inference.load(tmp_path / "best.npz")
 
 
+@pytest.mark.whole
 def test_the_core_is_enough():
     file = shared_runs.finished().folder / run_folder.BEST
     extra = ["filelock", "tyro", "matplotlib", "sklearn", "PIL", "grain"]

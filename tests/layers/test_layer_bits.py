@@ -15,6 +15,8 @@ import sgdat_jax as sj
 from sgdat_jax import inference
 from sgdat_jax.layers import BinaryConv, BinaryLinear, products
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def conv(**options):
     options = {"kernel_init": layer_cases.normal_init, **options}

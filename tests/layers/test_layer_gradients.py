@@ -11,6 +11,8 @@ import layer_cases
 from sgdat_jax import signs
 from sgdat_jax.layers import BinaryConv, BinaryLinear
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_quantizers_see_the_precision_of_parameters_and_inputs():
     # 1.001 is outside the clip window and would be 1.0, inside, in bfloat16.

@@ -13,6 +13,8 @@ import layer_cases
 from sgdat_jax import inference
 from sgdat_jax.layers import BinaryConv, BinaryLinear
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 PLAIN = {"input_quantizer": None, "kernel_quantizer": None}
 # alpha is a mean, which XLA and NumPy sum in different orders.
 XNOR_RTOL = 1e-6

@@ -22,6 +22,8 @@ from sgdat_jax.layers import (
     params,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
 def test_initial_kernel_is_the_sign_of_lecun_normal(param_dtype):

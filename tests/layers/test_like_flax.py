@@ -18,6 +18,8 @@ import sgdat_jax as sj
 from sgdat_jax import inference, layers, testing
 from sgdat_jax.layers import BinaryConv, BinaryConvTranspose, BinaryLinear
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SIGNS = {"kernel_init": layer_cases.sign_init, "rngs": nnx.Rngs(0)}
 PLAIN = {"input_quantizer": None, "kernel_quantizer": None}
 SIBLINGS = {

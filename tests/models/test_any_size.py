@@ -10,7 +10,10 @@ from sgdat_jax.models import blocks, sizes, specs
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
-_SIZES = [(8, 8), (9, 11), (60, 35), (99, 101)]
+_SIZES = [
+    (9, 11),
+    *(pytest.param(s, marks=pytest.mark.whole) for s in ((8, 8), (60, 35), (99, 101))),
+]
 
 
 @pytest.mark.parametrize("name", specs.NETWORKS)

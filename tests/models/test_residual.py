@@ -6,6 +6,8 @@ import pytest
 
 from sgdat_jax.models import residual
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def test_blocks_hand_on_what_they_are_given():
     x = jnp.float32(1.001)

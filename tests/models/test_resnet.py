@@ -86,6 +86,7 @@ def sgdat_reference(net, x):
     return net.norm("norm3", hard_tanh(x) @ last["kernel"] + last["bias"])
 
 
+@pytest.mark.whole
 def test_sgdat_net_equals_its_description_in_numpy():
     options = {"num_classes": 5, "input_shape": (4, 64, 3), "width": 0.1}
     options["full_precision"] = ["blocks/4/shortcut", "blocks/1/conv2"]
@@ -121,7 +122,10 @@ def bireal_reference(net, x):
 
 @pytest.mark.parametrize(
     ("shape", "seed"),
-    [((16, 8, 3), 1), pytest.param((32, 128, 3), 0, marks=pytest.mark.slow)],
+    [
+        pytest.param((16, 8, 3), 1, marks=pytest.mark.whole),
+        pytest.param((32, 128, 3), 0, marks=pytest.mark.slow),
+    ],
     ids=["small", "large"],
 )
 def test_bireal_net_equals_its_description_in_numpy(shape, seed):

@@ -8,6 +8,8 @@ import pytest
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def train(tx, params, gradients):
     """Returns the parameters after each step."""

@@ -7,6 +7,8 @@ import pytest
 
 import sgdat_jax as sj
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SHAPE = (40, 50)
 START = np.random.default_rng(0).choice([-1.0, 1.0], SHAPE)
 

@@ -17,6 +17,8 @@ from sgdat_jax.optimizers import binary, compact, words
 from sgdat_jax.training import checkpoint, states
 from sgdat_jax.training.devices import parallel
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 settings = hypothesis.settings(deadline=None, derandomize=True, max_examples=100)
 COUNTERS = np.arange(256, dtype=np.uint32)
 FLIPS = (COUNTERS // 2).astype(np.int64)

@@ -26,6 +26,8 @@ from cases import (
 )
 from sgdat_jax import testing
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # XLA may contract a clipping factor into the sum that follows it: one rounding less in
 # each of few steps.
 CLIP_RTOL = 1e-6

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -19,6 +20,8 @@ from cases import (
     readings,
     start,
 )
+
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 @every_case

@@ -9,6 +9,8 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # The published settings, as the docstrings have them.
 DEFAULTS = {
     sj.sgdat: {"learning_rate": 1e-4, "threshold": 1e-7},

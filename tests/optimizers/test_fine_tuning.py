@@ -9,6 +9,8 @@ import pytest
 import sgdat_jax as sj
 from cases import CASES, plain, start
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Weight decay of SGDAT pulls on every weight, whatever its gradient.
 FROZEN = [case for case in CASES if case.name != "sgdat nesterov decay"]
 # With a gradient that moves latent weights by about 0.1 in a hundred steps.

@@ -8,6 +8,8 @@ import shared_runs
 from sgdat_jax.experiments import registry
 from sgdat_jax.optimizers import restart
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 _PARAMS = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
 
 

@@ -213,6 +213,7 @@ def test_all_plots_are_drawn_of_what_was_recorded(groups):
     }
 
 
+@pytest.mark.whole
 def test_runs_without_binary_weights_stand_beside_others(folder_of, tmp_path):
     flips = ("flip_ratio", "flip_ratio_per_layer")
     real = folder_of("real", 0.9, without=flips, full_precision=["*"])
@@ -252,6 +253,7 @@ def test_thresholds_are_named_where_margins_are_drawn(groups):
     assert (named.get_text(), named.xy[0]) == ("threshold", 1.0)
 
 
+@pytest.mark.whole
 def test_pictures_are_written_twice_and_bit_for_bit_again(groups, tmp_path):
     paths = report.write_comparison(tmp_path, groups)
     pictures = [path for path in paths if path.suffix in (".png", ".svg")]
@@ -317,6 +319,7 @@ def test_a_page_holds_all_of_a_comparison(folder_of, tmp_path):
         assert expected in said, expected
 
 
+@pytest.mark.whole
 def test_the_page_of_one_run_has_its_learning_curves(folder_of, tmp_path):
     groups = report.group_runs(report.read_runs([folder_of("a")])[0])
     names = {path.name for path in report.write_comparison(tmp_path / "out", groups)}

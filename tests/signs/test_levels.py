@@ -20,6 +20,8 @@ from sign_cases import (
     value_and_slope,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=name)
 @pytest.mark.parametrize("shape", [(6, 4), (3, 3, 2, 4)])

@@ -27,6 +27,8 @@ from sign_cases import (
     value_and_slope,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Most tests use this shape, so that each function is compiled once for them all.
 LENGTH = 8
 RUNS = {estimator: value_and_slope(estimator) for estimator in ESTIMATORS}

@@ -9,6 +9,8 @@ from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import ahead, loop
 from sgdat_jax.training.devices import parallel
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def told(lowered):
     """A program, without the marks by which jax says that it is for one device."""

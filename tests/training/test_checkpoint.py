@@ -11,6 +11,8 @@ from benchmarks import strangers
 from sgdat_jax import run_folder
 from sgdat_jax.training import checkpoint, states
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def _state(step, seed=0):
     a, b = jax.random.split(jax.random.key(seed))

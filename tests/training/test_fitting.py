@@ -18,6 +18,8 @@ from sgdat_jax.data import augment
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 class OwnNet(nnx.Module):
     """A network that knows nothing of this library's training, but for two layers."""
@@ -131,6 +133,7 @@ def test_interrupted_run_goes_on(tmp_path, fitted):
         training.fit(model, tx, data, resume=True, batch_size=32, **options)
 
 
+@pytest.mark.whole
 def test_on_devices_and_in_a_thread(fitted):
     model = OwnNet(nnx.Rngs(0))
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -182,6 +185,7 @@ class RandomNet(OwnNet):
         return super().__call__(self.dropout(images))
 
 
+@pytest.mark.whole
 def test_dropout_goes_on_where_it_was(tmp_path):
     def fit(folder, epochs):
         model = RandomNet(nnx.Rngs(0))
@@ -224,6 +228,7 @@ class RealNet(nnx.Module):
         return self.last(x) * self.scale
 
 
+@pytest.mark.whole
 @pytest.mark.filterwarnings("ignore:.params. must be -1 and")
 def test_real_kernels_of_binary_layers_are_not_sent_as_bits():
     def fit(**options):

@@ -14,6 +14,8 @@ from sgdat_jax.experiments import configs, registry, setup
 from sgdat_jax.training import loop, runs
 from sgdat_jax.training.metrics import results
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def run():

@@ -9,6 +9,8 @@ import shared_runs
 from sgdat_jax.data import augment
 from sgdat_jax.training import loop, steps
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def run():

@@ -96,6 +96,7 @@ def test_the_first_of_equal_epochs_is_the_best():
     assert formats.selecting(lines[0]) == "valid_accuracy"
 
 
+@pytest.mark.whole
 def test_fit_divides_too_and_the_report_reads_it(tmp_path):
     for seed in (0, 1):
         model = specs.Spec("TinyNet", 10, (8, 8, 1)).build(seed)

@@ -11,6 +11,8 @@ from flax import nnx
 import sgdat_jax as sj
 from sgdat_jax.optimizers.parameters import freezing
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEPS = 4
 
 

@@ -8,6 +8,8 @@ import pytest
 import shared_runs
 from sgdat_jax.training.devices import gathering, parallel
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SHAPES = [(), (0,), (3, 5), (10,), (64, 12), (12, 24, 36), (7, 16), (3, 3, 8, 10)]
 
 

@@ -12,6 +12,8 @@ from sgdat_jax.experiments import setup
 from sgdat_jax.training import steps
 from sgdat_jax.training.metrics import diagnostics
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def lines():

@@ -1,17 +1,17 @@
 import dataclasses
 import importlib.util
 import math
-import pathlib
 import time
 
 import pytest
 
+import guides
 import shared_runs
 from sgdat_jax import run_folder
 from sgdat_jax.experiments import configs, methods, recipes
 from sgdat_jax.training import interruption
 
-_SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "paper_table.py"
+_SCRIPT = guides.ROOT / "benchmarks" / "paper_table.py"
 
 
 @pytest.fixture(scope="module")
