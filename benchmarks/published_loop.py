@@ -2,9 +2,9 @@
 
 The loop of the published script, written anew in PyTorch, takes each step beside our
 training program: the same initial state, the same augmented and normalized batches. So
-arithmetic alone differs, and sums in another order round otherwise. How much that
-changes is measured, too: a third loop is the published one again, on the same images in
-reverse order within each batch, which is equal but for rounding.
+arithmetic alone differs. What that changes is shown step by step at the beginning, by
+two more loops of the published rules: one in float64, and one whose Adam rounds its
+bias corrections to float32 as Optax does.
 
     python -m benchmarks.published_loop --data ~/cifar10/ --seeds 0 1 2
 
@@ -34,37 +34,47 @@ from sgdat_jax.training import loop, runs
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "published_loop"
 RECIPE = "cifar10-binarynet-sgdat"
+REAL_RATE = 1e-3  # of Adam
 FIRST_STEPS = 20  # after each of which weights are compared
 _TEST_BATCH = 500
-_LOOPS = ("published", "reordered")  # in PyTorch
 
 
 class PublishedLoop:
     """The published training loop of a network of `torch_nets`.
 
     At every epoch both optimizers are made anew: the latent weights alone go on.
+
+    Args:
+      net: the network, in float32 or float64.
+      rounded: whether the bias corrections of Adam are rounded to float32 as Optax has
+        them; PyTorch's are Python's floats.
     """
 
-    def __init__(self, net):
+    def __init__(self, net, *, rounded=False):
         self.net = net
+        self._rounded = rounded
         self.binary, self._real = torch_nets.split_parameters(net)
         self._latents = [torch.zeros_like(weight) for weight in self.binary]
         self.begin_epoch()
 
     def begin_epoch(self):
         self._sgdat = torch_nets.Sgdat(self.binary, latents=self._latents)
-        self._adam = torch.optim.Adam(self._real, 1e-3)
+        self._adam = torch.optim.Adam(self._real, REAL_RATE)
         self._sums = np.zeros(3)  # of losses, correct predictions and flips
         self._images = self._steps = 0
 
     def step(self, images, labels):
-        """Takes a step; returns the mean loss before it."""
+        """Takes a step on images of any dtype; returns the mean loss before it."""
         self.net.train()
+        images = images.to(next(self.net.parameters()).dtype)
         logits = self.net(images)
         loss = functional.cross_entropy(logits, labels)
         self._sgdat.zero_grad()
         self._adam.zero_grad()
         loss.backward()
+        if self._rounded:
+            (group,) = self._adam.param_groups
+            group["lr"] = REAL_RATE * rounding_of_corrections(self._steps + 1)
         self._sgdat.step()
         self._adam.step()
         correct = int((logits.argmax(1) == labels).sum())
@@ -99,6 +109,18 @@ class PublishedLoop:
     def weights(self):
         """Returns the binary weights as arrays, in the order of the layers."""
         return [weight.detach().numpy() for weight in self.binary]
+
+
+def rounding_of_corrections(step):
+    """Returns Adam's step by bias corrections in float32, over that by exact ones.
+
+    Optax computes ``1 - decay**step`` in float32: with 0.999 the first is 1.3e-5 off.
+    """
+    exact = [1 - decay**step for decay in (0.9, 0.999)]
+    rounded = [
+        float(1 - np.float32(decay) ** np.float32(step)) for decay in (0.9, 0.999)
+    ]
+    return exact[0] / rounded[0] * (rounded[1] / exact[1]) ** 0.5
 
 
 def network_of(run):
@@ -199,11 +221,14 @@ class Beside(contextlib.nullcontext, loop.Watcher):
         super().__init__(self)
         self._done = done
         self._batches = Batches(run)
-        self._loops = {name: PublishedLoop(network_of(run)) for name in _LOOPS}
+        self._published = PublishedLoop(network_of(run))
+        self._others = {
+            "rounded": PublishedLoop(network_of(run), rounded=True),
+            "float64": PublishedLoop(network_of(run).double()),
+        }
         self._steps = 0
         weights = binary_weights(run)
-        for theirs in self._loops.values():
-            assert not any(differing(weights, theirs.weights()))
+        assert not any(differing(weights, self._published.weights()))
         self._found: dict[str, Any] = {
             "binary_weights": {
                 name: array.size
@@ -214,47 +239,46 @@ class Beside(contextlib.nullcontext, loop.Watcher):
         }
 
     def stepped(self, metrics, flip_ratio):
-        images, labels = self._batches.train(self._steps)
-        losses = {"ours": float(metrics.loss[0] / metrics.examples[0])}
-        for name, theirs in self._loops.items():
-            order = slice(None) if name == "published" else torch.arange(len(labels))
-            if name == "reordered":
-                order = order.flip(0)
-            losses[name] = theirs.step(images[order], labels[order])
+        batch = self._batches.train(self._steps)
+        losses = {
+            "ours": float(metrics.loss[0] / metrics.examples[0]),
+            "published": self._published.step(*batch),
+        }
         self._steps += 1
         if self._steps <= FIRST_STEPS:
+            for name, other in self._others.items():
+                losses[name] = other.step(*batch)
             self._found["first_steps"].append({"step": self._steps, "loss": losses})
 
     def save(self, run):
-        steps = self._found["first_steps"]
-        if self._steps <= FIRST_STEPS and "differing" not in steps[-1]:
-            steps[-1]["differing"] = self._differing(binary_weights(run))
-
-    def _differing(self, ours):
-        """Returns how many weights of each layer differ from the published loop's."""
-        theirs = self._loops["published"].weights()
-        again = self._loops["reordered"].weights()
-        return {"ours": differing(ours, theirs), "reordered": differing(again, theirs)}
+        line = self._found["first_steps"][-1]
+        if line["step"] < self._steps or "differing" in line:
+            return
+        ours, published = binary_weights(run), self._published.weights()
+        rounded, float64 = (other.weights() for other in self._others.values())
+        line["differing"] = {
+            "ours_published": differing(ours, published),
+            "ours_rounded": differing(ours, rounded),
+            "published_float64": differing(published, float64),
+        }
 
     def end_epoch(self, run, line, times):
-        total = sum(self._found["binary_weights"].values())
-        counts = self._differing(binary_weights(run))
-        share = {name: 1 - sum(layers) / total for name, layers in counts.items()}
-        kept = (*published_curves.MEASURES, "train_loss", "train_accuracy", "test_loss")
-        lines = {"ours": {key: line[key] for key in kept}}
-        for name, theirs in self._loops.items():
-            lines[name] = theirs.line() | theirs.test(self._batches.test())
-            theirs.begin_epoch()
-        self._found["epochs"] += [
-            {
-                "seed": run.config.seed,
-                "epoch": line["epoch"],
-                "loop": name,
-                **values,
-                "equal_to_published": share.get(name),
-            }
-            for name, values in lines.items()
-        ]
+        published = self._published
+        counts = differing(binary_weights(run), published.weights())
+        equal = 1 - sum(counts) / sum(self._found["binary_weights"].values())
+        theirs = published.line() | published.test(self._batches.test())
+        for loop_of, found in (("ours", line), ("published", theirs)):
+            self._found["epochs"].append(
+                {
+                    "seed": run.config.seed,
+                    "epoch": line["epoch"],
+                    "loop": loop_of,
+                    **{key: found[key] for key in published_curves.MEASURES},
+                    "equal_weights": equal,
+                }
+            )
+        for each in (published, *self._others.values()):
+            each.begin_epoch()
         self._done(self._found)
 
     def wait(self):
@@ -278,39 +302,43 @@ def settings_of(options, seed):
     return configs.TrainConfig(**settings, devices=1, save_every_steps=1)
 
 
-def train(options, seed, file):
-    """Trains all loops from one seed; writes what was found after each epoch."""
-    config = settings_of(options, seed)
-    data = setup.load(config)
-    run = runs.begin(setup.plan(config, data), seed, folder=None)
-    about = {
+def about(config):
+    """Returns what a file of results is of; another file is not the same seed's."""
+    return {
         "recipe": RECIPE,
-        "seed": seed,
+        "seed": config.seed,
         "width": config.width,
         "batch": config.batch_size,
         "epochs": config.epochs,
-        "steps_per_epoch": run.steps_per_epoch,
+    }
+
+
+def train(config, file):
+    """Trains all loops from one seed; writes what was found after each epoch."""
+    data = setup.load(config)
+    run = runs.begin(setup.plan(config, data), config.seed, folder=None)
+    told = {
+        "about": about(config),
         "images": {"train": len(data.train_images), "test": len(data.test_images)},
-        "torch_threads": torch.get_num_threads(),
+        "steps_per_epoch": run.steps_per_epoch,
     }
 
     def done(found):
-        timing.write(file, {"about": about, **found})
-        for row in found["epochs"][-1 - len(_LOOPS) :]:
+        timing.write(file, told | found)
+        for row in found["epochs"][-2:]:
             print(published_curves.told(row), flush=True)
 
     beside = Beside(run, done)
     loop.train(run, beside, keeper=beside)
 
 
-def is_whole(file, options):
-    """Returns whether a file has all epochs of a seed, by the same options."""
+def is_whole(config, file):
+    """Returns whether a file has all epochs of a run."""
     if not file.exists():
         return False
     found = json.loads(file.read_text())
-    has = found["about"]["epochs"], found["about"]["width"]
-    last = max((row["epoch"] for row in found["epochs"]), default=0)
-    return has == (options.epochs, options.width) and last == options.epochs
+    last = max(row["epoch"] for row in found["epochs"])
+    return found["about"] == about(config) and last == config.epochs
 
 
 def main(arguments: Sequence[str] | None = None):
@@ -331,10 +359,17 @@ def main(arguments: Sequence[str] | None = None):
     cpu.keep_freed_memory()  # as the command does
     files = [options.out / f"seed{seed}.json" for seed in options.seeds]
     for seed, file in zip(options.seeds, files, strict=True):
-        if not options.plot and not is_whole(file, options):
-            train(options, seed, file)
-    found = [json.loads(file.read_text()) for file in files if file.exists()]
-    published_curves.summarize(found, options.out)
+        config = settings_of(options, seed)
+        if not options.plot and not is_whole(config, file):
+            train(config, file)
+    whole = [
+        json.loads(file.read_text())
+        for seed, file in zip(options.seeds, files, strict=True)
+        if is_whole(settings_of(options, seed), file)
+    ]
+    if not whole:
+        parser.error(f"{options.out} has none of these seeds with all epochs")
+    published_curves.summarize(whole, options.out)
 
 
 if __name__ == "__main__":
