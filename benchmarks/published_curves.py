@@ -41,13 +41,12 @@ def told(row):
 
 
 def values(found, loop, key):
-    """Returns a measure of a loop, of shape (seeds, epochs)."""
-    return np.array(
-        [
-            [row[key] for row in result["epochs"] if row["loop"] == loop]
-            for result in found
-        ]
-    )
+    """Returns a measure of a loop, of shape (seeds, epochs that all seeds have)."""
+    rows = [
+        [row[key] for row in result["epochs"] if row["loop"] == loop]
+        for result in found
+    ]
+    return np.array([row[: min(map(len, rows))] for row in rows])
 
 
 def per_epoch(found):
@@ -144,6 +143,7 @@ def summarize(found, folder):
     rows = per_epoch(found)
     show_steps(found)
     show_epochs(rows)
-    timing.write(folder / "summary.json", {"epochs": rows})
+    seeds = [result["about"]["seed"] for result in found]
+    timing.write(folder / "summary.json", {"seeds": seeds, "epochs": rows})
     content = figures.drawn(plot(found))
     figures.write({".png": content[".png"]}, folder / "curves.png")

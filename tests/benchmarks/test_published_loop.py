@@ -84,8 +84,8 @@ def test_latents_alone_go_on_at_an_epoch():
 
 
 def test_rows_tell_how_far_loops_are_apart():
-    def result(seed, accuracies):
-        rows = [
+    def result(seed, accuracies, epochs=1):
+        rows = epochs * [
             {"loop": loop, "test_accuracy": accuracy, "flip_ratio": 0.5}
             | {"equal_weights": 0.75}
             for loop, accuracy in accuracies.items()
@@ -93,7 +93,7 @@ def test_rows_tell_how_far_loops_are_apart():
         return {"about": {"seed": seed}, "epochs": rows}
 
     found = [
-        result(0, {"ours": 0.25, "published": 0.5}),
+        result(0, {"ours": 0.25, "published": 0.5}, epochs=2),  # further than the next
         result(1, {"ours": 0.75, "published": 0.25}),
     ]
     (row,) = published_curves.per_epoch(found)
