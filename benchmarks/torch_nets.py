@@ -146,17 +146,20 @@ class Sgdat(torch.optim.Optimizer):
     """SGDAT as its authors' code computes it, one tensor after another.
 
     After a step, `flipped` has the share of each tensor's weights that flipped.
+
+    Args:
+      params: the binary weights.
+      learning_rate, threshold: as published by default.
+      latents: latent weights of an optimizer before this one, which go on; None: zeros.
     """
 
-    def __init__(self, params, learning_rate=1e-4, threshold=1e-7):
+    def __init__(self, params, learning_rate=1e-4, threshold=1e-7, latents=None):
         super().__init__(params, {"lr": learning_rate, "threshold": threshold})
         self.flipped = []
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p] = {
-                    "latent": torch.zeros_like(p),
-                    "flips": torch.zeros_like(p),
-                }
+        (group,) = self.param_groups
+        latents = latents or [torch.zeros_like(p) for p in group["params"]]
+        for p, latent in zip(group["params"], latents, strict=True):
+            self.state[p] = {"latent": latent, "flips": torch.zeros_like(p)}
 
     @torch.no_grad()
     def step(self):
@@ -171,6 +174,14 @@ class Sgdat(torch.optim.Optimizer):
                 flips.add_(flip)
                 p.copy_(torch.where(flip, -p, p))
                 self.flipped.append(flip.float().mean())
+
+
+def split_parameters(net):
+    """Returns the binary weights of a network, and its other parameters."""
+    modules = [m for m in net.modules() if isinstance(m, BinaryConv | BinaryLinear)]
+    binary = [m.weight for m in modules]
+    known = {id(weight) for weight in binary}
+    return binary, [p for p in net.parameters() if id(p) not in known]
 
 
 def augment(images, padding):
@@ -198,10 +209,7 @@ def train_step(name, width, device, *, mixed, compiled, padding, mean, std):
         "SgdatResNet18": SgdatResNet18,
         "BiRealResNet18": BiRealResNet18,
     }[name](width).to(device, memory_format=torch.channels_last)
-    modules = [m for m in net.modules() if isinstance(m, BinaryConv | BinaryLinear)]
-    binary = [m.weight for m in modules]
-    known = {id(weight) for weight in binary}
-    real = [p for p in net.parameters() if id(p) not in known]
+    binary, real = split_parameters(net)
     optimizers = [Sgdat(binary), torch.optim.Adam(real, 1e-3)]
     forward = torch.compile(net) if compiled else net
     mean, std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
