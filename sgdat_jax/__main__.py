@@ -3,24 +3,32 @@
 An interrupt ends the command with one line even while the libraries are imported.
 """
 
+import contextlib
 import os
 import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def main() -> None:
     """Runs the command line, or says what to install for it."""
+    with _ending_at_once():
+        run = _load()
+    run(loading=_ending_at_once)
+
+
+@contextlib.contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Ends the process at an interrupt: libraries rename it while they are imported."""
     before = signal.signal(signal.SIGINT, _end)
     try:
-        run = _load()
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
-    run()
 
 
-def _load() -> Callable[[], None]:
+def _load() -> Callable[..., None]:
     try:
         from sgdat_jax import cli, cpu
     except ModuleNotFoundError as error:
@@ -37,7 +45,6 @@ def _load() -> Callable[[], None]:
 
 
 def _end(number: int, frame: types.FrameType | None) -> None:
-    """Ends at once: libraries drop or rename what is raised while they are imported."""
     os.write(2, b"sgdat-jax: error: interrupted\n")
     os._exit(130)
 

@@ -1,6 +1,7 @@
 """The command ``sgdat-jax``."""
 
 import codecs
+import contextlib
 import io
 import os
 import pathlib
@@ -17,14 +18,20 @@ from sgdat_jax.cli import parsing
 from sgdat_jax.training import interruption
 
 _Do = Callable[[Any, rich_console.Console], None]
+_Loading = Callable[[], contextlib.AbstractContextManager[None]]
 _NO_MEMORY = "RESOURCE_EXHAUSTED"  # in what XLA raises
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    loading: _Loading = contextlib.nullcontext,
+) -> None:
     """Runs the command line.
 
     Args:
       arguments: words of the command line; None takes those of the process.
+      loading: gives the context in which words are read and libraries imported.
 
     Raises:
       SystemExit: after one line on stderr: with 2 if an argument or a file is wrong,
@@ -38,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
             with interruption.noticed():
-                do, prepared = _set_up(words)
+                do, prepared = _set_up(words, loading)
         except parsing.Asked as asked:
             do, prepared = _show, asked.args[0]
         except (ValueError, OSError) as error:
@@ -58,8 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail("interrupted", 130)
 
 
-def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
+def _set_up(words: Sequence[str], loading: _Loading) -> tuple[_Do, Any]:
     """Returns what a command does, and what it does it with.
+
+    Args:
+      words: of the command line.
+      loading: as in `main`.
 
     Raises:
       parsing.Asked: as `parsing.parse`, before anything heavy is imported.
@@ -68,25 +79,22 @@ def _set_up(words: Sequence[str]) -> tuple[_Do, Any]:
     """
     words = parsing.arranged(words)
     if not _is_of_a_job(words):
-        name, config = parsing.parse(words)
-        _keep_compiled_programs()
-        return _prepared(name, config)
-    from sgdat_jax.training.devices import hosts
+        with loading():
+            name, config = parsing.parse(words)
+            _keep_compiled_programs()
+            # Not needed to print a help text or to find a typing error.
+            from sgdat_jax.cli import work
+        return work.prepared(name, config)
+    with loading():
+        from sgdat_jax.cli import work
+        from sgdat_jax.training.devices import hosts
 
     _keep_compiled_programs()
     _join_others(words)
     with hosts.one_for_all(SystemExit, hosts.Disagreement, parsing.Asked):
         with hosts.failing_together():
             name, config = parsing.parse(words)
-        return _prepared(name, config)
-
-
-def _prepared(name: str, config: Any) -> tuple[_Do, Any]:
-    # Not needed to print a help text or to find a typing error.
-    from sgdat_jax.cli import work
-
-    set_up, do = work.WORK[name]
-    return do, set_up(config)
+        return work.prepared(name, config)
 
 
 def _work(do: _Do, prepared: Any, output: "_Output") -> None:

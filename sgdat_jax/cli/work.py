@@ -336,3 +336,16 @@ WORK = {
     "predict": Work(predict.set_up, predict.run),
     "recipes": Work(list_recipes, show),
 }
+
+
+def prepared(
+    name: str, config: Any
+) -> tuple[Callable[[Any, rich_console.Console], None], Any]:
+    """Returns what a command does, and what it does it with.
+
+    Args:
+      name: a key of `WORK`.
+      config: of the command.
+    """
+    set_up, do = WORK[name]
+    return do, set_up(config)
