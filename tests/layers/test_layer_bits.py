@@ -13,7 +13,7 @@ from jax import lax
 import layer_cases
 import sgdat_jax as sj
 from sgdat_jax import inference
-from sgdat_jax.layers import BinaryConv, BinaryLinear, products
+from sgdat_jax.layers import BinaryConv, BinaryConvTranspose, BinaryLinear, products
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -174,6 +174,15 @@ def test_a_gpu_convolves_folded_layers_in_float16(dtype):
     layer = inference.fold(conv(), dtype)
     program = jax.jit(lambda x: layer(x)).trace(X).lower(lowering_platforms=("cuda",))
     assert OPERANDS["cuda"] in program.as_text()
+
+
+@pytest.mark.parametrize("make", [BinaryConv, BinaryConvTranspose])
+def test_a_gpu_convolves_no_integers(make):
+    mask = np.tril(np.ones((3, 3, 8, 8)))
+    folded = inference.fold(make(8, 8, (3, 3), mask=mask, rngs=nnx.Rngs(0)), "int8")
+    program = jax.jit(lambda x: folded(x)).trace(X).lower(lowering_platforms=("cuda",))
+    (line,) = (n for n in program.as_text().splitlines() if ".convolution(" in n)
+    assert "xi8>" not in line and "xf32>" in line
 
 
 # Window, features, and in how many parts float16 holds their sums.

@@ -290,15 +290,6 @@ def test_masked_layers_fold_with_their_zeros(make, dtype):
     np.testing.assert_array_equal(folded(x), layer(x))
 
 
-@pytest.mark.parametrize("make", [BinaryConv, BinaryConvTranspose])
-def test_a_gpu_convolves_no_integers(make):
-    folded = inference.fold(make(3, 4, (3, 3), mask=MASK, **SIGNS), "int8")
-    x = layer_cases.normal(2, 6, 5, 3)
-    program = jax.jit(lambda x: folded(x)).trace(x).lower(lowering_platforms=("cuda",))
-    (line,) = (n for n in program.as_text().splitlines() if ".convolution(" in n)
-    assert "xi8>" not in line and "xf32>" in line
-
-
 def test_a_mask_of_other_numbers_is_not_folded():
     layer = BinaryConv(3, 4, (3, 3), mask=MASK / 2, **SIGNS)
     assert isinstance(inference.fold(layer), BinaryConv)
