@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax._src import compiler
 
 _QUICKLY = "jax_disable_most_optimizations"
 # Up to jaxlib 0.10 there is another way to loops, which takes half the time again.
@@ -50,12 +49,15 @@ def quickly() -> Iterator[None]:
 def _has_another_way() -> bool:
     """Has all that is compiled quickly take another way; returns whether XLA has it.
 
-    JAX lets options of XLA be given to one program, and not to all that follow.
+    JAX lets options of XLA be given to one program, and not to all that follow, so a
+    function of its own is wrapped; where that is gone, tests take longer.
     """
     try:
+        from jax._src import compiler
+
         jax.jit(lambda: 0, compiler_options=_ANOTHER_WAY)()
         make = compiler.get_compile_options
-    except (AttributeError, jax.errors.JaxRuntimeError):
+    except (ImportError, AttributeError, jax.errors.JaxRuntimeError):
         return False
 
     @functools.wraps(make)
