@@ -33,7 +33,7 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import chips, hlo, optimizer_step, timing, train_step
+from benchmarks import chips, hlo, hlo_products, optimizer_step, timing, train_step
 from sgdat_jax import files
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
@@ -78,12 +78,10 @@ def facts(chip: chips.Chip, compiled: jax.stages.Compiled) -> dict[str, Any]:
     program = hlo.parse(compiled.as_text())
     operations: dict[str, float] = collections.Counter()
     kinds: dict[str, int] = collections.Counter()
-    for product in hlo.products(program):
+    for product in hlo_products.products(program):
         both = set(product.operands)
         operations["s8" if both == {"s8"} else "bf16"] += product.operations
         kinds[f"{' x '.join(product.operands)} -> {product.result}"] += 1
-    for operands, result in hlo.library_products(program):
-        kinds[f"{' x '.join(operands)} -> {result}"] += 1
     sent: dict[str, float] = collections.Counter()
     for one in hlo.collectives(program):
         sent[f"{one.kind} {one.dtype}"] += one.sent

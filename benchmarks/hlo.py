@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 BYTES = {
     **dict.fromkeys(("pred", "s8", "u8", "f8e4m3fn", "f8e5m2"), 1),
     **dict.fromkeys(("s16", "u16", "bf16", "f16"), 2),
@@ -64,8 +62,8 @@ class Array(NamedTuple):
         if bits := re.search(r"E\((\d+)\)", tiles):
             size = int(bits[1]) / 8
         if tile and order:
-            sizes = reversed(_numbers(tile[1]))
-            for step, axis in zip(sizes, _numbers(order), strict=False):
+            sizes = reversed(numbers(tile[1]))
+            for step, axis in zip(sizes, numbers(order), strict=False):
                 shape[axis] = -(-shape[axis] // step) * step
         return math.prod(shape) * size
 
@@ -85,15 +83,6 @@ class Program(NamedTuple):
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
-
-
-class Product(NamedTuple):
-    """A convolution or matrix product."""
-
-    operands: tuple[str, str]  # dtypes
-    result: str
-    operations: float  # multiplications and additions
-    scope: str  # of the model's code that it comes from
 
 
 class Collective(NamedTuple):
@@ -151,10 +140,10 @@ def _until_closed(text: str) -> tuple[str, str]:
 def arrays_of(kind: str) -> tuple[Array, ...]:
     """Returns the arrays in a printed type."""
     found = _ARRAY.findall(kind)
-    return tuple(Array(dtype, _numbers(dims), layout) for dtype, dims, layout in found)
+    return tuple(Array(dtype, numbers(dims), layout) for dtype, dims, layout in found)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(",") if number)
 
 
@@ -270,81 +259,6 @@ def _taken(inside: dict[str, Instruction], number: int) -> tuple[float | None, f
     return taken, kept
 
 
-def products(program: Program) -> list[Product]:
-    """Returns all convolutions and matrix products, each once."""
-    found = []
-    for computation in program.computations.values():
-        for one in computation.values():
-            if one.opcode not in ("convolution", "dot"):
-                continue
-            left, right = (computation[name].arrays[0] for name in one.operands[:2])
-            count = _dot if one.opcode == "dot" else _convolution
-            operations = 2 * count(one, left, right)
-            dtypes = left.dtype, right.dtype
-            scope = re.search(r'op_name="([^"]*)"', one.attributes)
-            found.append(
-                Product(
-                    dtypes, one.arrays[0].dtype, operations, scope[1] if scope else ""
-                )
-            )
-    return found
-
-
-def library_products(program: Program) -> list[tuple[tuple[str, ...], str]]:
-    """Returns the dtypes of what a GPU's libraries multiply: operands and result."""
-    found = []
-    for computation in program.computations.values():
-        for one in computation.values():
-            if re.search(r'target="__(cudnn\$conv|cublas)', one.attributes):
-                arrays = (computation[name].arrays[0] for name in one.operands[:2])
-                dtypes = tuple(array.dtype for array in arrays)
-                found.append((dtypes, one.arrays[0].dtype))
-    return found
-
-
-def _dot(one: Instruction, left: Array, right: Array) -> float:
-    summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
-    over = math.prod(left.shape[axis] for axis in _numbers(summed[1] if summed else ""))
-    return math.prod(one.arrays[0].shape) * over
-
-
-def _convolution(one: Instruction, left: Array, right: Array) -> float:
-    """Returns the multiplications by what is not padding."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
-    assert labels, one
-    inputs, kernel, outputs = labels.groups()
-    result = one.arrays[0].shape
-    window = _window(one.attributes)
-    total = right.shape[kernel.index("i")]
-    total *= result[outputs.index("b")] * result[outputs.index("f")]
-    for axis in range(len(window.get("size", ()))):
-        label = str(axis)
-        total *= _pairs(
-            left.shape[inputs.index(label)],
-            right.shape[kernel.index(label)],
-            result[outputs.index(label)],
-            {name: values[axis] for name, values in window.items()},
-        )
-    return total
-
-
-def _window(attributes: str) -> dict[str, list[str]]:
-    text = re.search(r"window=\{([^}]*)\}", attributes)
-    pairs = (field.split("=") for field in (text[1].split() if text else ()))
-    return {name: values.split("x") for name, values in pairs}
-
-
-def _pairs(inputs: int, kernel: int, outputs: int, window: dict[str, str]) -> int:
-    """Returns how many pairs of kernel and output meet an input along one dimension."""
-    stride, by = int(window.get("stride", 1)), int(window.get("lhs_dilate", 1))
-    before = int(window.get("pad", "0_0").split("_")[0])
-    spread = int(window.get("rhs_dilate", 1))
-    places = np.arange(outputs)[:, np.newaxis] * stride - before
-    places = places + np.arange(kernel) * spread
-    meets = (places >= 0) & (places <= (inputs - 1) * by) & (places % by == 0)
-    return int(meets.sum())
-
-
 def collectives(program: Program) -> list[Collective]:
     """Returns what is sent between devices; of those in loops, what one turn sends."""
     found, known = [], set()
@@ -384,7 +298,7 @@ def _whole_results(one: Instruction) -> Sequence[Array]:
 def _group(attributes: str) -> int:
     """Returns how many devices a collective is among."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(_numbers(listed[1]))
+        return len(numbers(listed[1]))
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]", attributes):
         return int(counted[1])
     named = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", attributes)

@@ -11,7 +11,7 @@ from flax import nnx
 import sgdat_jax as sj
 import small_runs  # noqa: F401  # whose TinyNet compiles quickly
 import tpus
-from benchmarks import hlo
+from benchmarks import hlo, hlo_products
 from sgdat_jax import inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
@@ -34,7 +34,7 @@ def test_four_chips_share_the_operations(where):
     shared, whole = (
         sum(
             product.operations
-            for product in hlo.products(tpus.program(tpus.step(place)))
+            for product in hlo_products.products(tpus.program(tpus.step(place)))
         )
         for place in (where, "alone")
     )

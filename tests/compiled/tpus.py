@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from benchmarks import chips, hlo
+from benchmarks import chips, hlo, hlo_products
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import ahead
@@ -41,7 +41,7 @@ def operands(compiled, scope=""):
     """The dtypes of all products in a scope: of both operands and the result."""
     return {
         (*product.operands, product.result)
-        for product in hlo.products(program(compiled))
+        for product in hlo_products.products(program(compiled))
         if scope in product.scope
     }
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from benchmarks import hlo
+from benchmarks import hlo, hlo_products
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -129,7 +129,7 @@ def test_operations_of_convolutions_are_those_that_xla_counts(
     x, kernel = jnp.ones((2, 9, 8, 16)), jnp.ones((3, 2, 16, 24))
     for function in (convolve, jax.grad(convolve), jax.grad(convolve, 1)):
         lowered = jax.jit(function).lower(x, kernel)
-        counted = hlo.products(hlo.parse(lowered.compile().as_text()))
+        counted = hlo_products.products(hlo.parse(lowered.compile().as_text()))
         flops = lowered.cost_analysis()["flops"]
         operations = sum(product.operations for product in counted)
         assert operations == pytest.approx(flops, rel=0.02)  # which adds up the result
@@ -139,21 +139,32 @@ def test_operations_of_matrix_products():
     lowered = jax.jit(lambda a, b: jnp.einsum("nij,njk->nik", a, b)).lower(
         jnp.ones((3, 4, 5), jnp.int8), jnp.ones((3, 5, 6), jnp.int8)
     )
-    ((operands, result, operations, scope),) = hlo.products(
+    ((operands, result, operations, scope),) = hlo_products.products(
         hlo.parse(lowered.compile().as_text())
     )
     assert (operands, result, operations) == (("s8", "s8"), "s8", 2 * 3 * 4 * 5 * 6)
     assert "dot_general" in scope
 
 
-def test_library_products_are_those_of_a_gpu():
-    text = """\
-ENTRY %main (x: f16[8,6,6,4], k: f16[3,3,4,4]) -> f16[8,6,6,4] {
-  %x = f16[8,6,6,4]{3,2,1,0} parameter(0)
-  %k = f16[3,3,4,4]{2,1,0,3} parameter(1)
-  %conv = (f16[8,6,6,4]{3,2,1,0}, u8[64]{0}) custom-call(%x, %k), \
-custom_call_target="__cudnn$convForward"
-  ROOT %y = f16[8,6,6,4]{3,2,1,0} get-tuple-element(%conv), index=0
-}
+# Inputs of 8 images of 6x5 with 4 channels, kernels of 3x2 to 7: operands and result.
+SHAPES = {"x": "f16[8,6,5,4]", "k": "f16[3,2,4,7]", "y": "f16[8,6,4,7]"}
+ON_A_GPU = {"Forward": "xky", "BackwardInput": "ykx", "BackwardFilter": "xyk"}
+
+
+@pytest.mark.parametrize("kind", ON_A_GPU)
+def test_products_of_a_gpus_library_count_as_the_convolution(kind):
+    left, right, result = ON_A_GPU[kind]
+    text = f"""\
+ENTRY %main ({left}: {SHAPES[left]}, {right}: {SHAPES[right]}) -> {SHAPES[result]} {{
+  %{left} = {SHAPES[left]}{{3,2,1,0}} parameter(0)
+  %{right} = {SHAPES[right]}{{3,2,1,0}} parameter(1)
+  %conv = ({SHAPES[result]}{{3,2,1,0}}, u8[64]{{0}}) custom-call(%{left}, %{right}), \
+window={{size=3x2 pad=1_1x0_0}}, dim_labels=b01f_01io->b01f, \
+custom_call_target="__cudnn$conv{kind}"
+  ROOT %r = {SHAPES[result]}{{3,2,1,0}} get-tuple-element(%conv), index=0
+}}
 """
-    assert hlo.library_products(hlo.parse(text)) == [(("f16", "f16"), "f16")]
+    ((operands, to, operations, _),) = hlo_products.products(hlo.parse(text))
+    assert (operands, to) == (("f16", "f16"), "f16")
+    # 16 of 18 rows of windows lie inside.
+    assert operations == 2 * 8 * (16 * 4 * 2) * 4 * 7
