@@ -55,6 +55,11 @@ def whole(
       arrays: each split as `splits.axes` says.
       as_bits: which of them are of -1 and +1 alone, and travel as bits.
     """
+    if not all(array.size for array in arrays):  # jaxlib 0.11.2 crashes on empty ones
+        filled = [place for place, array in enumerate(arrays) if array.size]
+        some, packed = [arrays[i] for i in filled], [as_bits[i] for i in filled]
+        found = dict(zip(filled, whole(mesh, some, packed), strict=True))
+        return [found.get(place, array) for place, array in enumerate(arrays)]
     sizes = splits.prime_factors(mesh.size)
     parts, specs = [], []
     for place, (array, packs) in enumerate(zip(arrays, as_bits, strict=True)):
