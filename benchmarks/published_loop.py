@@ -36,7 +36,7 @@ from sgdat_jax.training import loop, runs
 RESULTS = pathlib.Path(__file__).parent / "results" / "published_loop"
 RECIPE = "cifar10-binarynet-sgdat"
 REAL_RATE = 1e-3  # of Adam
-FIRST_STEPS = 20  # after each of which weights are compared
+FIRST_STEPS = 20  # weights are compared after each
 _TEST_BATCH = 500
 
 

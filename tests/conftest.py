@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import shutil
 import tempfile
 
 _DEVICES = "--xla_force_host_platform_device_count=8"  # for the tests of sharding
@@ -105,6 +106,23 @@ def eight_devices():
     """Skips where the eight that `XLA_FLAGS` asks for are not there, as on a GPU."""
     if len(jax.devices()) < 8:
         pytest.skip("needs eight devices")
+
+
+@pytest.fixture(scope="module")
+def kept_tables():
+    """Leaves the tables of the process to other tests as they were."""
+    import tables
+
+    with tables.kept():
+        yield
+
+
+@pytest.fixture
+def plugin_folder(tmp_path, monkeypatch):
+    """A working directory with the plug-in of tests, as `my_bnn.py`."""
+    shutil.copy(_TESTS / "plugin.py", tmp_path / "my_bnn.py")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

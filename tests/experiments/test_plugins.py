@@ -1,32 +1,18 @@
 """A plug-in of one file, by commands and from Python, as its author would use it."""
 
 import json
-import shutil
 
 import pytest
 
 import guides
-import tables
 from sgdat_jax import cli
 from sgdat_jax.experiments import configs, hyperparameters, plugins, setup
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+pytestmark = pytest.mark.usefixtures(
+    "compiled_quickly", "without_drawing", "kept_tables"
+)
 
 _FILE = guides.ROOT / "tests" / "plugin.py"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _tables():
-    """Leaves the tables of the process to other tests as they were."""
-    with tables.kept():
-        yield
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    shutil.copy(_FILE, tmp_path / "my_bnn.py")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -38,8 +24,8 @@ def folder(tmp_path, monkeypatch):
         ("raise SystemExit(3)", "SystemExit: 3 ("),
     ],
 )
-def test_plugin_that_fails(folder, text, message):
-    (folder / "broken.py").write_text(f"{text}\n")
+def test_plugin_that_fails(plugin_folder, text, message):
+    (plugin_folder / "broken.py").write_text(f"{text}\n")
     with pytest.raises(
         ValueError, match=r"the plug-in \./broken\.py cannot be"
     ) as caught:
@@ -121,14 +107,14 @@ def test_what_float32_does_not_hold_is_refused(name, value):
     hyperparameters.check_float32(name, 1e-38 * 1.2)
 
 
-def test_settings_from_files(folder, capsys):
+def test_settings_from_files(plugin_folder, capsys):
     cli.main(["train", "--epochs", "3", "--set", "weight_decay=1e-4", "--print-config"])
     text = capsys.readouterr().out
-    (folder / "mine.toml").write_text(text)
+    (plugin_folder / "mine.toml").write_text(text)
     cli.main(["train", "--config", "mine.toml", "--seed", "4", "--print-config"])
     assert capsys.readouterr().out == text.replace("seed = 0", "seed = 4")
     recorded = {"format": 1, **vars(configs.TrainConfig(epochs=7, run_dir="old"))}
-    (folder / "config.json").write_text(json.dumps(recorded))
+    (plugin_folder / "config.json").write_text(json.dumps(recorded))
     cli.main(["train", "--config", "config.json", "--print-config"])
     found = capsys.readouterr().out
     assert "epochs = 7\n" in found
@@ -138,8 +124,8 @@ def test_settings_from_files(folder, capsys):
         "torn.toml": "torn.toml is not TOML",
         "other.toml": "other.toml is not a run's config: ",
     }.items():
-        (folder / "torn.toml").write_text("epochs = ")
-        (folder / "other.toml").write_text("epoch = 3")
+        (plugin_folder / "torn.toml").write_text("epochs = ")
+        (plugin_folder / "other.toml").write_text("epoch = 3")
         with pytest.raises(SystemExit) as caught:
             cli.main(["train", "--config", name])
         assert caught.value.code == 2

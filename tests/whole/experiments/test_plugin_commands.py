@@ -1,18 +1,18 @@
 """A plug-in of one file by commands, as its author would use it."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 
 import guides
 import shared_runs
-import tables
 from sgdat_jax import cli, inference
 from sgdat_jax.data import sources
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "without_drawing")
+pytestmark = pytest.mark.usefixtures(
+    "compiled_quickly", "without_drawing", "kept_tables"
+)
 
 _FILE = guides.ROOT / "tests" / "plugin.py"
 
@@ -23,29 +23,15 @@ _TASK = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _tables():
-    """Leaves the tables of the process to other tests as they were."""
-    with tables.kept():
-        yield
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    shutil.copy(_FILE, tmp_path / "my_bnn.py")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def _run(*words):
     cli.main([*map(str, words), "--plugin", str(_FILE)])
 
 
-def test_train_evaluate_load_and_resume(folder, capsys):
+def test_train_evaluate_load_and_resume(plugin_folder, capsys):
     options = ("--optimizer", "patient", "--set", "decay=0.5", "patience=1.2")
     _run("train", *_TASK, *options, "--diagnostics", "--run-dir", "run")
     assert "PairNet on blobs: 192 images to train" in capsys.readouterr().out
-    result = json.loads((folder / "run" / "result.json").read_text())
+    result = json.loads((plugin_folder / "run" / "result.json").read_text())
     assert result["best_test_accuracy"] > 0.8
     assert result["flips_per_weight"] > 0
     _run("evaluate", "run")
@@ -59,7 +45,7 @@ def test_train_evaluate_load_and_resume(folder, capsys):
     assert "goes on after step 12" in capsys.readouterr().out
 
 
-def test_its_optimizer_of_the_real_valued_parameters(folder, capsys):
+def test_its_optimizer_of_the_real_valued_parameters(plugin_folder, capsys):
     task = (*_TASK[:-4], "--epochs", "1", "--batch-size", "64")
     real = ("--real-optimizer", "shy_adam", "--real-set", "most=0.5")
     _run("train", *task, *real, "--run-dir", "runs/shy")
@@ -71,13 +57,13 @@ def test_its_optimizer_of_the_real_valued_parameters(folder, capsys):
     printed = capsys.readouterr().out
     assert "test accuracy" in printed
     assert "goes on after step 3" in printed
-    table = (folder / "report" / "comparison.md").read_text()
+    table = (plugin_folder / "report" / "comparison.md").read_text()
     assert "sgdat real_optimizer=shy_adam real_most=0.5" in table
     assert "sgdat real_optimizer=adamw" in table
 
 
-def test_its_rows_beside_ours_and_a_file_of_rows(folder, capsys):
-    (folder / "rows.toml").write_text(
+def test_its_rows_beside_ours_and_a_file_of_rows(plugin_folder, capsys):
+    (plugin_folder / "rows.toml").write_text(
         "[quick]\noptimizer = 'patient'\npatience = 1.1\nlabel = 'Quick'\n"
         "[large]\noptimizer = 'sgdat'\nlearning_rate = 1e-3\nweight_decay = 1e-4\n"
     )
@@ -88,17 +74,19 @@ def test_its_rows_beside_ours_and_a_file_of_rows(folder, capsys):
     )
     assert "5/5" in capsys.readouterr().out
     _run("report", "c", "--out", "report")
-    table = (folder / "report" / "comparison.md").read_text()
+    table = (plugin_folder / "report" / "comparison.md").read_text()
     for label in ("Patience", "coin", "Bop", "Quick", "large"):
         assert f"| {label} " in table, label
-    config = json.loads((folder / "c" / "large" / "seed0" / "config.json").read_text())
+    config = json.loads(
+        (plugin_folder / "c" / "large" / "seed0" / "config.json").read_text()
+    )
     assert config["set"] == ["weight_decay=0.0001"]
 
 
-def test_sweep_of_its_hyperparameters(folder, capsys):
+def test_sweep_of_its_hyperparameters(plugin_folder, capsys):
     words = ("--optimizer", "patient", "--set", "decay=0.3,0.6", "patience=1.2")
     _run("sweep", *_TASK[:-4], "--epochs", 1, *words, "--seeds", 1, "--run-dir", "s")
-    lines = (folder / "s" / "trials.jsonl").read_text().splitlines()
+    lines = (plugin_folder / "s" / "trials.jsonl").read_text().splitlines()
     values = [json.loads(line)["hyperparameters"] for line in lines]
     assert values == [{"decay": 0.3, "patience": 1.2}, {"decay": 0.6, "patience": 1.2}]
 
@@ -115,7 +103,7 @@ inference.load("run/best.npz")
 """
 
 
-def test_without_the_plugin_one_line_says_so(folder):
+def test_without_the_plugin_one_line_says_so(plugin_folder):
     words = ("--plugin", "my_bnn", "--optimizer", "coin", "--epochs", "1")
     done = shared_runs.command("train", *_TASK[:-4], *words, "--run-dir", "run")
     assert (done.returncode, done.stderr) == (0, "")
