@@ -81,6 +81,11 @@ def training_steps(settings, data):
     return turn
 
 
+def torch_steps_per_turn():
+    """Returns how many steps of PyTorch are a turn: each is a call of its own."""
+    return min(steps.steps_per_call(), 32)
+
+
 def torch_steps(settings, data, *, compiled):
     """Returns a turn of the same network in PyTorch."""
     import torch
@@ -104,7 +109,7 @@ def torch_steps(settings, data, *, compiled):
     numbers = torch.arange(settings.batch_size, device=device)
 
     def turn():
-        for _ in range(steps.steps_per_call()):
+        for _ in range(torch_steps_per_turn()):
             take(images, labels, numbers)
         if device == "cuda":
             torch.cuda.synchronize()
@@ -146,8 +151,14 @@ def matmul_rate(dtype):
 def measure(model, batch, options, peak):
     """Returns a row per step of one case."""
     turns = turns_of(model, batch, options)
-    taken = timing.take_turns(list(turns.values()), rounds=options.rounds).wall
-    seconds = taken / steps.steps_per_call()
+    taken = timing.take_turns(
+        list(turns.values()), rounds=options.rounds, warmup=options.warmup
+    ).wall
+    counts = [
+        torch_steps_per_turn() if "pytorch" in name else steps.steps_per_call()
+        for name in turns
+    ]
+    seconds = taken / np.array(counts)
     work = batch * flops_per_image(model, batch, options)
     rows = []
     for place, name in enumerate(turns):
@@ -158,7 +169,7 @@ def measure(model, batch, options, peak):
                 "batch": batch,
                 "step": name,
                 "rounds": len(seconds),
-                "steps_per_round": steps.steps_per_call(),
+                "steps_per_round": counts[place],
                 "seconds": took._asdict(),
                 "images_per_second": batch / took.median,
                 "share_of_matmul_rate": work / took.median / peak,
@@ -190,6 +201,7 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--warmup", type=int, default=2, help="rounds not timed")
     parser.add_argument("--compile", action="store_true", help="torch.compile as well")
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -198,11 +210,11 @@ def main(arguments: Sequence[str] | None = None):
     case = f"{jax.default_backend()}-{options.dtype}"
     for model in options.models:
         rows = []
+        name = f"{case}-{model}-width{options.width:g}.json"
         for batch in options.batch:
             rows += measure(model, batch, options, peak)
-        show(rows)
-        name = f"{case}-{model}-width{options.width:g}.json"
-        timing.write(options.out / name, {"matmul_rate": peak, "rows": rows})
+            show(rows)
+            timing.write(options.out / name, {"matmul_rate": peak, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -202,8 +202,8 @@ def test_wide_sums_of_bfloat16_products_are_exact(kind, inputs_dtype):
     for exact, rounded in pairs:
         assert rounded.dtype == exact.dtype
         exact, rounded = np.asarray(exact, np.float32), np.asarray(rounded, np.float32)
-        # The incoming gradient and the outgoing one are rounded, each by 2**-9.
-        assert np.abs(rounded - exact).max() <= 2**-8 * np.abs(exact).max()
+        # The incoming gradient, the outgoing and the exact one: each rounded by 2**-9.
+        assert np.abs(rounded - exact).max() <= 3 * 2**-9 * np.abs(exact).max()
         assert np.abs(exact).max() > 0
 
 
