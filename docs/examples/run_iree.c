@@ -1,9 +1,9 @@
-/* Runs a module that `sgdat-jax export --to iree` wrote on one image, by IREE's runtime.
+/* Runs a module that `sgdat-jax export --to iree` wrote on an image, by IREE's runtime.
 
        ./run_iree net.vmfb image.bin 8 8 1          (height, width and channels)
-       ./run_iree net.vmfb image.bin 8 8 1 10000    calls it so often, and tells the time
+       ./run_iree net.vmfb image.bin 8 8 1 10000    calls it so often, tells the time
 
-   Run with the runtime of IREE 3.12.0rc20260822 and modules of iree-base-compiler 3.13. */
+   Run with IREE's runtime 3.12.0rc20260822, modules of iree-base-compiler 3.13. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -76,9 +76,10 @@ int main(int count, char **arguments) {
     IREE_CHECK_OK(iree_runtime_call_invoke(&call, 0));
     IREE_CHECK_OK(iree_runtime_call_outputs_pop_front_buffer_view(&call, &result));
     classes = iree_hal_buffer_view_element_count(result);
-    if (!logits) logits = malloc(classes * sizeof(float));
-    IREE_CHECK_OK(iree_hal_device_transfer_d2h(device, iree_hal_buffer_view_buffer(result),
-                                               0, logits, classes * sizeof(float), WAIT));
+    size_t size = classes * sizeof(float);
+    if (!logits) logits = malloc(size);
+    IREE_CHECK_OK(iree_hal_device_transfer_d2h(
+        device, iree_hal_buffer_view_buffer(result), 0, logits, size, WAIT));
     iree_hal_buffer_view_release(result);
     times[i] = microseconds() - start;
   }
