@@ -1,9 +1,10 @@
 """The C programs of the guides, built and run on this machine and as on Arm.
 
 On 64-bit Arm: by a cross compiler, ``qemu-aarch64``, and, for modules of IREE, the
-``iree-run-module`` of the wheel for Arm, whose path is in `SGDAT_JAX_ARM_IREE`. With a
-C runtime of IREE in a folder with ``include`` and ``lib``, named by
-`SGDAT_JAX_IREE_RUNTIME`, the example for it is built and run, too.
+``iree-run-module`` of the wheel for Arm, whose path is in `SGDAT_JAX_ARM_IREE`.
+`SGDAT_JAX_IREE_RUNTIME` names a checkout of IREE whose runtime is built in its folder
+``build`` as ``docs/export.md`` tells; then the example for it is built and run, too.
+Its folder ``arm`` may have the runtime for Arm.
 """
 
 import os
@@ -107,23 +108,51 @@ def test_a_module_of_iree_runs_on_arm(tmp_path):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def build_caller(compiler, folder, build="build"):
+    """Returns the program that calls modules by IREE's runtime; skips without it."""
+    checkout = pathlib.Path(os.environ.get("SGDAT_JAX_IREE_RUNTIME", "nowhere"))
+    if not (checkout / build).is_dir():
+        pytest.skip(f"needs SGDAT_JAX_IREE_RUNTIME, a checkout of IREE with {build}")
+    archives = (
+        checkout / build / "runtime/src/iree/runtime/libiree_runtime_unified.a",
+        checkout / build / "build_tools/third_party/flatcc/libflatcc_parsing.a",
+    )
+    program = folder / "run_iree"
+    run(
+        *(compiler, "-O2", *_WARNINGS, "-isystem", checkout / "runtime/src"),
+        *("-o", program, _EXAMPLES / "run_iree.c"),
+        *(*archives, "-lm", "-lpthread", "-ldl"),
+    )
+    return program
+
+
 @pytest.mark.slow
 def test_the_runtime_of_iree_runs_a_module(tmp_path):
     pytest.importorskip("iree.compiler")
-    folder = os.environ.get("SGDAT_JAX_IREE_RUNTIME")
-    if not folder:
-        pytest.skip("needs SGDAT_JAX_IREE_RUNTIME, a C runtime of IREE")
-    include, libraries = pathlib.Path(folder, "include"), pathlib.Path(folder, "lib")
-    archives = sorted(libraries.glob("*.a"))
-    program = tmp_path / "run_iree"
-    run(
-        *(tool("cc", "gcc", "clang"), "-std=gnu11", "-O2", f"-I{include}"),
-        *("-o", program, _EXAMPLES / "run_iree.c"),
-        *("-Wl,--start-group", *archives, "-Wl,--end-group"),
-        *("-lm", "-lpthread", "-ldl"),
-    )
-    (image,) = some_images(1)
-    (tmp_path / "image.bin").write_bytes(image.tobytes())
-    module = tmp_path / "net.vmfb"
-    inference.export("digits", "iree", module, images=image[np.newaxis])
-    check(run(program, module, tmp_path / "image.bin", 8, 8, 1), image)
+    program = build_caller(tool("cc", "gcc", "clang"), tmp_path)
+    images = some_images(5)
+    module, pixels = tmp_path / "net.vmfb", tmp_path / "image.bin"
+    inference.export("digits", "iree", module, images=images)
+    for image in images:
+        pixels.write_bytes(image.tobytes())
+        check(run(program, module, pixels, 8, 8, 1), image)
+    # Called again and again it says the same, and how long it takes.
+    often = run(program, module, pixels, 8, 8, 1, 100)
+    check(often, images[-1])
+    assert re.search(r"^\d+\.\d microseconds a call", often, re.M)
+    done = subprocess.run([program, module, pixels, "9", "8", "1"], capture_output=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith(b"must have 72 bytes\n")
+
+
+@pytest.mark.slow
+def test_the_runtime_of_iree_runs_a_module_on_arm(tmp_path):
+    pytest.importorskip("iree.compiler")
+    emulator = tool("qemu-aarch64", "qemu-aarch64-static")
+    program = build_caller(tool(f"{_ARM}-gcc"), tmp_path, "arm")
+    images = some_images(5)
+    module, pixels = tmp_path / "net.vmfb", tmp_path / "image.bin"
+    inference.export("digits", "iree", module, images=images, target=_ARM)
+    for image in images:
+        pixels.write_bytes(image.tobytes())
+        check(run(emulator, "-L", _LIBRARIES, program, module, pixels, 8, 8, 1), image)
