@@ -8,7 +8,7 @@ everywhere. It needs an environment of its own, without this library:
     python3.11 -m venv engine
     engine/bin/pip install larq-compute-engine larq 'tensorflow-cpu<2.17' \
         'tf_keras<2.17'
-    TF_USE_LEGACY_KERAS=1 taskset -c 0 engine/bin/python benchmarks/larq_engine.py
+    TF_USE_LEGACY_KERAS=1 taskset -c 0 engine/bin/python -m benchmarks.larq_engine
 """
 
 import argparse
@@ -18,60 +18,31 @@ import os
 import pathlib
 import time
 
-import larq
 import larq_compute_engine
 import numpy as np
-import tf_keras as keras
 from larq_compute_engine.tflite.python.interpreter import Interpreter
+
+from benchmarks import larq_nets
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "deployment"
 PACKAGES = ("larq", "larq-compute-engine", "tensorflow-cpu")
-BINARY = {
-    "input_quantizer": "ste_sign",
-    "kernel_quantizer": "ste_sign",
-    "kernel_constraint": "weight_clip",
-    "use_bias": False,
-}
-
-
-def binary_net(width):
-    """Returns BinaryNet; pads are +1, for which alone the engine counts bits."""
-    c1, c2, c3, hidden = (round(width * size) for size in (128, 256, 512, 1024))
-    model = keras.Sequential([keras.Input((32, 32, 3))])
-
-    def binary_conv(channels, pool):
-        window = {"padding": "same", "pad_values": 1.0, **BINARY}
-        model.add(larq.layers.QuantConv2D(channels, 3, **window))
-        if pool:
-            model.add(keras.layers.MaxPool2D(2))
-        model.add(keras.layers.BatchNormalization())
-
-    model.add(keras.layers.Conv2D(c1, 3, padding="same"))
-    model.add(keras.layers.BatchNormalization())
-    for channels, pool in ((c1, 1), (c2, 0), (c2, 1), (c3, 0), (c3, 1)):
-        binary_conv(channels, pool)
-    model.add(keras.layers.Flatten())
-    for _ in range(2):
-        model.add(larq.layers.QuantDense(hidden, **BINARY))
-        model.add(keras.layers.BatchNormalization())
-    model.add(keras.layers.Dense(10))
-    model.add(keras.layers.BatchNormalization(scale=False, center=False))
-    return model
 
 
 def measure(width, seconds):
     """Returns file bytes and latencies of single images."""
-    content = larq_compute_engine.convert_keras_model(binary_net(width))
+    # The engine counts bits with pads of +1 alone.
+    network = larq_nets.binary_net(width, pad_values=1.0)
+    content = larq_compute_engine.convert_keras_model(network)
     threads = len(os.sched_getaffinity(0))
     begun = time.perf_counter()
-    network = Interpreter(content, num_threads=threads)
+    interpreter = Interpreter(content, num_threads=threads)
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
-    network.predict(image)
+    interpreter.predict(image)
     loaded = time.perf_counter() - begun
     taken, begun = [], time.perf_counter()
     while time.perf_counter() - begun < seconds:
         start = time.perf_counter()
-        network.predict(image)
+        interpreter.predict(image)
         taken.append(time.perf_counter() - start)
     return {
         "model": "BinaryNet",
