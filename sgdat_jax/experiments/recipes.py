@@ -106,7 +106,7 @@ _IMAGES = {
     "tiny_imagenet": (100_000, (64, 64, 3), 200),
 }
 # Images per second in training, 32x32, batches of 128, float32, on two shared cores of
-# an AMD EPYC: benchmarks/results/train_step/cpu-float32-width1.json.
+# an AMD EPYC: benchmarks/results/train_step/cpu-float32-*-width1.json.
 _RATES = {"BinaryNet": 50.0, "SgdatResNet18": 45.0}
 
 
