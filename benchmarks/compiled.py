@@ -177,7 +177,7 @@ def optimizers_table(rows: Sequence[dict[str, Any]]) -> str:
     for dtype, name in itertools.product(("float32", "bfloat16"), OPTIMIZERS):
         found = [of.get((name, dtype, chip)) for chip in names]
         rivals = [of.get((OPTIMIZERS[0], dtype, chip)) for chip in names]
-        if not all(found) or not all(rivals):
+        if not names or not all(found) or not all(rivals):
             continue
         cells = [f"`{name}`", dtype, f"{found[0]['bytes_per_weight']:.1f}"]
         ratio = found[0]["hbm_bytes"] / rivals[0]["hbm_bytes"]

@@ -335,9 +335,8 @@ def _pool_squares(x: jax.Array) -> jax.Array:
 
 def _pool_squares_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the maxima, and the place in its square of each: 0 and 1, 2 and 3."""
-    left, right = x[:, :, ::2], x[:, :, 1::2]
-    upper, upper_is_right = _first_maximum(left[:, ::2], right[:, ::2])
-    lower, lower_is_right = _first_maximum(left[:, 1::2], right[:, 1::2])
+    upper, upper_is_right = _first_maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
+    lower, lower_is_right = _first_maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2])
     maximum, is_lower = _first_maximum(upper, lower)
     is_right = jnp.where(is_lower, lower_is_right, upper_is_right)
     return maximum, 2 * is_lower.astype(jnp.uint8) + is_right.astype(jnp.uint8)
