@@ -16,6 +16,18 @@ def random_words(rng, *shape):
     return jnp.asarray(rng.integers(0, 2**32, shape, np.uint32))
 
 
+def test_what_is_for_a_named_processor_is_not_run_here():
+    for target, cpu, runs in (
+        (None, None, True),
+        (None, "host", True),
+        (iree.host(), None, True),
+        (iree.host(), "diamondrapids", False),  # its first instruction would be fatal
+        (None, "diamondrapids", False),
+        ("riscv64", None, False),
+    ):
+        assert iree.runs_here(networks.Options(target, cpu)) is runs
+
+
 def test_an_unknown_processor_is_named_with_the_nearest():
     pytest.importorskip("iree.compiler")
     function = inference.Function(lambda _, x: jnp.sqrt(x), [], {})

@@ -47,8 +47,13 @@ def host() -> str:
 
 
 def runs_here(options: networks.Options) -> bool:
-    """Returns whether this machine can run what is compiled for a target."""
-    return options.target in (None, host())
+    """Returns whether this machine can run what is compiled for a target.
+
+    A processor that is named may have instructions that this one lacks, and the first
+    of them would end the process.
+    """
+    is_any = options.cpu in (None, "host", "generic")
+    return is_any and options.target in (None, host())
 
 
 def content(network: networks.Network, options: networks.Options) -> bytes:
