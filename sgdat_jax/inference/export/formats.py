@@ -75,8 +75,9 @@ def export(
         function of `load` or `to_function`, which onnx and litert take with products
         of ``"float32"`` alone.
       format: ``"stablehlo"``, ``"iree"``, ``"onnx"``, ``"litert"``, ``"npz"`` or
-        ``"torch"``; ``"litert"`` needs ``pip install 'sgdat-jax[litert]'``, the others
-        but ``"npz"`` ``pip install 'sgdat-jax[export]'``.
+        ``"torch"``; ``"litert"`` needs ``pip install 'sgdat-jax[litert]'``, in an
+        environment without the command, the others but ``"npz"`` ``pip install
+        'sgdat-jax[export]'``.
       path: of the new file, which replaces one that is there.
       input_shape: of one input of a function; files of weights tell it.
       input_dtype: of the inputs of a function.

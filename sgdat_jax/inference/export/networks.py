@@ -106,8 +106,9 @@ def require(module: str, package: str, extra: str = "export") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        alone = " in an environment without the command" if extra == "litert" else ""
         raise ValueError(
-            f"this needs {package} ({error}): pip install 'sgdat-jax[{extra}]'."
+            f"this needs {package} ({error}): pip install 'sgdat-jax[{extra}]'{alone}."
         ) from None
 
 
