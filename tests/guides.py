@@ -27,7 +27,6 @@ _NEEDED = {
     "--to iree": ("iree.compiler", "iree.runtime"),
     "--to onnx": ("onnx", "onnxruntime"),
     "--to torch": ("safetensors",),
-    "--to litert": ("litert_converter", "ai_edge_litert"),
 }
 
 

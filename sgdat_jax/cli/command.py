@@ -49,12 +49,12 @@ def main(
         except parsing.Asked as asked:
             do, prepared = _show, asked.args[0]
         except (ValueError, OSError) as error:
-            _fail(str(error), 2)
+            _fail(_text(error), 2)
         output = _Output(sys.stdout)
         _work(do, prepared, output)
         output.check()
     except (FloatingPointError, OSError) as error:
-        _fail(str(error), 1)
+        _fail(_text(error), 1)
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and _NO_MEMORY not in str(error):
             raise
@@ -245,6 +245,13 @@ def _number(name: str, word: str | None) -> int | None:
     if word is not None and not word.isdecimal():
         raise ValueError(f"{name} must be a number, got {word}.")
     return None if word is None else int(word)
+
+
+def _text(error: Exception) -> str:
+    """Returns the message of an error, without the number of one that names a file."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
 
 
 def _fail(message: str, code: int) -> NoReturn:

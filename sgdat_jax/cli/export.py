@@ -9,8 +9,8 @@ from flax import nnx
 
 from sgdat_jax.cli import options
 from sgdat_jax.data import pictures, sources
-from sgdat_jax.inference import torch_weights, weight_files
-from sgdat_jax.inference.export import formats, networks
+from sgdat_jax.inference import classifier, torch_weights, weight_files
+from sgdat_jax.inference.export import formats
 
 _COMPARED = 512  # test images at most
 _MOST_IMAGES = 2**20  # in a batch; files count the numbers of a layer in 32 bits
@@ -27,7 +27,7 @@ def export(config: options.ExportConfig) -> str:
         raise ValueError(
             f"batch_size must be less than {_MOST_IMAGES:,}, got {config.batch_size}."
         )
-    file = networks.find_file(config.source)
+    file = classifier.find_file(config.source)
     images, name = _test_images(weight_files.read_about(file))
     report = formats.export(
         file,

@@ -90,8 +90,8 @@ class Evaluate:
     """Evaluates a finished run on the whole test set, and prints what it reached."""
 
     run_dir: tyro.conf.Positional[str]
-    """Folder of the run, or a file of its weights. Of a folder the last state; a file
-    is such as the best.npz in it."""
+    """Folder of the run (its last epoch), file of weights, or digits. A file is such as
+    the best.npz in it; digits is the network that is installed."""
 
     allow_changed_data: bool = False
     """Take other images or labels than it was trained with."""
@@ -206,7 +206,7 @@ class ExportConfig:
     target any of its kind."""
 
     batch_size: int | None = None
-    """Images that iree's file takes at once. None: 1."""
+    """Images that a file of iree or litert takes at once. None: 1."""
 
     plugin: tuple[str, ...] = ()
     """Modules that the network needs. As in train."""
@@ -240,7 +240,7 @@ class PredictConfig:
 
     images: tyro.conf.Positional[tuple[str, ...]]
     """Pictures, folders of them, or .npy files. Those hold uint8 images of shape (n,
-    height, width, channels)."""
+    height, width, channels), or one of shape (height, width, 1 or 3)."""
 
     top: int = 3
     """Classes shown of each picture, likeliest first."""

@@ -69,9 +69,9 @@ def set_up(config: options.PredictConfig) -> Work:
         shown = [f"{name} ({why})" for name, why in list(broken.items())[:_NAMED]]
         named = ", ".join(shown + ["..."] * (len(broken) > _NAMED))
         if not config.skip_broken:
+            hint = "; --skip-broken leaves them out" if len(broken) < total else ""
             raise ValueError(
-                f"{len(broken):,} of {total:,} pictures cannot be used: {named}; "
-                "--skip-broken leaves them out."
+                f"{len(broken):,} of {total:,} pictures cannot be used: {named}{hint}."
             )
         notes.append(f"left out {len(broken):,} of {total:,} pictures: {named}")
     height, width, _ = classify.input_shape
@@ -167,6 +167,8 @@ def _of_array(path: pathlib.Path) -> list[_Image]:
             f"{path}: images must be uint8 of shape (n, height, width, channels), got "
             f"{array.dtype} of shape {array.shape}."
         )
+    if pictures.is_one(array):
+        return [_Image(str(path), array, array.shape[:2])]
     size = array.shape[1:3]
     return [_Image(f"{path}[{i}]", image, size) for i, image in enumerate(array)]
 

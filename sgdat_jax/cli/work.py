@@ -19,6 +19,7 @@ from sgdat_jax.data import pictures, sources
 from sgdat_jax.experiments import compare as compare_lib
 from sgdat_jax.experiments import configs, methods, recipes, setup
 from sgdat_jax.experiments import sweep as sweep_lib
+from sgdat_jax.inference import classifier
 from sgdat_jax.training import interruption, loop, runs
 from sgdat_jax.training.devices import hosts
 
@@ -168,6 +169,8 @@ def evaluate(run: runs.Run, terminal: rich_console.Console) -> None:
         f"test accuracy {metrics['test_accuracy']:.2%}, {top5}"
         f"loss {metrics['test_loss']:.4f} "
         f"on {len(run.dataset.test_images):,} images of {run.dataset.name}"
+        + (", weights of the last epoch" if run.steps_done else ""),
+        soft_wrap=True,
     )
 
 
@@ -304,6 +307,8 @@ def _resumed_run(config: configs.TrainConfig) -> runs.Run:
 
 def _finished_run(config: options.Evaluate) -> runs.Run:
     path = pathlib.Path(config.run_dir)
+    if not os.path.lexists(path):
+        path = classifier.find(path)  # digits, which is installed
     if os.path.isfile(path):  # pathlib's raises for an over-long name
         if path.suffix.lower() in pictures.SUFFIXES | pictures.OTHER_SUFFIXES:
             raise ValueError(

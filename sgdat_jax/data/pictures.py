@@ -122,6 +122,22 @@ def read(file: IO[bytes], shape: Sequence[int], resize: str) -> np.ndarray:
     return pixels.reshape(height, width, channels)
 
 
+def is_one(images: Any) -> bool:
+    """Returns whether an array is one image with channels, not grey ones in a row.
+
+    Nobody has grey images of one or three pixels' width.
+
+    Example:
+      >>> import numpy as np
+      >>> from sgdat_jax.data import pictures
+      >>> shapes = [(30, 40, 3), (5, 30, 40), (5, 30, 40, 3)]
+      >>> [pictures.is_one(np.zeros(shape)) for shape in shapes]
+      [True, False, False]
+    """
+    shape: tuple[int, ...] = getattr(images, "shape", ())
+    return len(shape) == 3 and shape[2] in (1, 3)
+
+
 def fit(pixels: np.ndarray, shape: Sequence[int], resize: str) -> np.ndarray:
     """Returns an image given as an array as one of another shape.
 

@@ -36,7 +36,7 @@ def read(file: str, spec: specs.Spec) -> Weights:
     Raises:
       ValueError: if it is no whole file of weights, or does not fit the network.
     """
-    path = classifier.find(file)
+    path = classifier.find_file(file)
     about, arrays = weight_files.read_about(path), weight_files.read_arrays(path)
     state = nnx.state(spec.shapes())
     binary = _binary_names(nnx.filter_state(state, nnx.Param))

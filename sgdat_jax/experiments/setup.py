@@ -276,10 +276,15 @@ def restore_weights(
     """Returns a run with the weights of a file, and no state of its optimizers.
 
     Raises:
-      ValueError: if the file is not a whole file of weights, or if the images or labels
-        have changed and that is not allowed.
+      ValueError: if the file is not a whole file of weights, or of no run by command,
+        or if the images or labels have changed and that is not allowed.
     """
     about = weight_files.read_about(file)
+    if not about.config:
+        raise ValueError(
+            f"{file} does not tell which images to evaluate it on, as no run of this "
+            "command made it; inference.load(file).predict(images) classifies yours."
+        )
     config = run_folder.config_of(
         file, configs.TrainConfig, about.config, run_folder.FORMAT
     )

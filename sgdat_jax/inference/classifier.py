@@ -60,8 +60,8 @@ class Classifier(function.Function):
 
         Args:
           images: uint8 array of shape (n, height, width, channels) or, grey, (n,
-            height, width); or a sequence of such images, or of paths of pictures; or
-            one path.
+            height, width); or a sequence of such images, of Pillow's, or of paths of
+            pictures; or one of them, of an array (height, width, 1 or 3).
 
         Raises:
           ValueError: if an image cannot be used; the message names it.
@@ -74,8 +74,10 @@ class Classifier(function.Function):
           >>> found.labels.shape, found.probabilities.shape
           ((2,), (2, 10))
         """
-        if isinstance(images, str | os.PathLike):
+        if isinstance(images, str | os.PathLike) or not hasattr(images, "__len__"):
             images = [images]
+        elif pictures.is_one(images):
+            images = images[np.newaxis]
         size = min(_AT_ONCE, 1 << max(len(images) - 1, 0).bit_length())
         probabilities = [np.zeros((0, len(self.classes)), np.float32)]
         for start in range(0, len(images), size):
@@ -140,6 +142,34 @@ def find(file: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
+def find_file(file: str | pathlib.Path) -> pathlib.Path:
+    """Returns the file of weights that a path or name stands for, which is there.
+
+    Raises:
+      ValueError: if there is none.
+
+    Example:
+      >>> from sgdat_jax.inference import classifier
+      >>> classifier.find_file("digit")
+      Traceback (most recent call last):
+        ...
+      ValueError: digit must be a file of weights, ... or digits, got no file.
+    """
+    path = find(file)
+    try:
+        if files.is_file(path):
+            return path
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+    got = "what is not a regular file" if os.path.lexists(path) else "no file"
+    if os.path.isdir(path):
+        got = "a folder without one"
+    raise ValueError(
+        f"{path} must be a file of weights, the folder of a run with a best.npz in it, "
+        f"or digits, got {got}."
+    )
+
+
 def load(
     file: str | pathlib.Path, dtype: str = "bits", *, model: nnx.Module | None = None
 ) -> Classifier:
@@ -175,7 +205,7 @@ def load(
       >>> classify.predict(images).names
       ('7', '6', '3')
     """
-    path = find(file)
+    path = find_file(file)
     about = weight_files.read_about(path)
     return of_images(folding.fold(weight_files.read_model(path, model), dtype), about)
 
@@ -199,7 +229,7 @@ def load_model(file: str | pathlib.Path) -> nnx.Module:
       >>> type(model).__name__, model.conv2.kernel.shape
       ('DigitsNet', (3, 3, 64, 64))
     """
-    model = weight_files.read_model(find(file))
+    model = weight_files.read_model(find_file(file))
     nnx.update(model, jax.tree.map(jnp.asarray, nnx.state(model)))
     return model
 

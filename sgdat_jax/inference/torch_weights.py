@@ -1,6 +1,7 @@
 """Networks from the weights of the published PyTorch code."""
 
 import pathlib
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ def from_torch(source: str | pathlib.Path | Mapping[str, Any]) -> nnx.Module:
     Raises:
       ValueError: if the file cannot be read, is of another network, or has keys that do
         not fit; the message names them.
+      TypeError: if it is a whole PyTorch module.
 
     Example:
       >>> import numpy as np
@@ -48,6 +50,8 @@ def from_torch(source: str | pathlib.Path | Mapping[str, Any]) -> nnx.Module:
 
 def read(source: str | pathlib.Path | Mapping[str, Any]) -> tuple[specs.Spec, Any]:
     """Returns what builds the network of a state_dict, and the network."""
+    if hasattr(source, "state_dict"):
+        raise TypeError("`source` is a whole module; pass its state_dict().")
     if not isinstance(source, Mapping):
         source = _load(pathlib.Path(source))
     arrays = _arrays(source)
@@ -96,6 +100,12 @@ def _load(file: pathlib.Path) -> Mapping[str, Any]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except ValueError:
         raise
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{file} cannot be read as a state_dict: it is damaged or holds more than "
+            "tensors, and no code of a file is run. In PyTorch save the weights alone: "
+            "torch.save(net.state_dict(), path)."
+        ) from None
     except Exception as error:  # of many kinds, by what is wrong with the file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{file} cannot be read as a state_dict: {reason}") from None

@@ -71,9 +71,11 @@ def check_fits(options: settings.Passes, dataset: Dataset) -> None:
     """Raises ValueError unless these options fit the images."""
     num_images = len(dataset.train_images)
     if options.batch_size > num_images:
+        smaller = max(1, num_images // 4)
         raise ValueError(
-            f"batch_size must be at most the {num_images} training images, got "
-            f"{options.batch_size}."
+            f"batch_size must be at most the {num_images:,} training images, got "
+            f"{options.batch_size:,}; {smaller:,} would make {num_images // smaller} "
+            "steps an epoch."
         )
     steps = options.epochs * steps_per_epoch(options, dataset)
     if steps >= settings.MOST_STEPS:

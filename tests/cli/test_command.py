@@ -51,7 +51,17 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
     )
     cli.main(["evaluate", str(folder)])
     result = run_folder.read_result(folder)
-    assert f"test accuracy {result['test_accuracy']:.2%}," in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert f"test accuracy {result['test_accuracy']:.2%}," in printed
+    assert printed.endswith(" on 360 images of digits, weights of the last epoch\n")
+
+
+def test_the_installed_network_is_evaluated(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["evaluate", "digits"])
+    printed = capfd.readouterr().out
+    assert printed.startswith(f"test accuracy {356 / 360:.2%}, ")
+    assert printed.endswith(" on 360 images of digits\n")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +72,7 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("--versions", "--versions"),
         ("evaluate", "Folder of the run"),
         ("evaluate a b", "b"),
+        (f"export digits --to npz --out {245 * 'x'}", f"error: {245 * 'x'} cannot be"),
         ("train extra", "extra"),
         ("train --epoch 3", "--epochs"),
         ("train --colour red", "--colour"),
@@ -79,7 +90,10 @@ def test_run_that_was_moved_is_evaluated(tmp_path, capfd):
         ("sweep --gamma 0 1 --optimizer bop --epochs 1000000000", "steps in all, got"),
         ("export digits --to iree --out x --batch-size 1048576", "less than 1,048,576"),
         ("train --batch-size 0", "batch_size must be at least 1, got 0"),
-        ("train --batch-size 100000", "1437 training images, got 100000"),
+        (
+            "train --batch-size 100000",
+            "got 100,000; 359 would make 4 steps",
+        ),
         ("train --crop-padding -1", "crop_padding must be at least 0, got -1"),
         ("train --crop-padding 99999999999", "crop_padding must be less than"),
         ("train --learning-rate -1", "`learning_rate` must be in [0, inf), got -1"),

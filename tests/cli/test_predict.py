@@ -120,8 +120,8 @@ def test_pictures_broken_behind_their_headers(pictures, capsys):
     [
         ("predict", "File of weights"),
         ("predict digits", "images must name at least one picture"),
-        ("predict digit a.png", "digit is not a whole file of weights"),
-        ("predict digits a.png", "a.png (No such file or directory)"),
+        ("predict digit a.png", "digit must be a file of weights, "),
+        ("predict digits a.png", "a.png (No such file or directory).\n"),
         ("predict digits empty", "empty must hold pictures"),
         ("predict digits a.npy", "a.npy is missing"),
         ("predict digits floats.npy", "got float64 of shape (2, 8, 8)"),
@@ -143,6 +143,20 @@ def test_refused_in_one_line(arguments, named, tmp_path, monkeypatch, capsys):
     assert output.err.count("\n") == 1
     assert named in output.err
     assert "pickle" not in output.err
+
+
+def test_an_array_of_three_axes_is_one_picture_if_the_last_has_channels(
+    tmp_path, capsys
+):
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 30), np.uint8)
+    np.save(tmp_path / "grey.npy", images)
+    np.save(tmp_path / "one.npy", images.transpose(1, 2, 0))
+    words = ["digits", tmp_path / "grey.npy", tmp_path / "one.npy", "--csv"]
+    _, *rows = csv.reader(io.StringIO(_printed(words, capsys).out))
+    assert [row[0].rpartition("/")[2] for row in rows] == [
+        *(f"grey.npy[{i}]" for i in range(3)),
+        "one.npy",
+    ]
 
 
 @pytest.mark.whole

@@ -120,7 +120,7 @@ def test_another_number_of_classes_takes_a_new_head(binary):
     ("changes", "named"),
     [
         ({"model": "DigitsNet", "width": 0.1}, "conv1/bias is missing"),
-        ({"init": "nowhere"}, "nowhere is not a whole file of weights"),
+        ({"init": "nowhere"}, "nowhere must be a file of weights, "),
         ({"init": "digits"}, "dense1/bias is missing, not of (64,); "),
     ],
 )

@@ -186,8 +186,18 @@ def test_options_of_other_formats_are_refused(tmp_path):
         inference.export(run_file(), "iree", tmp_path / "net", batch_size=0)
     with pytest.raises(ValueError, match="must not be that of the source"):
         inference.export(run_file(), "npz", run_file())
-    with pytest.raises(ValueError, match=r"with a best\.npz in it"):
+    with pytest.raises(ValueError, match=r"best\.npz in it, .* a folder without one"):
         inference.export(tmp_path, "npz", tmp_path / "net")
+
+
+def test_a_place_that_no_file_can_have_is_refused_before_the_work(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(networks, "open_network", None)
+    with pytest.raises(ValueError, match="must be in a folder that is there, got "):
+        inference.export("digits", "npz", tmp_path / "no" / "net.npz")
+    with pytest.raises(ValueError, match="`path` must be a file's, got the folder"):
+        inference.export("digits", "npz", tmp_path)
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):

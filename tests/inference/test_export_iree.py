@@ -6,14 +6,40 @@ import numpy as np
 import pytest
 from jax import lax
 
-from sgdat_jax import bits
-from sgdat_jax.inference.export import words
+from sgdat_jax import bits, inference
+from sgdat_jax.inference.export import iree, networks, words
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
 def random_words(rng, *shape):
     return jnp.asarray(rng.integers(0, 2**32, shape, np.uint32))
+
+
+def test_what_is_for_a_named_processor_is_not_run_here():
+    for target, cpu, runs in (
+        (None, None, True),
+        (None, "host", True),
+        (iree.host(), None, True),
+        (iree.host(), "diamondrapids", False),  # its first instruction would be fatal
+        (None, "diamondrapids", False),
+        ("riscv64", None, False),
+    ):
+        assert iree.runs_here(networks.Options(target, cpu)) is runs
+
+
+def test_an_unknown_processor_is_named_with_the_nearest():
+    pytest.importorskip("iree.compiler")
+    function = inference.Function(lambda _, x: jnp.sqrt(x), [], {})
+    network = networks.Network(function, (4,), np.dtype(np.float32))
+    for target, cpu, nearest in (
+        ("aarch64-linux-gnu", "cortex-a777", "cortex-a77"),
+        ("x86_64-linux-gnu", "znver44", "znver4"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"`cpu` must be .* for {target}, .* is '{nearest}'"
+        ):
+            iree.content(network, networks.Options(target, cpu))
 
 
 @pytest.mark.parametrize("features", [70, pytest.param(96, marks=pytest.mark.whole)])

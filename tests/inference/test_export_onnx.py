@@ -101,3 +101,15 @@ def test_what_onnx_cannot_hold_is_named(tmp_path):
         run_graph(lambda x: jnp.sort(x), x, tmp_path)
     with pytest.raises(ValueError, match="repeat a value over a batch"):
         run_graph(lambda x: jnp.ones_like(x).sum(-1), x, tmp_path)
+    with pytest.raises(ValueError, match=r"fold\(model, 'float32'\)"):
+        run_graph(_in_bfloat16, x, tmp_path)
+
+
+def _in_bfloat16(x):
+    x = x.astype(jnp.bfloat16).reshape(-1, 1, 3, 1)
+    kernel = jnp.ones((1, 1, 1, 2), jnp.bfloat16)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    summed = lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=numbers
+    )
+    return summed.astype(jnp.float32)

@@ -69,7 +69,7 @@ def test_pytorch_takes_what_is_exported(name, tmp_path):
 def test_a_pickle_with_code_is_not_run(tmp_path):
     pytest.importorskip("torch")
     (tmp_path / "evil.pth").write_bytes(pickle.dumps(Evil(str(tmp_path / "ran"))))
-    with pytest.raises(ValueError, match="cannot be read as a state_dict"):
+    with pytest.raises(ValueError, match=r"torch\.save\(net\.state_dict\(\), path\)"):
         inference.from_torch(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -80,6 +80,12 @@ class Evil:
 
     def __reduce__(self):
         return (open, (self.path, "w"))
+
+
+def test_whole_modules_are_refused():
+    nn = pytest.importorskip("torch").nn
+    with pytest.raises(TypeError, match=r"pass its state_dict\(\)"):
+        inference.from_torch(nn.Linear(2, 3))
 
 
 def test_arrays_alone_are_enough():
@@ -149,3 +155,6 @@ def test_random_images_are_said_to_be_random(tmp_path, capsys):
     weight_files.write(file, spec, *states, {"mean": [0.5] * 3, "std": [0.5] * 3})
     cli.main(["export", str(file), "--to", "npz", "--out", str(tmp_path / "copy.npz")])
     assert "64 of 64 random images" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", str(file)])
+    assert "does not tell which images" in capsys.readouterr().err

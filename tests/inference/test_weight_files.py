@@ -139,8 +139,12 @@ def test_file_that_is_none(tmp_path):
     content = (shared_runs.finished().folder / run_folder.BEST).read_bytes()
     half = tmp_path / "half.npz"
     half.write_bytes(content[: len(content) // 2])
-    for path in (half, tmp_path, tmp_path / "none.npz"):
-        with pytest.raises(ValueError, match="is not a whole file of weights"):
+    for path, message in (
+        (half, "is not a whole file of weights"),
+        (tmp_path, "must be a file of weights, .* got a folder without one"),
+        (tmp_path / "none.npz", "must be a file of weights, .* got no file"),
+    ):
+        with pytest.raises(ValueError, match=message):
             inference.load(path)
 
 
@@ -188,7 +192,7 @@ def test_a_member_that_is_no_array(tmp_path):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "best.npz")
-    with pytest.raises(ValueError, match="it is not a regular file"):
+    with pytest.raises(ValueError, match="got what is not a regular file"):
         inference.load(tmp_path / "best.npz")
 
 

@@ -248,7 +248,10 @@ def _check_classes(
     with_broken = {_class_name(path.partition("/")[0]) for path in found.broken}
     for name, pictures_of_class in found.classes.items():
         if not pictures_of_class and name not in with_broken:
-            raise ValueError(f"{train / name} must hold a picture of its class.")
+            raise ValueError(
+                f"{train / name} must hold a picture of its class: put some there, or "
+                "remove the folder."
+            )
     if len(found.classes) < 2:
         raise ValueError(
             f"{train} must have a folder for each of two or more classes, got "

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.metadata
+import os
 import pathlib
 import tempfile
 from typing import Any, NamedTuple
@@ -71,10 +72,12 @@ def export(
 
     Args:
       source: a file of weights, the folder of a run (for its ``best.npz``), or a
-        function of `load` or `to_function`.
+        function of `load` or `to_function`, which onnx and litert take with products
+        of ``"float32"`` alone.
       format: ``"stablehlo"``, ``"iree"``, ``"onnx"``, ``"litert"``, ``"npz"`` or
-        ``"torch"``; ``"litert"`` needs ``pip install 'sgdat-jax[litert]'``, the others
-        but ``"npz"`` ``pip install 'sgdat-jax[export]'``.
+        ``"torch"``; ``"litert"`` needs ``pip install 'sgdat-jax[litert]'``, in an
+        environment without the command, the others but ``"npz"`` ``pip install
+        'sgdat-jax[export]'``.
       path: of the new file, which replaces one that is there.
       input_shape: of one input of a function; files of weights tell it.
       input_dtype: of the inputs of a function.
@@ -91,7 +94,8 @@ def export(
 
     Raises:
       ValueError: if the format is unknown or cannot hold the network, a package is
-        missing, an option is not one of the format, or a class differs.
+        missing, an option is not one of the format, the folder of `path` is not there,
+        or a class differs.
       OSError: if the file cannot be written.
 
     Example:
@@ -113,6 +117,7 @@ def export(
       64
     """
     kind = names.look_up("format", FORMATS, format)
+    _check_place(pathlib.Path(path))
     options = networks.Options(target, cpu, batch_size)
     _check_options(format, kind, options)
     network = networks.open_network(source, input_shape, input_dtype)
@@ -135,6 +140,14 @@ def export(
         data.write(content)
     files.write_json(path.with_name(path.name + ".json"), about)
     return Report(path, about)
+
+
+def _check_place(path: pathlib.Path) -> None:
+    """Raises ValueError, before the work, if there can be no file of a path."""
+    if not os.path.isdir(path.parent):
+        raise ValueError(f"`path` must be in a folder that is there, got {path}.")
+    if os.path.isdir(path):
+        raise ValueError(f"`path` must be a file's, got the folder {path}.")
 
 
 def _check_options(name: str, kind: Format, options: networks.Options) -> None:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sgdat_jax import bits
+from sgdat_jax import bits, checks
 from sgdat_jax.inference import classifier, folding, function, weight_files
 from sgdat_jax.inference.export import networks, words
 
@@ -47,8 +47,13 @@ def host() -> str:
 
 
 def runs_here(options: networks.Options) -> bool:
-    """Returns whether this machine can run what is compiled for a target."""
-    return options.target in (None, host())
+    """Returns whether this machine can run what is compiled for a target.
+
+    A processor that is named may have instructions that this one lacks, and the first
+    of them would end the process.
+    """
+    is_any = options.cpu in (None, "host", "generic")
+    return is_any and options.target in (None, host())
 
 
 def content(network: networks.Network, options: networks.Options) -> bytes:
@@ -66,7 +71,8 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
         f"--iree-llvmcpu-target-cpu={cpu}",
         *_OF_PROCESSOR.get(target.partition("-")[0], ()),
     ]
-    return _compile(_program(network, options.batch_size or 1), target, arguments)
+    program = _program(network, options.batch_size or 1)
+    return _compile(program, target, cpu, arguments)
 
 
 def _program(network: networks.Network, batch_size: int) -> bytes:
@@ -99,7 +105,7 @@ def _in_its_form(network: networks.Network) -> function.Function:
     return classifier.of_images(model, weight_files.read_about(network.file))
 
 
-def _compile(program: bytes, target: str, arguments: Sequence[str]) -> bytes:
+def _compile(program: bytes, target: str, cpu: str, arguments: Sequence[str]) -> bytes:
     compiler = networks.require("iree.compiler", "iree-base-compiler")
     try:
         return compiler.compile_str(
@@ -114,6 +120,14 @@ def _compile(program: bytes, target: str, arguments: Sequence[str]) -> bytes:
             raise ValueError(
                 f"`target` must be a triple of a processor that IREE's compiler has "
                 f"({', '.join(known)}), got {target!r}."
+            ) from None
+        accepted = re.search(r"List of accepted CPUs: (\S.*)", str(error))
+        if accepted and f"'{cpu}' is not a recognized processor" in str(error):
+            processors = accepted[1].split(", ")
+            raise ValueError(
+                f"`cpu` must be a processor that IREE's compiler has for {target}, got "
+                f"{cpu!r}; the nearest is {checks.nearest(processors, cpu)!r} (known: "
+                f"{', '.join(processors)})."
             ) from None
         lines = [line for line in str(error).splitlines() if "error:" in line.lower()]
         reason = lines[0].strip() if lines else str(error)

@@ -45,7 +45,7 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
             reason = str(error).partition("\n")[0]
             raise ValueError(
                 f"LiteRT cannot hold this network ({reason}); a function needs "
-                "products of float32: fold(model, 'float32')."
+                "products of float32: load(file, 'float32') or fold(model, 'float32')."
             ) from None
 
 

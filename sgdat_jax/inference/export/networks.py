@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sgdat_jax import files
 from sgdat_jax.inference import classifier, function, weight_files
 
 Run = Callable[[np.ndarray], np.ndarray]  # from a batch of inputs to logits
@@ -77,24 +76,6 @@ class Network(NamedTuple):
         }
 
 
-def find_file(path: str | pathlib.Path) -> pathlib.Path:
-    """Returns the file of weights that a path stands for.
-
-    Raises:
-      ValueError: if there is none.
-    """
-    path = classifier.find(path)
-    try:
-        if files.is_file(path):
-            return path
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
-    raise ValueError(
-        f"{path} must be a file of weights, the folder of a run with a best.npz in it, "
-        "or digits."
-    )
-
-
 def open_network(
     source: str | pathlib.Path | function.Function,
     input_shape: tuple[int, ...] | None,
@@ -111,7 +92,7 @@ def open_network(
         if input_shape is None:
             raise ValueError("`input_shape` must be given with a function, got None.")
         return Network(source, tuple(input_shape), jnp.dtype(input_dtype))
-    file = find_file(source)
+    file = classifier.find_file(source)
     shape = weight_files.read_about(file).input_shape
     return Network(classifier.load(file), shape, np.dtype(np.uint8), file)
 
@@ -125,8 +106,9 @@ def require(module: str, package: str, extra: str = "export") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        alone = " in an environment without the command" if extra == "litert" else ""
         raise ValueError(
-            f"this needs {package} ({error}): pip install 'sgdat-jax[{extra}]'."
+            f"this needs {package} ({error}): pip install 'sgdat-jax[{extra}]'{alone}."
         ) from None
 
 

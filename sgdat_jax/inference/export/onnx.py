@@ -44,7 +44,14 @@ def content(network: networks.Network, options: networks.Options) -> bytes:
         ir_version=_IR_VERSION,
         producer_name="sgdat-jax",
     )
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"ONNX cannot hold this network ({reason}); a function needs products of "
+            "float32: load(file, 'float32') or fold(model, 'float32')."
+        ) from None
     return model.SerializeToString()
 
 

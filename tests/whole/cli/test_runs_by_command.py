@@ -114,8 +114,10 @@ def test_evaluate_prints_what_training_printed(capfd):
     assert accuracy.startswith("test accuracy ")
     assert f"\n{accuracy} after 2 epochs" in output
     last = run_folder.read_metrics(folder)[-1]
-    loss = f"loss {last['test_loss']:.4f} on 360 images of digits\n"
-    assert printed.out.endswith(f", top-5 {last['test_top5_accuracy']:.2%}, {loss}")
+    loss = f"loss {last['test_loss']:.4f} on 360 images of digits"
+    assert printed.out.endswith(
+        f", top-5 {last['test_top5_accuracy']:.2%}, {loss}, weights of the last epoch\n"
+    )
     assert strangers.contents(folder) == before
 
 
