@@ -50,6 +50,8 @@ def load(
         return hugging_face.load(name, options, data_dir)
     if "/" in name and _is_of_photos(name):
         return photos.load(name, options, data_dir)
+    if "/" in name and not os.path.isdir(name):
+        return arrays.load(name)  # which refuses it, whatever the options
     for option, value in options.given().items():
         raise ValueError(
             f"{option} is for photos, which {name} does not hold, got {value}."

@@ -313,6 +313,8 @@ def test_sources_know_photos(tmp_path, monkeypatch):
     assert "that name" not in str(c.value)
     with pytest.raises(ValueError, match="none is not a folder of arrays or of ph"):
         sources.load("./none")
+    with pytest.raises(ValueError, match="none is not a folder of arrays or of ph"):
+        sources.load("./none", options=options)  # of a run whose photos are gone
 
 
 def test_other_sets_take_no_options_of_photos(tmp_path):

@@ -242,7 +242,8 @@ def test_processes_with_other_images_all_end(tmp_path):
     assert_all_end(job, folder, "alike: test_images differs ('", "' in process 1).")
     with contextlib.chdir(tmp_path / "here"):
         job = command(folder, "--dataset", "./set", cwd=tmp_path)
-    assert_all_end(job, folder, "error: process 1: set is not a folder of arrays.\n")
+    said = "error: process 1: set is not a folder of arrays or of photos.\n"
+    assert_all_end(job, folder, said)
 
 
 @pytest.mark.slow
