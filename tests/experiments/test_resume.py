@@ -323,7 +323,7 @@ def _about(**values):
         (_about(packed={"conv2/kernel": "x"}), "is not a whole file of weights"),
         (_about(format=7), "has format 7"),
         (_about(config={"colour": 1}), "colour"),
-        (_about(config=None), "is not a run's config"),
+        (_about(config=None), "does not tell which images"),
         (lambda arrays: arrays.update(about=np.array([1])), "not a whole file"),
     ],
 )

@@ -158,7 +158,7 @@ def test_on_devices_and_in_a_thread(fitted):
         ({"epoch": 1}, TypeError, "epoch"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
         ({"epochs": "3"}, TypeError, "epochs must be of type int"),
-        ({"batch_size": 2000}, ValueError, "batch_size must be at most the 1437"),
+        ({"batch_size": 2000}, ValueError, "batch_size must be at most the 1,437"),
         ({"resume": True}, ValueError, "run_dir must be a folder with resume"),
     ],
 )

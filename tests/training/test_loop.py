@@ -108,7 +108,7 @@ def test_result_says_how_it_was_chosen(run):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 1438}, "batch_size must be at most the 1437.*got 1438"),
+        ({"batch_size": 1438}, "batch_size must be at most the 1,437.*got 1,438"),
         ({"crop_padding": 8}, "crop_padding must be less than the 8.*got 8"),
     ],
 )
