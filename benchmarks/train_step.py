@@ -212,8 +212,9 @@ def main(arguments: Sequence[str] | None = None):
         rows = []
         name = f"{case}-{model}-width{options.width:g}.json"
         for batch in options.batch:
-            rows += measure(model, batch, options, peak)
-            show(rows)
+            found = measure(model, batch, options, peak)
+            show(found)
+            rows += found
             timing.write(options.out / name, {"matmul_rate": peak, "rows": rows})
 
 

@@ -335,6 +335,7 @@ def _pool_squares(x: jax.Array) -> jax.Array:
 
 def _pool_squares_fwd(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the maxima, and the place in its square of each: 0 and 1, 2 and 3."""
+    # Slices of x itself: XLA would compare whole halves, and write what it finds.
     upper, upper_is_right = _first_maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
     lower, lower_is_right = _first_maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2])
     maximum, is_lower = _first_maximum(upper, lower)

@@ -15,6 +15,7 @@ from benchmarks import hlo, hlo_products
 from sgdat_jax import inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
+from sgdat_jax.models import blocks
 from sgdat_jax.training import ahead
 from sgdat_jax.training.devices import parallel
 
@@ -153,3 +154,29 @@ def test_training_keeps_two_bytes_of_an_activation():
         if math.prod(array.shape) == math.prod(shape) and array.in_hbm
     }
     assert in_memory == {"s16", "bf16"}
+
+
+def test_pooling_writes_no_halves():
+    images = jax.ShapeDtypeStruct((256, 32, 32, 128), jnp.bfloat16)
+    kernel = jax.ShapeDtypeStruct((3, 3, 128, 128), jnp.bfloat16)
+
+    def pooled(x, kernel):
+        sums = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            preferred_element_type=jnp.float32,
+        )
+        return jax.vjp(blocks.max_pool, sums)
+
+    program = tpus.program(tpus.compile_for(tpus.alone(), pooled, images, kernel))
+    written = {
+        hlo.elements(one)
+        for found, _ in hlo.executed(program)
+        for one in found.values()
+        if not hlo.is_free(one)
+    }
+    assert math.prod(images.shape) in written
+    assert math.prod(images.shape) // 2 not in written
