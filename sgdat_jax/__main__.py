@@ -1,8 +1,9 @@
 """Entry point of ``sgdat-jax`` and ``python -m sgdat_jax``.
 
-An interrupt ends the command with one line even while the libraries are imported.
+An interrupt ends the command with one line even while libraries are imported or ended.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -13,9 +14,15 @@ from collections.abc import Callable, Iterator
 
 def main() -> None:
     """Runs the command line, or says what to install for it."""
+    # Called last of all, when only the interpreter is left to be taken down: Python
+    # drops handlers before that, and a late interrupt would look like a failure.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with _ending_at_once():
         run = _load()
-    run(loading=_ending_at_once)
+    try:
+        run(loading=_ending_at_once)
+    finally:
+        signal.signal(signal.SIGINT, _end)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import shared_runs
 from sgdat_jax import cli, run_folder
 from sgdat_jax.cli import work
 from sgdat_jax.experiments import configs
@@ -99,3 +100,27 @@ def test_an_interrupt_from_the_first_moment_on(seconds, tmp_path):
     if process.returncode:  # it may have come to its end
         assert (process.returncode, error) == (130, "sgdat-jax: error: interrupted\n")
     assert process.returncode or seconds > 1
+
+
+_LATE = """
+import signal, sys
+
+from sgdat_jax import __main__ as command
+
+
+class Late:  # is taken down with the interpreter
+
+    def __del__(self, interrupt=signal.raise_signal, number=signal.SIGINT):
+        interrupt(number)
+
+
+late = Late()
+sys.argv[1:] = ["data", "info", "digits"]
+command.main()
+"""
+
+
+def test_an_interrupt_after_all_is_done_changes_nothing():
+    done = shared_runs.python("-c", _LATE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1,437" in done.stdout
