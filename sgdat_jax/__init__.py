@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sgdat_jax.layers import BinaryLinear as BinaryLinear
     from sgdat_jax.layers import BinaryParam as BinaryParam
     from sgdat_jax.layers import kernel_sign as kernel_sign
+    from sgdat_jax.lookups import look_up_gradients as look_up_gradients
     from sgdat_jax.optimizers import BoatState as BoatState
     from sgdat_jax.optimizers import BopState as BopState
     from sgdat_jax.optimizers import CompactState as CompactState
@@ -76,12 +77,13 @@ __version__ = "0.2.0"
 _HOMES = {
     name: home
     for home, names in {
-        "": ("bits cpu layers models optimizers signs summary testing"),
+        "": ("bits cpu layers lookups models optimizers signs summary testing"),
         "cpu": ("compiler_options keep_freed_memory"),
         "layers": (
             "BinaryConv BinaryConvTranspose BinaryLayer BinaryLinear BinaryParam "
             "kernel_sign"
         ),
+        "lookups": ("look_up_gradients"),
         "optimizers": (
             "BoatState BopState CompactState DiodeState FlipRatio LatentState "
             "ProbBopState SgdatState boat bop bop2nd_order check_binary diode "

@@ -25,7 +25,7 @@ from sgdat_jax.bit_sums import Geometry as Geometry
 from sgdat_jax.bit_sums import count_bits as count_bits
 from sgdat_jax.bit_sums import sums_of_words as sums_of_words
 
-_WORD = 32  # signs in a word
+WORD = 32  # signs in a word
 # Below, packing or the last sum of bits costs more than a product of floats.
 _FEWEST_ROWS, _FEWEST_WORDS = 32, 8
 
@@ -92,16 +92,16 @@ def _placed(x: jax.Array, axis: int) -> jax.Array:
 def _places(rank: int, axis: int) -> jax.Array:
     """Returns the places in a word along one of several axes."""
     return lax.broadcasted_iota(
-        jnp.uint32, [_WORD if i == axis else 1 for i in range(rank)], axis
+        jnp.uint32, [WORD if i == axis else 1 for i in range(rank)], axis
     )
 
 
 def _in_words(truths: jax.Array, axis: int) -> jax.Array:
     """Divides an axis in two: words, and places in a word."""
     widths = [(0, 0)] * truths.ndim
-    widths[axis] = 0, -truths.shape[axis] % _WORD
+    widths[axis] = 0, -truths.shape[axis] % WORD
     padded = jnp.pad(truths, widths)
-    return padded.reshape(*truths.shape[:axis], -1, _WORD, *truths.shape[axis + 1 :])
+    return padded.reshape(*truths.shape[:axis], -1, WORD, *truths.shape[axis + 1 :])
 
 
 def are_faster(x: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
@@ -116,7 +116,7 @@ def are_faster(x: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
     """
     if not all(isinstance(size, int) for size in x):
         return False  # exported for any batch
-    words = math.prod(kernel[:-2]) * -(-kernel[-2] // _WORD)
+    words = math.prod(kernel[:-2]) * -(-kernel[-2] // WORD)
     return math.prod(x[:-1]) >= _FEWEST_ROWS and words >= _FEWEST_WORDS
 
 
@@ -179,7 +179,7 @@ def product(
     other_sums = _other_sums.get()
     if is_packed and other_sums:
         return other_sums(pack(x), kernel, features, geometry).astype(dtype)
-    words, in_words = _pack_and_find_nan(x)
+    words, in_words = pack_and_find_nan(x)
     has_nan = in_words.any()
     kernel_words = kernel
     if not is_packed:
@@ -189,7 +189,7 @@ def product(
     def by_floats(words, in_words, kernel, kernel_words):
         # An output sums all features, so it is NaN whichever of them is.
         signs = jnp.where(
-            jnp.repeat(in_words, _WORD, -1)[..., :features],
+            jnp.repeat(in_words, WORD, -1)[..., :features],
             jnp.nan,
             unpack(words, features),
         )
@@ -221,8 +221,16 @@ def _in_any_of_batch(
     return _in_any(truth.any()), False
 
 
-def _pack_and_find_nan(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns `pack` along the last axis, and in which words a sign is NaN."""
+def pack_and_find_nan(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns `pack` along the last axis, and in which words a sign is NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from sgdat_jax import bits
+      >>> words, are_nan = bits.pack_and_find_nan(jnp.array([1.0, -1.0, jnp.nan]))
+      >>> words, are_nan
+      (Array([2], dtype=uint32), Array([ True], dtype=bool))
+    """
     # In one reduction, for two would read `x` twice.
     axis = x.ndim - 1
     return lax.reduce(

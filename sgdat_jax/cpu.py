@@ -74,10 +74,22 @@ def counts_bits_in_vectors() -> bool:
       >>> isinstance(cpu.counts_bits_in_vectors(), bool)
       True
     """
+    return "avx512_vpopcntdq" in abilities()
+
+
+def abilities() -> set[str]:
+    """Returns what this machine's processor can, in Linux's words for it.
+
+    Empty where that is not known, as under other systems than Linux.
+
+    Example:
+      >>> from sgdat_jax import cpu
+      >>> can_multiply_and_add = "fma" in cpu.abilities()
+    """
     try:
-        return "avx512_vpopcntdq" in _CPUINFO.read_text().split()
+        return set(_CPUINFO.read_text().split())
     except (OSError, UnicodeDecodeError):
-        return False
+        return set()
 
 
 @functools.cache

@@ -32,6 +32,7 @@ _ROOMS = (
     "signs",
     "options",
     "names",
+    "lookups",
     "files",
     "bits",
     "bit_sums",

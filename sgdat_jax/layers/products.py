@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype
 from jax import lax
 
-from sgdat_jax import bits
+from sgdat_jax import bits, lookups
 
 Product = Callable[..., jax.Array]  # of inputs and a kernel
 
@@ -38,11 +38,16 @@ def _multiply_fwd(product, dtype, x, kernel):
 def _multiply_bwd(product, dtype, operands, cotangent):
     # JAX's own rule widens the operands instead: two of three products of a training
     # step would run at the speed of the wide dtype.
-    _, pull_back = jax.vjp(product, *operands)
-    return pull_back(cotangent.astype(operands[0].dtype))
+    return _pull_back(product, *operands, cotangent.astype(operands[0].dtype))
 
 
 multiply.defvjp(_multiply_fwd, _multiply_bwd)
+
+
+def _pull_back(
+    product: Product, x: jax.Array, kernel: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return jax.vjp(product, x, kernel)[1](cotangent)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -82,11 +87,44 @@ def _multiply_signs_fwd(product, geometry, dtype, x, kernel):
 
 
 def _multiply_signs_bwd(product, geometry, dtype, operands, cotangent):
-    del geometry
-    return _multiply_bwd(product, dtype, operands, cotangent)
+    if not lookups.are_possible(*operands, cotangent, geometry):
+        return _multiply_bwd(product, dtype, operands, cotangent)
+    return lax.platform_dependent(
+        *operands,
+        cotangent,
+        cpu=functools.partial(_look_up, product, geometry),
+        default=functools.partial(_pull_back, product),
+    )
 
 
 multiply_signs.defvjp(_multiply_signs_fwd, _multiply_signs_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _look_up(
+    product: Product,
+    geometry: bits.Geometry,
+    x: jax.Array,
+    kernel: jax.Array,
+    cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns what `_pull_back` does, by looking up all that can be."""
+    to_kernel = lookups.to_kernel(x, cotangent, kernel.shape, geometry)
+    if max(geometry.strides) == 1:
+        return lookups.to_inputs(kernel, cotangent, x.shape, geometry), to_kernel
+    return jax.vjp(lambda x: product(x, kernel), x)[1](cotangent)[0], to_kernel
+
+
+def _look_up_fwd(product, geometry, *operands):
+    return _look_up(product, geometry, *operands), operands
+
+
+def _look_up_bwd(product, geometry, operands, cotangents):
+    del geometry
+    return jax.vjp(functools.partial(_pull_back, product), *operands)[1](cotangents)
+
+
+_look_up.defvjp(_look_up_fwd, _look_up_bwd)
 
 
 def narrow(sums: jax.Array) -> jax.Array:
