@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from rich import box, table
 from rich import console as rich_console
 
-from sgdat_jax import files, report, run_folder
+from sgdat_jax import files, lookups, report, run_folder
 from sgdat_jax.cli import data as data_commands
 from sgdat_jax.cli import export as export_commands
 from sgdat_jax.cli import options, predict, progress, tensorboard
@@ -352,5 +352,6 @@ def prepared(
       name: a key of `WORK`.
       config: of the command.
     """
+    lookups.look_up_gradients()
     set_up, do = WORK[name]
     return do, set_up(config)

@@ -80,6 +80,11 @@ def is_ready() -> bool:
     return _allowed and _register()
 
 
+def are_in_use() -> bool:
+    """Returns whether gradients of a program traced before were looked up."""
+    return _allowed and bool(_register.cache_info().currsize) and _register()
+
+
 def _can() -> bool:
     return (
         os.environ.get("SGDAT_JAX_LOOKUPS") != "0"
@@ -127,7 +132,7 @@ def _compiled() -> pathlib.Path:
     caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     path = pathlib.Path(caches, "sgdat_jax", f"gradients-{digest}.so")
     if not files.is_file(path):
-        files.make([path.parent])
+        files.make([path.parent], "XDG_CACHE_HOME")
         with tempfile.TemporaryDirectory() as folder:
             made = pathlib.Path(folder, path.name)
             subprocess.run(

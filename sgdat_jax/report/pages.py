@@ -89,7 +89,7 @@ def _circumstances(groups: Sequence[Group]) -> list[list[str]]:
     results = [run.result for group in groups for run in group.runs]
     found: dict[str, list[str]] = {"device": [], "devices": []}
     for result in results:
-        known = {name: result.get(name) for name in ("device", "devices")}
+        known = {name: result.get(name) for name in ("device", "devices", "gradients")}
         for name, value in (known | dict(result.get("versions", {}))).items():
             if value is not None:
                 found.setdefault(name, []).append(str(value))

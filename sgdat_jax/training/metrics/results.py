@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sgdat_jax import optimizers
+from sgdat_jax import lookups, optimizers
 from sgdat_jax.run_folder import formats
 from sgdat_jax.training import runs, states, versions
 from sgdat_jax.training.metrics import diagnostics
@@ -79,6 +79,7 @@ def result_of(run: runs.Run) -> dict[str, Any]:
         **(_flips(run, lines) if run.task.is_binary else {}),
         "device": " ".join(dict.fromkeys((device.platform, device.device_kind))),
         "devices": layout.devices,
+        "gradients": "looked up" if lookups.are_in_use() else "by XLA",
         "versions": {"python": platform.python_version(), **versions.packages()},
     }
 

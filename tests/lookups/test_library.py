@@ -1,0 +1,100 @@
+"""The compiled library: made once, kept, and done without where it cannot be made."""
+
+import logging
+import stat
+import subprocess
+import sys
+
+import pytest
+
+import sgdat_jax as sj
+from sgdat_jax import cpu, files
+from sgdat_jax.lookups import library
+
+needs_compiler = pytest.mark.skipif(
+    not library._can(), reason="needs AVX-512 and a C++ compiler"
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    library._register.cache_clear()
+    yield
+    library._register.cache_clear()
+    sj.look_up_gradients(False)
+
+
+def kept(tmp_path):
+    return sorted((tmp_path / "caches" / "sgdat_jax").glob("*"))
+
+
+@needs_compiler
+def test_it_is_compiled_once(tmp_path, monkeypatch):
+    assert sj.look_up_gradients()
+    assert not kept(tmp_path)  # not before it is needed
+    first = library._compiled()
+    assert kept(tmp_path) == [first]
+    before = first.stat().st_mtime_ns
+    assert library._compiled() == first
+    assert first.stat().st_mtime_ns == before
+    monkeypatch.setattr(library, "_FLAGS", (*library._FLAGS, "-DOTHER"))
+    assert library._compiled() != first  # of other flags it is another
+
+
+@needs_compiler
+def test_processes_that_need_it_at_once_do_not_meet(tmp_path):
+    code = (
+        "import sgdat_jax as sj; from sgdat_jax.lookups import library;"
+        "sj.look_up_gradients(); print(library.is_ready())"
+    )
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    assert [process.communicate()[0] for process in both] == ["True\n"] * 2
+    assert len(kept(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("SGDAT_JAX_LOOKUPS", "0"), ("CXX", "no-compiler -x")]
+)
+def test_the_environment_can_refuse(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    assert not sj.look_up_gradients()
+    assert not library.is_ready()
+
+
+def test_other_processors_do_without(monkeypatch, tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text("flags : fma avx2\n")
+    monkeypatch.setattr(cpu, "_CPUINFO", info)
+    assert not sj.look_up_gradients()
+
+
+@needs_compiler
+def test_a_compiler_that_fails_is_said_once(tmp_path, monkeypatch, caplog):
+    compiler = tmp_path / "c++ 1"
+    compiler.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && exit 0\necho no header >&2; exit 1\n"
+    )
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", f"'{compiler}'")
+    assert sj.look_up_gradients()
+    with caplog.at_level(logging.WARNING):
+        assert not library.is_ready()
+        assert not library.is_ready()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("Gradients are XLA's")
+    assert said.endswith("no header\n")
+    assert not kept(tmp_path)
+
+
+@needs_compiler
+def test_without_a_place_to_keep_it_gradients_are_xlas(tmp_path, monkeypatch, caplog):
+    files.write_text(tmp_path / "caches", "no folder")
+    assert sj.look_up_gradients()
+    assert not library.is_ready()
+    assert "XDG_CACHE_HOME must be a folder that can be written" in caplog.text
