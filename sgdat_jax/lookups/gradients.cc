@@ -2,13 +2,13 @@
 //
 // One operand of each is -1 and +1, so four of its signs pick one of 16 sums of four
 // numbers of the other operand. The 16 sums are made once and fill one vector; a
-// permutation of it by 16 times four signs adds 64 products at once ("method of the four
-// Russians": Arlazarov et al., 1970). Every sum is added in an order that shapes alone
-// decide, so threads change no bit.
+// permutation of it by 16 times four signs gives 64 products at once ("method of the
+// four Russians": Arlazarov, Dinic, Kronrod and Faradzhev, 1970). Every sum is added in
+// an order that shapes alone decide, so threads change no bit.
 //
 // Arrays are row-major: x (batch, height, width, features), kernel (window rows, window
-// columns, features, outputs), g (batch, rows, columns, outputs). Signs come 32 to a word
-// along their last axis, set where negative.
+// columns, features, outputs), g (batch, rows, columns, outputs). Signs come 32 to a
+// word along their last axis, set where negative.
 
 #include <immintrin.h>
 
@@ -36,9 +36,9 @@ constexpr int64_t kGroup = 4;     // signs that pick a sum
 constexpr int64_t kWord = 32;     // signs in a word
 constexpr int64_t kOutputs = 8;   // outputs of g whose sums a thread holds in registers
 constexpr int64_t kColumns = 3;   // columns of the window, likewise
-constexpr int64_t kTasks = 16;    // parts of a kernel gradient, whatever the threads
-constexpr int64_t kTables = 256;  // tables that fit into the first cache
-constexpr int64_t kImageTables = 4096;  // and into the second
+constexpr int64_t kTasks = 32;      // parts of a kernel gradient, for so many threads
+constexpr int64_t kTables = 384;    // that fit into the first cache
+constexpr int64_t kSums = 1 << 16;  // that fit into the second
 
 int64_t Parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
@@ -56,8 +56,8 @@ void ForEach(ffi::ThreadPool& pool, int64_t count,
     std::mutex mutex;
     std::condition_variable all_done;
   };
-  // A helper may come late, when all is done and the caller gone: it holds `shared`, and
-  // touches `task` only for a number that it took, for which the caller waits.
+  // A helper may come late, when all is done and the caller gone: it holds `shared`,
+  // and touches `task` only for a number that it took, for which the caller waits.
   auto shared = std::make_shared<Shared>();
   auto work = [shared, count, &task] {
     for (int64_t i; (i = shared->next.fetch_add(1)) < count;) {
@@ -116,8 +116,8 @@ struct Shape {
 
 // ---- Gradient to the kernel: signs of x along a row pick sums of g. ----
 
-// Signs of x for each row, entry of the window along columns, block of 16 features and 32
-// columns of g: a word per feature, set for pads, too, which `SubtractPads` mends.
+// Signs of x for each row, entry of the window along columns, block of 16 features and
+// 32 columns of g: a word per feature. Pads count as +1, which `AddPads` mends.
 class RowsOfSigns {
  public:
   RowsOfSigns(const Shape& s, const uint32_t* x, ffi::ThreadPool& pool)
@@ -144,8 +144,9 @@ class RowsOfSigns {
       for (int64_t entry = 0; entry < s_.window_columns; ++entry)
         for (int64_t block = 0; block < blocks_; ++block)
           for (int64_t tile = 0; tile < tiles_; ++tile) {
-            const uint32_t* pixels = x + (image * s_.height + row) * s_.width * in_words +
-                                     block * kLanes / kWord;
+            const uint32_t* pixels =
+                x + (image * s_.height + row) * s_.width * in_words +
+                block * kLanes / kWord;
             const int64_t shift = block * kLanes % kWord;
             const int64_t first = tile * kWord;
             const int64_t last = std::min(s_.columns, first + kWord);
@@ -218,14 +219,16 @@ class KernelGradient {
         out_(out),
         signs_(s, x, pool),
         out_blocks_(Parts(s.outputs, kOutputs)),
-        pieces_(std::clamp<int64_t>(Parts(kTasks, out_blocks_), 1,
-                                    std::max<int64_t>(s.batch, 1))),
         groups_(Parts(s.columns, kGroup)),
         piece_size_(s.window_rows * s.window_columns * signs_.blocks() * kOutputs *
                     kLanes),
+        // So many blocks of outputs are made of an image while it is in a cache.
+        together_(std::clamp<int64_t>(kSums / piece_size_, 1, out_blocks_)),
+        pieces_(std::clamp<int64_t>(Parts(kTasks, Parts(out_blocks_, together_)), 1,
+                                    s.batch)),
         sums_(Allocate<float>(out_blocks_ * pieces_ * piece_size_)) {
-    ForEach(pool, out_blocks_ * pieces_, [&](int64_t task) {
-      AddImages(task / pieces_, task % pieces_);
+    ForEach(pool, Parts(out_blocks_, together_) * pieces_, [&](int64_t task) {
+      AddImages(task / pieces_ * together_, task % pieces_);
     });
     ForEach(pool, out_blocks_, [&](int64_t block) { Finish(block); });
   }
@@ -235,19 +238,22 @@ class KernelGradient {
     return &sums_[(out_block * pieces_ + piece) * piece_size_];
   }
 
-  void AddImages(int64_t out_block, int64_t piece) {
-    float* sums = Sums(out_block, piece);
-    std::memset(sums, 0, piece_size_ * sizeof(float));
+  void AddImages(int64_t first, int64_t piece) {
+    const int64_t end = std::min(out_blocks_, first + together_);
+    for (int64_t block = first; block < end; ++block)
+      std::memset(Sums(block, piece), 0, piece_size_ * sizeof(float));
     const int64_t most = std::max<int64_t>(1, kTables / (groups_ * kOutputs));
-    Numbers tables = Allocate<float>(std::min(most, s_.rows) * groups_ * kOutputs * kLanes);
+    Numbers tables =
+        Allocate<float>(std::min(most, s_.rows) * groups_ * kOutputs * kLanes);
     const int64_t last_image = s_.batch * (piece + 1) / pieces_;
     for (int64_t image = s_.batch * piece / pieces_; image < last_image; ++image)
-      for (int64_t row = 0; row < s_.rows; row += most) {
-        const int64_t end = std::min(s_.rows, row + most);
-        FillTables(out_block, image, row, end, tables.get());
-        for (int64_t entry = 0; entry < s_.window_rows; ++entry)
-          AddWindowRow(image, row, end, entry, tables.get(), sums);
-      }
+      for (int64_t row = 0; row < s_.rows; row += most)
+        for (int64_t block = first; block < end; ++block) {
+          const int64_t last_row = std::min(s_.rows, row + most);
+          FillTables(block, image, row, last_row, tables.get());
+          for (int64_t entry = 0; entry < s_.window_rows; ++entry)
+            AddWindowRow(image, row, last_row, entry, tables.get(), Sums(block, piece));
+        }
   }
 
   void FillTables(int64_t out_block, int64_t image, int64_t row, int64_t end,
@@ -259,7 +265,8 @@ class KernelGradient {
         for (int64_t o = 0; o < kOutputs; ++o, tables += kLanes) {
           const int64_t column = group * kGroup;
           const float* numbers =
-              g_ + ((image * s_.rows + row) * s_.columns + column) * s_.outputs + first + o;
+              g_ + ((image * s_.rows + row) * s_.columns + column) * s_.outputs +
+              first + o;
           const int64_t count =
               first + o < s_.outputs ? std::min(kGroup, s_.columns - column) : 0;
           _mm512_store_ps(tables, signed_sums(numbers, s_.outputs, count));
@@ -329,7 +336,7 @@ class KernelGradient {
   const float* g_;
   float* out_;
   const RowsOfSigns signs_;
-  int64_t out_blocks_, pieces_, groups_, piece_size_;
+  int64_t out_blocks_, groups_, piece_size_, together_, pieces_;
   Numbers sums_;
 };
 
@@ -343,8 +350,8 @@ class KernelSigns {
       : s_(s),
         in_words_(Parts(s.outputs, kWord)),
         blocks_(Parts(s.features, kLanes)),
-        words_(Allocate<uint32_t>(s.window_rows * s.window_columns * in_words_ * blocks_ *
-                                  kLanes)) {
+        words_(Allocate<uint32_t>(s.window_rows * s.window_columns * in_words_ *
+                                  blocks_ * kLanes)) {
     for (int64_t entry = 0; entry < s.window_rows * s.window_columns; ++entry)
       for (int64_t word = 0; word < in_words_; ++word)
         for (int64_t f = 0; f < blocks_ * kLanes; ++f)
@@ -354,7 +361,8 @@ class KernelSigns {
 
   int64_t blocks() const { return blocks_; }
 
-  __m512i At(int64_t row_entry, int64_t column_entry, int64_t group, int64_t block) const {
+  __m512i At(int64_t row_entry, int64_t column_entry, int64_t group,
+             int64_t block) const {
     const int64_t entry = row_entry * s_.window_columns + column_entry;
     const int64_t word = group / (kWord / kGroup);
     const __m512i words = _mm512_load_si512(
@@ -382,7 +390,9 @@ class InputGradient {
         tiles_(Parts(s.width, tile_)),
         before_((s.window_columns - 1) * s.dilation_columns),
         table_columns_(tiles_ * tile_ + before_),
-        most_(std::clamp<int64_t>(kImageTables / (s.rows * table_columns_), 1, groups_)) {
+        // Blocks of features share the tables of the rows that a window sees.
+        most_(std::clamp<int64_t>(kTables / (s.window_rows * table_columns_), 1,
+                                  groups_)) {
     ForEach(pool, s.batch, [&](int64_t image) { AddImage(image); });
   }
 
@@ -395,11 +405,7 @@ class InputGradient {
       for (int64_t row = 0; row < s_.height; ++row)
         for (int64_t block = 0; block < signs_.blocks(); ++block)
           for (int64_t tile = 0; tile < tiles_; ++tile)
-            switch (tile_) {
-              case 16: AddTile<16>(image, row, block, tile, group, end, tables.get()); break;
-              case 8: AddTile<8>(image, row, block, tile, group, end, tables.get()); break;
-              default: AddTile<4>(image, row, block, tile, group, end, tables.get());
-            }
+            AddTile(image, row, block, tile, group, end, tables.get());
     }
   }
 
@@ -418,6 +424,15 @@ class InputGradient {
               is_inside ? std::min(kGroup, s_.outputs - group * kGroup) : 0;
           _mm512_store_ps(tables, signed_sums(numbers, 1, count));
         }
+  }
+
+  void AddTile(int64_t image, int64_t row, int64_t block, int64_t tile, int64_t first,
+               int64_t end, const float* tables) {
+    switch (tile_) {
+      case 16: return AddTile<16>(image, row, block, tile, first, end, tables);
+      case 8: return AddTile<8>(image, row, block, tile, first, end, tables);
+      default: return AddTile<4>(image, row, block, tile, first, end, tables);
+    }
   }
 
   // Adds to 16 features of some inputs of a row what groups of outputs contribute.

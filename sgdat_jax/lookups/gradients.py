@@ -9,8 +9,9 @@ import numpy as np
 from sgdat_jax import bits
 from sgdat_jax.lookups import library
 
-# Of a convolution's multiplications; below, a call costs more than it saves.
-_FEWEST_PRODUCTS = 2**22
+# Multiplications of a convolution. Below, a gradient takes about a millisecond, and less
+# is saved than it takes to compile the functions.
+_FEWEST_PRODUCTS = 2**27
 
 
 def are_possible(
@@ -36,6 +37,7 @@ def are_possible(
     )
 
 
+@jax.named_scope("lookups")  # what profiles show
 def to_kernel(
     x: jax.Array, cotangent: jax.Array, shape: tuple[int, ...], geometry: bits.Geometry
 ) -> jax.Array:
@@ -65,6 +67,7 @@ def to_kernel(
     return jnp.where(are_nan, jnp.nan, gradient)
 
 
+@jax.named_scope("lookups")
 def to_inputs(
     kernel: jax.Array,
     cotangent: jax.Array,
