@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from sgdat_jax import cpu, summary
+from sgdat_jax import cpu, lookups, summary
 from sgdat_jax.data import dataset, sources
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.training import loop, steps
@@ -206,6 +206,7 @@ def main(arguments: Sequence[str] | None = None):
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
     cpu.keep_freed_memory()  # as the command does
+    lookups.look_up_gradients()
     peak = matmul_rate(options.dtype)
     case = f"{jax.default_backend()}-{options.dtype}"
     for model in options.models:

@@ -27,8 +27,9 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import timing, train_step
-from sgdat_jax import cpu
+from sgdat_jax import cpu, lookups
 from sgdat_jax.data import sources
+from sgdat_jax.lookups import library
 from sgdat_jax.training import loop, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "where_time_goes"
@@ -108,6 +109,10 @@ def category_of(op_name, line):
     for scope, category in SCOPES:
         if re.search(rf"\b{scope}\b", op_name):
             return category
+    if library.KERNEL_GRADIENT in line:
+        return CONV_KERNELS
+    if library.INPUT_GRADIENT in line:
+        return CONV_INPUTS
     # By name as well: XLA turns parts of products into fusions.
     if re.search(r" convolution\(|__cudnn\$conv", line) or op_name.endswith(
         "/conv_general_dilated"
@@ -374,6 +379,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
     cpu.keep_freed_memory()  # as the command does
+    lookups.look_up_gradients()
     rows = [measure(model, options.batch, options) for model in options.models]
     show(rows)
     name = f"{jax.default_backend()}-{options.dtype}-width{options.width:g}.json"

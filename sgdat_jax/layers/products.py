@@ -38,7 +38,8 @@ def _multiply_fwd(product, dtype, x, kernel):
 def _multiply_bwd(product, dtype, operands, cotangent):
     # JAX's own rule widens the operands instead: two of three products of a training
     # step would run at the speed of the wide dtype.
-    return _pull_back(product, *operands, cotangent.astype(operands[0].dtype))
+    x, kernel = operands
+    return _pull_back(product, x, kernel, cotangent.astype(x.dtype))
 
 
 multiply.defvjp(_multiply_fwd, _multiply_bwd)
@@ -87,10 +88,12 @@ def _multiply_signs_fwd(product, geometry, dtype, x, kernel):
 
 
 def _multiply_signs_bwd(product, geometry, dtype, operands, cotangent):
-    if not lookups.are_possible(*operands, cotangent, geometry):
+    x, kernel = operands
+    if not lookups.are_possible(x, kernel, cotangent, geometry):
         return _multiply_bwd(product, dtype, operands, cotangent)
     return lax.platform_dependent(
-        *operands,
+        x,
+        kernel,
         cotangent,
         cpu=functools.partial(_look_up, product, geometry),
         default=functools.partial(_pull_back, product),

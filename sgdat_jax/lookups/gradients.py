@@ -9,7 +9,7 @@ import numpy as np
 from sgdat_jax import bits
 from sgdat_jax.lookups import library
 
-# Multiplications of a convolution. Below, a gradient takes about a millisecond, and less
+# Multiplications of a convolution. A gradient of fewer takes about a millisecond: less
 # is saved than it takes to compile the functions.
 _FEWEST_PRODUCTS = 2**27
 

@@ -39,8 +39,14 @@ LINES = {
         "window={size=1x1 pad=0_1x0_1 lhs_dilate=2x2}, dim_labels=b01f_01io->b01f, "
         'metadata={op_name="jit(train_steps)/transpose(jvp(model))/'
         'conv_general_dilated"}',
+        "%ffi_call.11 = f32[64,8,8,128]{3,2,1,0} custom-call(%a, %b), "
+        'custom_call_target="sgdat_jax_input_gradient", metadata={op_name="jit('
+        'train_steps)/transpose(jvp(model))/cond/branch_0_fun/lookups/ffi_call"}',
     ),
     where.CONV_KERNELS: (
+        "%ffi_call.10 = f32[3,3,128,128]{3,2,1,0} custom-call(%a, %b), "
+        'custom_call_target="sgdat_jax_kernel_gradient", metadata={op_name="jit('
+        'train_steps)/transpose(jvp(model))/cond/branch_0_fun/lookups/ffi_call"}',
         "%convolution.6 = f32[32,3,3,32]{3,2,1,0} convolution(%transpose_copy_fusion.9"
         ", %transpose_copy_fusion.8), window={size=32x32 pad=1_1x1_1}, "
         "dim_labels=b01f_01io->b01f",
