@@ -1,10 +1,10 @@
 // Both gradients of a convolution of signs, by looking sums up instead of multiplying.
 //
 // One operand of each is -1 and +1, so four of its signs pick one of 16 sums of four
-// numbers of the other operand. The 16 sums are made once and fill one vector; a
-// permutation of it by 16 times four signs gives 64 products at once ("method of the
-// four Russians": Arlazarov, Dinic, Kronrod and Faradzhev, 1970). Every sum is added in
-// an order that shapes alone decide, so threads change no bit.
+// numbers of the other operand. The sums are made once and fill one vector; a
+// permutation of it by four signs for each of its lanes gives four products a lane at
+// once ("method of the four Russians": Arlazarov, Dinic, Kronrod and Faradzhev, 1970).
+// Every sum is added in an order that shapes alone decide, so threads change no bit.
 //
 // Arrays are row-major: x (batch, height, width, features), kernel (window rows, window
 // columns, features, outputs), g (batch, rows, columns, outputs). Signs come 32 to a
@@ -31,14 +31,114 @@ namespace {
 using Numbers = std::unique_ptr<float[], void (*)(void*)>;
 using Words = std::unique_ptr<uint32_t[], void (*)(void*)>;
 
-constexpr int64_t kLanes = 16;    // numbers in a vector
 constexpr int64_t kGroup = 4;     // signs that pick a sum
 constexpr int64_t kWord = 32;     // signs in a word
-constexpr int64_t kOutputs = 8;   // outputs of g whose sums a thread holds in registers
-constexpr int64_t kColumns = 3;   // columns of the window, likewise
-constexpr int64_t kTasks = 32;      // parts of a kernel gradient, for so many threads
-constexpr int64_t kTables = 384;    // that fit into the first cache
+constexpr int64_t kOutputs = 8;   // outputs of g whose sums are held in registers
+constexpr int64_t kTasks = 32;    // parts of a kernel gradient, for so many threads
+constexpr int64_t kTables = 384;  // that fit into the first cache
 constexpr int64_t kSums = 1 << 16;  // that fit into the second
+
+#ifdef __AVX512F__
+
+constexpr int64_t kLanes = 16;    // numbers in a vector, and in a table
+constexpr int64_t kColumns = 3;   // of the window, whose sums are held in registers
+constexpr int64_t kTile = 16;     // inputs, likewise
+
+using Vector = __m512;
+using Integers = __m512i;
+using Picks = __m512i;  // the last four bits of a lane pick a sum
+
+inline Vector Zero() { return _mm512_setzero_ps(); }
+inline Vector Load(const float* from) { return _mm512_load_ps(from); }
+inline Vector Load(const float* from, int64_t count) {
+  return _mm512_maskz_loadu_ps((1u << count) - 1, from);
+}
+inline void Store(float* to, Vector numbers) { _mm512_store_ps(to, numbers); }
+inline void Store(float* to, Vector numbers, int64_t count) {
+  _mm512_mask_storeu_ps(to, (1u << count) - 1, numbers);
+}
+inline Vector Add(Vector one, Vector other) { return _mm512_add_ps(one, other); }
+inline Vector MultiplyAdd(Vector signs, float number, Vector sum) {
+  return _mm512_fmadd_ps(signs, _mm512_set1_ps(number), sum);
+}
+inline Integers Load(const uint32_t* from) { return _mm512_load_si512(from); }
+inline void Store(uint32_t* to, Integers words) { _mm512_store_si512(to, words); }
+inline Integers Shift(Integers words, int64_t count) {
+  return _mm512_srl_epi32(words, _mm_cvtsi64_si128(count));
+}
+// Bits of a word one to a lane, at a place in its lane.
+inline Integers Spread(uint32_t word, int64_t place) {
+  const __m512i lanes = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2,
+                                         1, 0);
+  const __m512i bits = _mm512_srlv_epi32(_mm512_set1_epi32(word), lanes);
+  return _mm512_sll_epi32(_mm512_and_si512(bits, _mm512_set1_epi32(1)),
+                          _mm_cvtsi64_si128(place));
+}
+inline Integers Or(Integers one, Integers other) { return _mm512_or_si512(one, other); }
+inline Picks PicksOf(Integers words) { return words; }
+inline Vector Look(const float* table, Picks picks) {
+  return _mm512_permutexvar_ps(picks, Load(table));
+}
+
+#else  // AVX2
+
+constexpr int64_t kLanes = 8;
+constexpr int64_t kColumns = 1;
+constexpr int64_t kTile = 8;
+
+using Vector = __m256;
+using Integers = __m256i;
+// A table holds the sums whose last number is added; the others are those of all signs
+// changed.
+struct Picks {
+  __m256i places;
+  __m256 flips;
+};
+
+inline Integers Lanes() { return _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0); }
+inline Integers First(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), Lanes());
+}
+inline Vector Zero() { return _mm256_setzero_ps(); }
+inline Vector Load(const float* from) { return _mm256_load_ps(from); }
+inline Vector Load(const float* from, int64_t count) {
+  return _mm256_maskload_ps(from, First(count));
+}
+inline void Store(float* to, Vector numbers) { _mm256_store_ps(to, numbers); }
+inline void Store(float* to, Vector numbers, int64_t count) {
+  _mm256_maskstore_ps(to, First(count), numbers);
+}
+inline Vector Add(Vector one, Vector other) { return _mm256_add_ps(one, other); }
+inline Vector MultiplyAdd(Vector signs, float number, Vector sum) {
+  return _mm256_fmadd_ps(signs, _mm256_set1_ps(number), sum);
+}
+inline Integers Load(const uint32_t* from) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline void Store(uint32_t* to, Integers words) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(to), words);
+}
+inline Integers Shift(Integers words, int64_t count) {
+  return _mm256_srl_epi32(words, _mm_cvtsi64_si128(count));
+}
+inline Integers Spread(uint32_t word, int64_t place) {
+  const __m256i bits = _mm256_srlv_epi32(_mm256_set1_epi32(word), Lanes());
+  return _mm256_sll_epi32(_mm256_and_si256(bits, _mm256_set1_epi32(1)),
+                          _mm_cvtsi64_si128(place));
+}
+inline Integers Or(Integers one, Integers other) { return _mm256_or_si256(one, other); }
+inline Picks PicksOf(Integers words) {
+  const __m256i last = _mm256_slli_epi32(words, 32 - kGroup);
+  const __m256i sign = _mm256_set1_epi32(1u << 31);
+  return {_mm256_xor_si256(words, _mm256_srai_epi32(last, 31)),
+          _mm256_castsi256_ps(_mm256_and_si256(last, sign))};
+}
+inline Vector Look(const float* table, Picks picks) {
+  return _mm256_xor_ps(_mm256_permutevar8x32_ps(Load(table), picks.places),
+                       picks.flips);
+}
+
+#endif
 
 int64_t Parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 
@@ -75,23 +175,23 @@ void ForEach(ffi::ThreadPool& pool, int64_t count,
   shared->all_done.wait(lock, [&] { return shared->done.load() == count; });
 }
 
-// The 16 sums of four numbers with each choice of signs; bit k of a place negates the
-// k-th number.
+// The sums of four numbers with each choice of signs; bit k of a place negates the k-th
+// number.
 struct SignedSums {
-  __m512 signs[kGroup];
+  Vector signs[kGroup];
 
   SignedSums() {
-    float values[kLanes];
+    alignas(64) float values[kLanes];
     for (int64_t k = 0; k < kGroup; ++k) {
       for (int64_t i = 0; i < kLanes; ++i) values[i] = (i >> k & 1) ? -1.0f : 1.0f;
-      signs[k] = _mm512_loadu_ps(values);
+      signs[k] = Load(values);
     }
   }
 
-  __m512 operator()(const float* numbers, int64_t stride, int64_t count) const {
-    __m512 sums = _mm512_setzero_ps();
+  Vector operator()(const float* numbers, int64_t stride, int64_t count) const {
+    Vector sums = Zero();
     for (int64_t k = 0; k < count; ++k)
-      sums = _mm512_fmadd_ps(signs[k], _mm512_set1_ps(numbers[k * stride]), sums);
+      sums = MultiplyAdd(signs[k], numbers[k * stride], sums);
     return sums;
   }
 };
@@ -116,8 +216,9 @@ struct Shape {
 
 // ---- Gradient to the kernel: signs of x along a row pick sums of g. ----
 
-// Signs of x for each row, entry of the window along columns, block of 16 features and
-// 32 columns of g: a word per feature. Pads count as +1, which `AddPads` mends.
+// Signs of x for each row, entry of the window along columns, block of features and 32
+// columns of g: a word per feature, a feature per lane. Pads count as +1, which `AddPads`
+// mends.
 class RowsOfSigns {
  public:
   RowsOfSigns(const Shape& s, const uint32_t* x, ffi::ThreadPool& pool)
@@ -130,7 +231,7 @@ class RowsOfSigns {
 
   int64_t blocks() const { return blocks_; }
 
-  // Those of one row of an image for an entry and a block; a tile takes 16 words.
+  // Those of one row of an image for an entry and a block.
   uint32_t* At(int64_t image, int64_t row, int64_t entry, int64_t block) const {
     return words_.get() + (image * s_.height + row) * RowSize() +
            (entry * blocks_ + block) * tiles_ * kLanes;
@@ -150,15 +251,14 @@ class RowsOfSigns {
             const int64_t shift = block * kLanes % kWord;
             const int64_t first = tile * kWord;
             const int64_t last = std::min(s_.columns, first + kWord);
-            __m512i words = _mm512_setzero_si512();
+            Integers words = Spread(0, 0);
             for (int64_t column = first; column < last; ++column) {
               const int64_t seen = s_.Column(column, entry);
-              if (!s_.HasColumn(seen)) continue;
-              const __mmask16 negative = pixels[seen * in_words] >> shift;
-              const __m512i bit = _mm512_set1_epi32(1u << (column - first));
-              words = _mm512_mask_or_epi32(words, negative, words, bit);
+              if (s_.HasColumn(seen))
+                words = Or(words, Spread(pixels[seen * in_words] >> shift,
+                                         column - first));
             }
-            _mm512_store_si512(At(image, row, entry, block) + tile * kLanes, words);
+            Store(At(image, row, entry, block) + tile * kLanes, words);
           }
   }
 
@@ -167,38 +267,36 @@ class RowsOfSigns {
   Words words_;
 };
 
-// Adds to 8 outputs x 16 features of each entry what some rows of an image contribute.
+// Adds to 8 outputs of a block of features, for some entries of the window, what rows of
+// an image contribute.
 template <int Entries>
 void AddRows(const uint32_t* const* signs, int64_t row_size, int64_t rows,
              int64_t groups, const float* tables, float* const* sums) {
-  __m512 held[Entries][kOutputs];
+  Vector held[Entries][kOutputs];
   for (auto& entry : held)
-    for (__m512& sum : entry) sum = _mm512_setzero_ps();
+    for (Vector& sum : entry) sum = Zero();
   for (int64_t row = 0; row < rows; ++row)
     for (int64_t first = 0; first < groups; first += kWord / kGroup) {
-      __m512i words[Entries];
+      Integers words[Entries];
       for (int e = 0; e < Entries; ++e)
-        words[e] = _mm512_load_si512(signs[e] + row * row_size +
-                                     first / (kWord / kGroup) * kLanes);
+        words[e] =
+            Load(signs[e] + row * row_size + first / (kWord / kGroup) * kLanes);
       const int64_t last = std::min(groups, first + kWord / kGroup);
       for (int64_t group = first; group < last; ++group) {
         const float* table = tables + (row * groups + group) * kOutputs * kLanes;
 #pragma GCC unroll 3
         for (int e = 0; e < Entries; ++e) {
+          const Picks picks = PicksOf(words[e]);
 #pragma GCC unroll 8
           for (int64_t o = 0; o < kOutputs; ++o)
-            held[e][o] = _mm512_add_ps(
-                held[e][o],
-                _mm512_permutexvar_ps(words[e], _mm512_load_ps(table + o * kLanes)));
-          words[e] = _mm512_srli_epi32(words[e], kGroup);
+            held[e][o] = Add(held[e][o], Look(table + o * kLanes, picks));
+          words[e] = Shift(words[e], kGroup);
         }
       }
     }
   for (int e = 0; e < Entries; ++e)
-    for (int64_t o = 0; o < kOutputs; ++o) {
-      float* sum = sums[e] + o * kLanes;
-      _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), held[e][o]));
-    }
+    for (int64_t o = 0; o < kOutputs; ++o)
+      Store(sums[e] + o * kLanes, Add(Load(sums[e] + o * kLanes), held[e][o]));
 }
 
 void AddRows(int64_t entries, const uint32_t* const* signs, int64_t row_size,
@@ -269,7 +367,7 @@ class KernelGradient {
               first + o;
           const int64_t count =
               first + o < s_.outputs ? std::min(kGroup, s_.columns - column) : 0;
-          _mm512_store_ps(tables, signed_sums(numbers, s_.outputs, count));
+          Store(tables, signed_sums(numbers, s_.outputs, count));
         }
   }
 
@@ -342,8 +440,8 @@ class KernelGradient {
 
 // ---- Gradient to the inputs: signs of the kernel along outputs pick sums of g. ----
 
-// Signs of the kernel for each entry of the window, word of outputs and block of 16
-// features: a word per feature.
+// Signs of the kernel for each entry of the window, word of outputs and block of
+// features: a word per feature, a feature per lane.
 class KernelSigns {
  public:
   KernelSigns(const Shape& s, const uint32_t* kernel)
@@ -361,14 +459,13 @@ class KernelSigns {
 
   int64_t blocks() const { return blocks_; }
 
-  __m512i At(int64_t row_entry, int64_t column_entry, int64_t group,
-             int64_t block) const {
+  Picks At(int64_t row_entry, int64_t column_entry, int64_t group,
+           int64_t block) const {
     const int64_t entry = row_entry * s_.window_columns + column_entry;
     const int64_t word = group / (kWord / kGroup);
-    const __m512i words = _mm512_load_si512(
-        &words_[((entry * in_words_ + word) * blocks_ + block) * kLanes]);
-    const int64_t shift = group % (kWord / kGroup) * kGroup;
-    return _mm512_srl_epi32(words, _mm_cvtsi64_si128(shift));
+    const uint32_t* words =
+        &words_[((entry * in_words_ + word) * blocks_ + block) * kLanes];
+    return PicksOf(Shift(Load(words), group % (kWord / kGroup) * kGroup));
   }
 
  private:
@@ -386,7 +483,7 @@ class InputGradient {
         g_(g),
         out_(out),
         groups_(Parts(s.outputs, kGroup)),
-        tile_(s.width >= 16 ? 16 : s.width >= 8 ? 8 : 4),
+        tile_(s.width >= kTile ? kTile : s.width >= 8 ? 8 : 4),
         tiles_(Parts(s.width, tile_)),
         before_((s.window_columns - 1) * s.dilation_columns),
         table_columns_(tiles_ * tile_ + before_),
@@ -422,33 +519,30 @@ class InputGradient {
                        s_.outputs + group * kGroup;
           const int64_t count =
               is_inside ? std::min(kGroup, s_.outputs - group * kGroup) : 0;
-          _mm512_store_ps(tables, signed_sums(numbers, 1, count));
+          Store(tables, signed_sums(numbers, 1, count));
         }
   }
 
   void AddTile(int64_t image, int64_t row, int64_t block, int64_t tile, int64_t first,
                int64_t end, const float* tables) {
-    switch (tile_) {
-      case 16: return AddTile<16>(image, row, block, tile, first, end, tables);
-      case 8: return AddTile<8>(image, row, block, tile, first, end, tables);
-      default: return AddTile<4>(image, row, block, tile, first, end, tables);
-    }
+    if (tile_ == kTile) AddTile<kTile>(image, row, block, tile, first, end, tables);
+    else if (tile_ == 8) AddTile<8>(image, row, block, tile, first, end, tables);
+    else AddTile<4>(image, row, block, tile, first, end, tables);
   }
 
-  // Adds to 16 features of some inputs of a row what groups of outputs contribute.
+  // Adds to a block of features of some inputs of a row what groups of outputs
+  // contribute.
   template <int Size>
   void AddTile(int64_t image, int64_t row, int64_t block, int64_t tile, int64_t first,
                int64_t end, const float* tables) {
     const int64_t column = tile * Size;
     const int64_t count = std::min<int64_t>(Size, s_.width - column);
     const int64_t features = std::min(kLanes, s_.features - block * kLanes);
-    const auto mask = static_cast<__mmask16>((1u << features) - 1);
     float* to = out_ + ((image * s_.height + row) * s_.width + column) * s_.features +
                 block * kLanes;
-    __m512 sums[Size];
+    Vector sums[Size];
     for (int64_t i = 0; i < Size; ++i)
-      sums[i] = first && i < count ? _mm512_maskz_loadu_ps(mask, to + i * s_.features)
-                                   : _mm512_setzero_ps();
+      sums[i] = first && i < count ? Load(to + i * s_.features, features) : Zero();
     for (int64_t r = 0; r < s_.window_rows; ++r) {
       const int64_t seen = row + s_.pad_rows - r * s_.dilation_rows;
       if (seen < 0 || seen >= s_.rows) continue;
@@ -457,17 +551,16 @@ class InputGradient {
             tables + ((seen * (end - first) + group - first) * table_columns_ + column +
                       before_) * kLanes;
         for (int64_t c = 0; c < s_.window_columns; ++c) {
-          const __m512i signs = signs_.At(r, c, group, block);
+          const Picks picks = signs_.At(r, c, group, block);
           const float* at = table - c * s_.dilation_columns * kLanes;
 #pragma GCC unroll 16
           for (int64_t i = 0; i < Size; ++i)
-            sums[i] = _mm512_add_ps(
-                sums[i], _mm512_permutexvar_ps(signs, _mm512_load_ps(at + i * kLanes)));
+            sums[i] = Add(sums[i], Look(at + i * kLanes, picks));
         }
       }
     }
     for (int64_t i = 0; i < count; ++i)
-      _mm512_mask_storeu_ps(to + i * s_.features, mask, sums[i]);
+      Store(to + i * s_.features, sums[i], features);
   }
 
   const Shape& s_;

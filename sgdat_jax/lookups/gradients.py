@@ -9,9 +9,9 @@ import numpy as np
 from sgdat_jax import bits
 from sgdat_jax.lookups import library
 
-# Multiplications of a convolution. A gradient of fewer takes about a millisecond: less
-# is saved than it takes to compile the functions.
-_FEWEST_PRODUCTS = 2**27
+# Multiplications of a convolution. A gradient of fewer takes a millisecond or two: small
+# networks are trained before they have won what it takes to compile the functions.
+_FEWEST_PRODUCTS = 2**28
 
 
 def are_possible(

@@ -20,17 +20,12 @@ KERNEL_GRADIENT = "sgdat_jax_kernel_gradient"
 INPUT_GRADIENT = "sgdat_jax_input_gradient"
 
 _SOURCE = pathlib.Path(__file__).with_name("gradients.cc")
-_FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-mavx512f",
-    "-mavx512dq",
-    "-mfma",
-    "-shared",
-    "-fPIC",
-    "-w",
+_FLAGS = ("-std=c++17", "-O3", "-shared", "-fPIC", "-w")
+# What a processor needs, and the flags for it, the fastest first.
+_PROCESSORS = (
+    ({"avx512f", "fma"}, ("-mavx512f", "-mfma")),
+    ({"avx2", "fma"}, ("-mavx2", "-mfma")),
 )
-_NEEDED = {"avx512f", "avx512dq", "fma"}  # of a processor
 _SECONDS = 120  # far more than a compiler takes
 _logger = logging.getLogger(__name__)
 _allowed = False
@@ -39,11 +34,11 @@ _allowed = False
 def look_up_gradients(allowed: bool = True) -> bool:
     """Has gradients of convolutions of signs be computed on a CPU by looking sums up.
 
-    A training step of `BinaryNet` takes about half of the time. The sums are added in
-    another order than XLA's, so gradients differ in their last places; which order it
-    is depends on shapes alone, not on threads. It concerns `BinaryConv` with two
-    spatial axes whose operands are signs, in float32, on a single CPU device; other
-    gradients are XLA's.
+    A training step of `BinaryNet` takes half of the time with AVX-512. Sums are added
+    in another order than XLA's, so gradients differ in their last places; the order
+    depends on shapes and the processor's vectors, not on threads. It concerns
+    `BinaryConv` with two spatial axes whose operands are signs, in float32, on a single
+    CPU device; other gradients are XLA's.
 
     The first of them needs a C++ compiler, the one named by ``CXX`` or else ``c++``,
     ``g++`` or ``clang++``, which takes some seconds. The result is kept in
@@ -56,7 +51,7 @@ def look_up_gradients(allowed: bool = True) -> bool:
         ``SGDAT_JAX_LOOKUPS=0`` in the environment does so everywhere.
 
     Returns:
-      Whether this machine can: Linux, a processor with vectors of 512 bits (AVX-512),
+      Whether this machine can: Linux, an x86 processor with AVX2 or, better, AVX-512,
       and a compiler.
 
     Example:
@@ -89,9 +84,16 @@ def _can() -> bool:
     return (
         os.environ.get("SGDAT_JAX_LOOKUPS") != "0"
         and platform.system() == "Linux"
-        and cpu.abilities() >= _NEEDED
+        and bool(_flags())
         and bool(_compiler())
     )
+
+
+def _flags() -> tuple[str, ...]:
+    """Returns a compiler's flags for this machine's processor; none if it cannot."""
+    able = cpu.abilities()
+    fitting = [(*_FLAGS, *flags) for needed, flags in _PROCESSORS if able >= needed]
+    return fitting[0] if fitting else ()
 
 
 def _compiler() -> list[str]:
@@ -123,7 +125,7 @@ def _register() -> bool:
 
 def _compiled() -> pathlib.Path:
     """Returns the library, compiled now if this machine has not kept it."""
-    command = [*_compiler(), *_FLAGS, "-isystem", jax.ffi.include_dir()]
+    command = [*_compiler(), *_flags(), "-isystem", jax.ffi.include_dir()]
     version = subprocess.run(
         [*_compiler(), "--version"], capture_output=True, check=True, timeout=_SECONDS
     ).stdout

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -16,11 +17,11 @@ from hypothesis import strategies
 from jax import lax
 
 import sgdat_jax as sj
-from sgdat_jax import bits, lookups
+from sgdat_jax import bits, cpu, lookups
 from sgdat_jax.lookups import gradients, library
 
 pytestmark = [
-    pytest.mark.skipif(not library._can(), reason="needs AVX-512 and a C++ compiler"),
+    pytest.mark.skipif(not library._can(), reason="needs AVX2 and a C++ compiler"),
     pytest.mark.usefixtures("allowed"),
 ]
 
@@ -75,27 +76,27 @@ def check(x_shape, kernel_shape, geometry, seed=0):
 SAME = bits.Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))
 
 
-@pytest.mark.parametrize(
-    ("x_shape", "kernel_shape", "geometry"),
-    [
-        ((2, 8, 8, 32), (3, 3, 32, 32), SAME),
-        ((3, 5, 33, 20), (3, 3, 20, 13), SAME),  # more than one word of columns
-        ((1, 20, 70, 16), (3, 3, 16, 8), SAME),
-        ((5, 3, 3, 160), (3, 3, 160, 320), SAME),
-        ((2, 4, 4, 48), (1, 1, 48, 7), bits.Geometry((1, 1), ((0, 0),) * 2, (1, 1))),
-        ((2, 9, 12, 33), (5, 5, 33, 70), bits.Geometry((1, 1), ((2, 2),) * 2, (1, 1))),
-        ((2, 9, 9, 17), (3, 3, 17, 9), SAME._replace(strides=(2, 2))),
-        ((2, 9, 30, 17), (2, 4, 17, 9), SAME._replace(strides=(2, 3))),
-        (
-            (2, 12, 12, 33),
-            (2, 4, 33, 10),
-            bits.Geometry((1, 1), ((0, 2), (5, 3)), (3, 2)),
-        ),
-        ((1, 1, 1, 1), (1, 1, 1, 1), bits.Geometry((1, 1), ((0, 0),) * 2, (1, 1))),
-        ((1, 1, 2, 3), (3, 3, 3, 2), bits.Geometry((1, 1), ((4, 4),) * 2, (1, 1))),
-        ((3, 64, 40, 16), (3, 3, 16, 130), SAME),  # inputs in several parts
-    ],
-)
+CASES = [
+    ((2, 8, 8, 32), (3, 3, 32, 32), SAME),
+    ((3, 5, 33, 20), (3, 3, 20, 13), SAME),  # more than one word of columns
+    ((1, 20, 70, 16), (3, 3, 16, 8), SAME),
+    ((5, 3, 3, 160), (3, 3, 160, 320), SAME),
+    ((2, 4, 4, 48), (1, 1, 48, 7), bits.Geometry((1, 1), ((0, 0),) * 2, (1, 1))),
+    ((2, 9, 12, 33), (5, 5, 33, 70), bits.Geometry((1, 1), ((2, 2),) * 2, (1, 1))),
+    ((2, 9, 9, 17), (3, 3, 17, 9), SAME._replace(strides=(2, 2))),
+    ((2, 9, 30, 17), (2, 4, 17, 9), SAME._replace(strides=(2, 3))),
+    (
+        (2, 12, 12, 33),
+        (2, 4, 33, 10),
+        bits.Geometry((1, 1), ((0, 2), (5, 3)), (3, 2)),
+    ),
+    ((1, 1, 1, 1), (1, 1, 1, 1), bits.Geometry((1, 1), ((0, 0),) * 2, (1, 1))),
+    ((1, 1, 2, 3), (3, 3, 3, 2), bits.Geometry((1, 1), ((4, 4),) * 2, (1, 1))),
+    ((3, 64, 40, 16), (3, 3, 16, 130), SAME),  # inputs in several parts
+]
+
+
+@pytest.mark.parametrize(("x_shape", "kernel_shape", "geometry"), CASES)
 def test_they_are_those_of_xla(x_shape, kernel_shape, geometry):
     check(x_shape, kernel_shape, geometry)
 
@@ -121,6 +122,33 @@ def test_they_are_those_of_xla_for_any_geometry(
     reach = ((w - 1) * d for w, d in zip(window, dilation, strict=True))
     hypothesis.assume(all(r < p for r, p in zip(reach, padded, strict=True)))
     check((batch, *size, channels[0]), (*window, *channels), geometry)
+
+
+_OF_AVX2 = """
+import jax
+from sgdat_jax import cpu
+cpu.abilities = lambda: {"avx2", "fma"}
+import test_gradients as gradients
+import sgdat_jax as sj
+from sgdat_jax.lookups import library
+assert sj.look_up_gradients() and library.is_ready()
+assert "-mavx2" in library._flags()
+for case in gradients.CASES:
+    gradients.check(*case)
+print("equal")
+"""
+
+
+@pytest.mark.whole
+@pytest.mark.skipif(not {"avx2", "fma"} <= cpu.abilities(), reason="needs AVX2")
+def test_vectors_of_256_bits_give_the_same():
+    done = subprocess.run(
+        [sys.executable, "-c", _OF_AVX2],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parent,
+    )
+    assert done.stdout == "equal\n", done.stderr
 
 
 def in_float64(x, kernel, cotangent):
@@ -157,7 +185,7 @@ if sys.argv[1] == "one":
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import hashlib, jax, numpy as np
 import sgdat_jax as sj
-from sgdat_jax import bits, lookups
+from sgdat_jax import bits, cpu, lookups
 assert sj.look_up_gradients() and lookups.library.is_ready()
 keys = jax.random.split(jax.random.key(0), 2)
 x = jax.numpy.sign(jax.random.normal(keys[0], (13, 16, 16, 40)))
@@ -170,6 +198,7 @@ print(hashlib.sha256(b"".join(np.asarray(a).tobytes() for a in found)).hexdigest
 """
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_threads_change_no_bit():
     digests = {

@@ -12,7 +12,7 @@ from sgdat_jax import cpu, files
 from sgdat_jax.lookups import library
 
 needs_compiler = pytest.mark.skipif(
-    not library._can(), reason="needs AVX-512 and a C++ compiler"
+    not library._can(), reason="needs AVX2 and a C++ compiler"
 )
 
 
@@ -29,6 +29,7 @@ def kept(tmp_path):
     return sorted((tmp_path / "caches" / "sgdat_jax").glob("*"))
 
 
+@pytest.mark.whole
 @needs_compiler
 def test_it_is_compiled_once(tmp_path, monkeypatch):
     assert sj.look_up_gradients()
@@ -42,6 +43,7 @@ def test_it_is_compiled_once(tmp_path, monkeypatch):
     assert library._compiled() != first  # of other flags it is another
 
 
+@pytest.mark.whole
 @needs_compiler
 def test_processes_that_need_it_at_once_do_not_meet(tmp_path):
     code = (
@@ -69,7 +71,7 @@ def test_the_environment_can_refuse(name, value, monkeypatch):
 
 def test_other_processors_do_without(monkeypatch, tmp_path):
     info = tmp_path / "cpuinfo"
-    info.write_text("flags : fma avx2\n")
+    info.write_text("flags : sse4_2 avx f16c\n")
     monkeypatch.setattr(cpu, "_CPUINFO", info)
     assert not sj.look_up_gradients()
 
