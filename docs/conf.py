@@ -1,6 +1,9 @@
 """How Sphinx builds the site: ``sphinx-build -W --keep-going docs docs/_build``."""
 
+import inspect
 import os
+import pydoc
+import re
 
 # Importing the package for its docstrings must not take a GPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -46,3 +49,35 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+
+
+# Napoleon takes what stands before a colon in the first line of an attribute's
+# docstring for its type, so such docstrings go round it.
+_plain: dict[str, list[str]] = {}
+
+
+def _keep(app, what, name, obj, options, lines):
+    if what == "attribute":
+        _plain[name] = [_comment(name)] if _is_field(lines) else list(lines)
+
+
+def _restore(app, what, name, obj, options, lines):
+    lines[:] = _plain.pop(name, lines)
+
+
+def _is_field(lines):
+    return bool(lines) and lines[0].startswith("Alias for field number")
+
+
+def _comment(name):
+    """Returns the comment behind a field of a named tuple."""
+    path, _, field = name.rpartition(".")
+    source = inspect.getsource(pydoc.locate(path))
+    found = re.search(rf"^ +{field}: .*?  # (.+)$", source, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def setup(app):
+    """Adds what comes before and after Napoleon, whose priority is 500."""
+    app.connect("autodoc-process-docstring", _keep, priority=400)
+    app.connect("autodoc-process-docstring", _restore, priority=600)

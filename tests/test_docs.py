@@ -106,3 +106,10 @@ def test_the_reference_has_every_public_name():
         if inspect.ismodule(vars(module)[name])
     }
     assert sorted(public - modules - listed) == []
+
+
+def test_fields_in_the_reference_are_told_by_their_comments(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # as the file does, and given back
+    comment = runpy.run_path(str(_DOCS / "conf.py"))["_comment"]
+    assert comment("sgdat_jax.training.Fitted.lines") == "metrics, one line per epoch"
+    assert comment("sgdat_jax.report.Run.folder") == ""

@@ -22,6 +22,7 @@ def test_one_version():
     newest = re.search(r"^## \[(.+?)\]", _read("CHANGELOG.md"), re.M)
     assert newest is not None
     assert cited == sgdat_jax.__version__ == newest[1]
+    assert f"version = {{{cited}}}" in _read("docs/index.md")
 
 
 def test_one_formatter():

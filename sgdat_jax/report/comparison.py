@@ -185,7 +185,7 @@ def _holds_report(folder: pathlib.Path) -> bool:
 
 
 def write_comparison(
-    folder: pathlib.Path,
+    folder: str | pathlib.Path,
     groups: Sequence[Group],
     *,
     reference: str | None = None,
@@ -210,9 +210,9 @@ def write_comparison(
       >>> from sgdat_jax import report
       >>> runs, _ = report.read_runs(["benchmarks/results/cifar10_h200/runs"])
       >>> groups = report.group_runs(runs)
-      >>> import pathlib
-      >>> report.write_comparison(pathlib.Path("out"), groups)  # doctest: +SKIP
+      >>> report.write_comparison("out", groups)  # doctest: +SKIP
     """
+    folder = pathlib.Path(folder)
     rows, differences = compare_runs(groups), compare_pairs(groups, reference)
     files.make([folder], "folder")
     main = _cells(rows, select_on_test=select_on_test)

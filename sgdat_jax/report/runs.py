@@ -113,13 +113,24 @@ def read_runs(paths: Iterable[str | pathlib.Path]) -> tuple[list[Run], list[str]
             run = _read_run(folder)
             key = (_settings(run.config), run.config.seed)
             if key in known:
-                raise ValueError(f"{folder} repeats the run in {known[key]}.")
+                raise ValueError(_repeats(folder, run.config, known[key]))
         except ValueError as error:
             skipped.append(str(error))
         else:
             known[key] = folder
             runs.append(run)
     return runs, skipped
+
+
+def _repeats(
+    folder: pathlib.Path, config: settings.Settings, other: pathlib.Path
+) -> str:
+    text = f"{folder} repeats the run in {other}"
+    if isinstance(config, configs.TrainConfig):
+        return f"{text}."
+    return (
+        f"{text}: give each method of `fit` a `label` of its own, got {config.label!r}."
+    )
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

@@ -191,7 +191,7 @@ def _label(axis: Any, name: str, values: Sequence[float]) -> None:
 
 
 def write_sweep(
-    folder: pathlib.Path, trials: Sequence[dict[str, Any]]
+    folder: str | pathlib.Path, trials: Sequence[dict[str, Any]]
 ) -> list[pathlib.Path]:
     """Writes table, raw numbers and heat map of a sweep, and returns their paths.
 
@@ -213,7 +213,7 @@ def write_sweep(
     """
     rows = rank_settings(trials)
     markdown, table, raw, picture = (
-        folder / name
+        pathlib.Path(folder, name)
         for name in ("settings.md", "trials.csv", "settings.json", "heat_map.png")
     )
     headers, by_validation = _headers(rows), _is_by_validation(rows)

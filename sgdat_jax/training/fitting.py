@@ -87,7 +87,8 @@ def fit(
       resume: whether a run in ``run_dir`` goes on from its last saved state, or is
         returned if it has finished; the result is that of a run without a pause, to the
         bit. If the folder is new or empty, the run begins there.
-      label: what ``sgdat-jax report`` calls the method of the run.
+      label: what reports call the method of the run. Give each method its own, since
+        runs with the same label, seed and options are taken for one repeated.
       normalization: mean and standard deviation of each channel of images in [0, 1];
         None: those of the training images.
       watchers: hear of each step and epoch; see `Watcher`.

@@ -59,7 +59,7 @@ def test_runs_that_diverged_are_counted_and_not_averaged(
     assert (out / "accuracy.png").exists()
     # A folder of nothing else is reported too, and keeps no plot of what was before.
     (out / "notes.png").write_text("mine")
-    report.write_comparison(out, groups[1:])
+    report.write_comparison(str(out), groups[1:])
     names = {path.name for path in out.glob("*.*")}
     assert names == {
         "comparison.md",

@@ -1,7 +1,11 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
 from sgdat_jax import report
+from sgdat_jax.training import fitting
 
 
 def test_groups_differ_in_more_than_the_seed(groups):
@@ -86,3 +90,17 @@ def test_runs_that_cannot_be_compared(folder_of):
         report.group_runs([runs[0], runs[1]._replace(config=other)])
     with pytest.raises(ValueError, match="at least one finished run"):
         report.group_runs([])
+
+
+def test_runs_of_fit_are_told_apart_by_their_labels(folder_of, tmp_path):
+    for name, label in (("a", "mine"), ("b", "mine"), ("c", "yours")):
+        file = folder_of(name) / "config.json"
+        entries = json.loads(file.read_text())
+        names = {field.name for field in dataclasses.fields(fitting.FitConfig)}
+        kept = {key: entries[key] for key in names & set(entries)}
+        file.write_text(json.dumps(kept | {"label": label}))
+    runs, (message,) = report.read_runs([tmp_path])
+    assert [run.config.label for run in runs] == ["mine", "yours"]
+    assert message.endswith(
+        f"{runs[0].folder}: give each method of `fit` a `label` of its own, got 'mine'."
+    )
