@@ -9,8 +9,8 @@ import numpy as np
 from sgdat_jax import bits
 from sgdat_jax.lookups import library
 
-# Multiplications of a convolution. A gradient of fewer takes a millisecond or two: small
-# networks are trained before they have won what it takes to compile the functions.
+# Multiplications of a convolution. A gradient of fewer takes a millisecond or two:
+# small networks are trained before they have won the time to compile the functions.
 _FEWEST_PRODUCTS = 2**28
 
 

@@ -1,5 +1,6 @@
 """The compiled library: made once, kept, and done without where it cannot be made."""
 
+import json
 import logging
 import stat
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 import sgdat_jax as sj
+import shared_runs
 from sgdat_jax import cpu, files
 from sgdat_jax.lookups import library
 
@@ -100,3 +102,35 @@ def test_without_a_place_to_keep_it_gradients_are_xlas(tmp_path, monkeypatch, ca
     assert sj.look_up_gradients()
     assert not library.is_ready()
     assert "XDG_CACHE_HOME must be a folder that can be written" in caplog.text
+
+
+_RUN = """
+import sys
+
+from sgdat_jax import __main__ as command
+from sgdat_jax.lookups import gradients
+
+gradients._FEWEST_PRODUCTS = 0
+sys.argv[1:] = ["train", "--epochs", "2", "--run-dir", sys.argv[1]]
+command.main()
+"""
+
+
+@pytest.mark.whole
+@needs_compiler
+def test_runs_by_command_are_equal_and_say_how_gradients_were_computed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XLA_FLAGS", "")  # a single device
+    runs = [tmp_path / name for name in ("compiled", "kept", "by XLA")]
+    results = []
+    for run in runs:
+        # Both the library and XLA's program are read from a cache the second time.
+        monkeypatch.setenv("SGDAT_JAX_LOOKUPS", "0" if run.name == "by XLA" else "1")
+        shared_runs.python("-c", _RUN, str(run)).check_returncode()
+        results.append(json.loads((run / "result.json").read_text()))
+    said = [result["gradients"] for result in results]
+    assert said == ["looked up", "looked up", "by XLA"]
+    first, second, other = ((run / "metrics.jsonl").read_text() for run in runs)
+    assert first == second
+    assert first != other  # the last places of gradients decide some flips
