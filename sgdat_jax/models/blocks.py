@@ -90,6 +90,10 @@ class BatchNorm(nnx.BatchNorm):
         if use_running_average:
             return super().__call__(x, True)
         count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            count = jax.lax.psum(
+                count, self.axis_name, axis_index_groups=self.axis_index_groups
+            )
         if count < 2:
             raise ValueError(f"`x` must have 2 numbers per channel, got {x.shape=}.")
         kept = self.momentum * self.var[...]

@@ -33,6 +33,7 @@ def restart_every(
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``.
 
     Raises:
+      TypeError: if ``steps`` is not an integer.
       ValueError: if ``steps`` is below 1; in ``update``, if there are no ``params``.
 
     Example:
@@ -50,7 +51,7 @@ def restart_every(
       1.0
       1.5
     """
-    checks.integer("`steps`", steps)
+    steps = checks.integer("`steps`", steps)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> RestartState:

@@ -202,6 +202,21 @@ def test_running_variances_can_be_those_of_pytorch(shape):
     np.testing.assert_array_equal(ours.var[...], before)
 
 
+def test_running_variances_over_a_mapped_axis_are_those_of_all():
+    x = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    norm = blocks.BatchNorm(3, momentum=0.0, axis_name="b", rngs=nnx.Rngs(0))
+    graph, state = nnx.split(norm)
+
+    def step(x):
+        norm = nnx.merge(graph, state, copy=True)
+        norm(x)
+        return norm.var[...]
+
+    found = jax.vmap(step, axis_name="b")(x)
+    expected = np.tile(x.reshape(24, 3).var(0, ddof=1), (4, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_one_number_has_no_variance_with_divisor_n_minus_1():
     norm = blocks.BatchNorm(3, rngs=nnx.Rngs(0))
     with pytest.raises(

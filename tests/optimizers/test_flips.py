@@ -106,6 +106,20 @@ def test_threshold_margins_are_infinite_without_a_threshold():
     np.testing.assert_array_equal(sj.threshold_margins(state), [np.inf, np.inf])
 
 
+def test_margins_divide_by_no_threshold_of_zero():
+    params, tx = jnp.ones(2), sj.sgdat()
+    with jax.debug_nans(True):
+        margins = sj.threshold_margins(tx.init(params))
+    np.testing.assert_array_equal(margins, [np.inf, np.inf])
+
+
+def test_the_share_of_no_weights_is_zero():
+    empty = jnp.ones((0, 3))
+    assert_shares(sj.flip_ratio({"a": empty}), 0.0, {"a": 0.0})
+    updates = {"a": empty, "b": jnp.array([0.0, -2.0])}
+    assert_shares(sj.flip_ratio(updates), 0.5, {"a": 0.0, "b": 0.5})
+
+
 def test_margins_and_shares_of_a_partitioned_model():
     model = sj.BinaryLinear(2, 3, use_bias=True, rngs=nnx.Rngs(0))
     tx = sj.partition_binary(model, binary=sj.sgdat(1.0, 0.5), real=optax.sgd(1.0))

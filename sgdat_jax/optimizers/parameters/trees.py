@@ -29,6 +29,7 @@ def check_update(
     """Checks that the arguments of ``update`` fit each other and the state.
 
     Raises:
+      TypeError: if an update is complex: its imaginary part would be lost.
       ValueError: if ``params`` is None, or if structures or shapes differ.
     """
     if params is None:
@@ -52,6 +53,11 @@ def check_update(
                 raise ValueError(
                     f"`{name}` must have the shapes that `init` saw, got "
                     f"{jnp.shape(leaf)} instead of {jnp.shape(like)} at "
+                    f"{name}{jax.tree_util.keystr(path)}."
+                )
+            if jnp.iscomplexobj(leaf):
+                raise TypeError(
+                    f"`{name}` must be real arrays, got {jnp.result_type(leaf)} at "
                     f"{name}{jax.tree_util.keystr(path)}."
                 )
 
