@@ -115,8 +115,7 @@ def latent(
       clipped latent weights; Shan et al., SGDAT, Neurocomputing 555, 126431, 2023, for
       the thresholds.
     """
-    trees.check_optimizer("`inner`", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = trees.as_optimizer("`inner`", inner)
     checks.number("`clip`", clip, "(0, inf)", optional=True)
     checks.number("`threshold`", threshold, schedule=True)
     checks.number(

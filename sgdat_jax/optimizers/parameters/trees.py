@@ -62,7 +62,14 @@ def check_update(
                 )
 
 
-def check_optimizer(name: str, value: object) -> None:
-    """Raises TypeError unless a value is an Optax optimizer."""
+def as_optimizer(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns an Optax optimizer, or an `optax.MultiSteps`, that takes extra arguments.
+
+    Raises:
+      TypeError: if it is something else.
+    """
+    if isinstance(value, optax.MultiSteps):
+        value = value.gradient_transformation()
     if not isinstance(value, optax.GradientTransformation):
         raise TypeError(f"{name} must be an Optax optimizer, got {value!r}.")
+    return optax.with_extra_args_support(value)
