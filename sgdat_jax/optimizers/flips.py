@@ -97,7 +97,8 @@ def oscillating_ratio(
       0.5
     """
     growth = jax.tree.map(jnp.subtract, after, before)
-    return _share(growth, lambda n: n > more_than)
+    # JAX would wrap a bound that the counter's dtype does not hold.
+    return _share(growth, lambda n: n.astype(jnp.int32) > more_than)
 
 
 # Lower ends of the bins of `flip_histogram`.

@@ -87,6 +87,14 @@ def test_oscillating_ratio_counts_the_growth(more_than, share, dtype):
     assert_shares(ratio, share, {"a": share, "real": MASKED})
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_nothing_oscillates_beyond_what_a_counter_holds(dtype):
+    before, after = jnp.zeros(2, dtype), jnp.array([1, 126], dtype)
+    for more_than, share in ((125, 0.5), (200, 0.0), (40_000, 0.0)):
+        ratio = sj.oscillating_ratio(before, after, more_than=more_than)
+        assert ratio.total == share
+
+
 def test_threshold_margins_are_latents_in_units_of_their_threshold():
     params = jnp.array([1.0, -1.0, 1.0, -1.0])
     tx = sj.sgdat(threshold=0.25)
