@@ -100,7 +100,7 @@ def number(
     within(name, found, interval)  # type: ignore[arg-type]
 
 
-def integer(name: str, value: Any, least: int = 1, *, optional: bool = False) -> Any:
+def integer(name: str, value: Any, least: float = 1, *, optional: bool = False) -> Any:
     """Returns an integer of at least so much, traced arrays and, if optional, None.
 
     Raises:

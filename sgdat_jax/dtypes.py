@@ -63,9 +63,16 @@ def promote(
 
 
 def check_floating(name: str, dtype: Any) -> None:
-    """Raises TypeError unless a dtype is real floating-point, or None."""
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be real floating-point, got {dtype!r}.")
+    """Raises TypeError unless a dtype is real floating-point, of 16 bits at least.
+
+    None passes. JAX promotes narrower ones to no other dtype.
+    """
+    if dtype is None:
+        return
+    if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 16:
+        raise TypeError(
+            f"{name} must be real floating-point of 16 bits or more, got {dtype!r}."
+        )
 
 
 def check_counter(name: str, dtype: Any) -> None:

@@ -34,6 +34,8 @@ def per_axis(**named: int | Sequence[int] | None) -> list[tuple[int, ...]]:
     """
     size = named["kernel_size"]
     rank = len(size) if isinstance(size, Sequence) else 1
+    if not rank:
+        raise ValueError(f"`kernel_size` must have 1 entry or more, got {size!r}.")
     return [_per_axis(name, value, rank) for name, value in named.items()]
 
 

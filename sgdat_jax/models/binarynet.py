@@ -49,7 +49,8 @@ class BinaryNet(nnx.Module):
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
-      TypeError: if `full_precision` holds anything but strings.
+      TypeError: if `full_precision` holds anything but strings, `width` is no number or
+        a size no integer.
       ValueError: if a size is below 1, height or width are too small, `width` is not
         above 0, `pad_value` is not 0, 1 or -1, or an entry of `full_precision` fits
         no layer.

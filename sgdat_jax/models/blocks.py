@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any, Required, TypedDict
 
@@ -90,6 +91,10 @@ class BatchNorm(nnx.BatchNorm):
         if use_running_average:
             return super().__call__(x, True)
         count = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            count = jax.lax.psum(
+                count, self.axis_name, axis_index_groups=self.axis_index_groups
+            )
         if count < 2:
             raise ValueError(f"`x` must have 2 numbers per channel, got {x.shape=}.")
         kept = self.momentum * self.var[...]
@@ -120,7 +125,7 @@ class Builder:
       rngs: source of the initial weights, the stream ``params``.
 
     Raises:
-      TypeError: if `full_precision` holds anything but strings.
+      TypeError: if `full_precision` holds anything but strings or `width` is no number.
       ValueError: if `width` is not a finite number above 0.
 
     Example:
@@ -144,7 +149,7 @@ class Builder:
         unbiased_variance: bool = False,
         rngs: nnx.Rngs,
     ):
-        checks.within("`width`", width, "(0, inf)")
+        checks.number("`width`", width, "(0, inf)")
         self.width = width
         self.patterns = _patterns(full_precision)
         self.names: dict[str, bool] = {}  # of the layers made, with whether binary
@@ -293,13 +298,22 @@ def check_sizes(num_classes: int, input_shape: Sequence[int], least: int) -> Non
       least: height and width of the smallest images.
 
     Raises:
-      ValueError: if a size is below 1, or a height or width below the least.
+      TypeError: if a size is not an integer.
+      ValueError: if a size is below 1, a height or width below the least, or the shape
+        of an image is not of three sizes.
     """
-    if num_classes < 1 or min(input_shape) < 1:
+    try:
+        height, width, channels = input_shape
+    except (TypeError, ValueError):
         raise ValueError(
-            f"Sizes must be at least 1, got {num_classes=} and {input_shape=}."
-        )
-    height, width, _ = input_shape
+            f"`input_shape` must be height, width and channels, got {input_shape!r}."
+        ) from None
+    sizes = num_classes, height, width, channels
+    given = f"got {num_classes=} and {input_shape=}."
+    if not all(isinstance(size, numbers.Integral) for size in sizes):
+        raise TypeError(f"Sizes must be integers, {given}")
+    if min(sizes) < 1:
+        raise ValueError(f"Sizes must be at least 1, {given}")
     if min(height, width) < least:
         raise ValueError(
             f"`input_shape` must have a height and width of at least {least}, got "

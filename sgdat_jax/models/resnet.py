@@ -203,8 +203,8 @@ class BiRealResNet18(nnx.Module):
         rprelu: bool = False,
         **options: Unpack[blocks.Options],
     ):
-        self.is_large = max(input_shape[:2]) >= _LARGE
         blocks.check_sizes(num_classes, input_shape, 8)
+        self.is_large = max(input_shape[:2]) >= _LARGE
         build = blocks.Builder(**options)
         c1, c2, c3, c4 = map(build.channels, (64, 128, 256, 512))
         stem = (7, 2) if self.is_large else (3, 1)

@@ -63,7 +63,7 @@ def init_latents(
     def init(param: jax.Array) -> jax.Array:
         zero = jnp.zeros_like(param, dtype or dtypes.wide(jnp.result_type(param)))
         # A sum, so that the state does not share the parameters' memory.
-        return zero + param.astype(zero.dtype) if start == "params" else zero
+        return zero + jnp.asarray(param, zero.dtype) if start == "params" else zero
 
     return jax.tree.map(init, params)
 
@@ -158,12 +158,14 @@ def exact_update(signed_count: jax.Array, param: jax.Array) -> jax.Array:
     parameter in [-1, 1] lands within one unit in the last place of -1 or +1 at its
     first update and on it at the next; a larger one may need one update more.
     """
-    return weight(signed_count, param.dtype) - param
+    return weight(signed_count, jnp.result_type(param)) - param
 
 
 def flip_rule(
     init: Callable[[optax.Params], Any],
-    step: Callable[[optax.Updates, Any], Any],
+    step: Callable[..., Any],
+    *,
+    takes_extra_args: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes a binary optimizer of a rule that says which weights flip.
 
@@ -176,11 +178,19 @@ def flip_rule(
       init: from parameters to the first state.
       step: from gradients and the state to the state after the step; ``count`` is the
         number of updates before it and need not be changed.
+      takes_extra_args: whether ``step`` also takes, by name, the extra arguments that
+        ``update`` is given, such as ``value``, the loss.
 
     Returns:
       An `optax.GradientTransformationExtraArgs` whose updates are exactly 0 or -2w. It
       checks its arguments, counts the steps, and works wherever the optimizers of this
       library work; hold it to `sgdat_jax.testing.check_binary_optimizer`.
+
+    Raises:
+      TypeError: if ``init`` or ``step`` is no function, or, in the result's ``init``
+        and ``update``, if parameters are not real floating-point arrays or updates are
+        complex.
+      ValueError: in ``update``, if ``params`` is None or trees do not fit.
 
     Example:
       >>> from typing import NamedTuple
@@ -206,6 +216,8 @@ def flip_rule(
       >>> print(optax.apply_updates(params, updates))
       [-1. -1.  1.]
     """
+    checks.function("`init`", init)
+    checks.function("`step`", step)
 
     def init_fn(params: optax.Params) -> Any:
         trees.check_real_floating(params)
@@ -217,9 +229,9 @@ def flip_rule(
         params: optax.Params | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, Any]:
-        del extra_args
         trees.check_update(updates, params, state.signed_count)
-        state = step(updates, state)._replace(count=optax.safe_increment(state.count))
+        after = step(updates, state, **(extra_args if takes_extra_args else {}))
+        state = after._replace(count=optax.safe_increment(state.count))
         return jax.tree.map(exact_update, state.signed_count, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

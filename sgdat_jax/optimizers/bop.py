@@ -193,4 +193,6 @@ def _flipped(
 
 def _summed_weights(rate: chex.Numeric, time: jax.Array) -> jax.Array:
     # 1 - (1 - rate)**time, which float32 would round to multiples of 6e-8.
-    return -jnp.expm1(time * jnp.log1p(-jnp.asarray(rate, jnp.float32)))
+    return -jnp.expm1(
+        time.astype(jnp.float32) * jnp.log1p(-jnp.asarray(rate, jnp.float32))
+    )

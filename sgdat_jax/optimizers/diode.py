@@ -1,5 +1,6 @@
 """Diode: binary weights without latents, by the average sign of an average gradient."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -72,6 +73,7 @@ def diode(
     checks.number("`learning_rate`", learning_rate, schedule=True)
     checks.number("`b1`", b1, "[0, 1)")
     checks.number("`b2`", b2, "[0, 1)")
+    checks.integer("`seed`", seed, -math.inf)
 
     def init(params: optax.Params) -> DiodeState:
         zeros = binary.init_latents(params, None)

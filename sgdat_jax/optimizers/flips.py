@@ -15,7 +15,7 @@ from sgdat_jax.optimizers import binary
 
 
 class FlipRatio(NamedTuple):
-    """Shares of binary weights that flip, each in [0, 1].
+    """Shares of binary weights that flip, each in [0, 1]; 0 of a leaf without entries.
 
     Of shape () each, or with an entry per bin of a histogram.
     """
@@ -97,7 +97,8 @@ def oscillating_ratio(
       0.5
     """
     growth = jax.tree.map(jnp.subtract, after, before)
-    return _share(growth, lambda n: n > more_than)
+    # JAX would wrap a bound that the counter's dtype does not hold.
+    return _share(growth, lambda n: n.astype(jnp.int32) > more_than)
 
 
 # Lower ends of the bins of `flip_histogram`.
@@ -156,12 +157,14 @@ def threshold_margins(opt_state: optax.OptState) -> chex.ArrayTree:
       >>> print(sj.threshold_margins(state))
       [ 2. inf]
     """
+
+    def margin(latent: jax.Array, threshold: jax.Array) -> jax.Array:
+        # No division by zero: `jax.debug_nans` would stop at its 0 / 0.
+        divisor = jnp.where(threshold > 0, threshold, 1)
+        return jnp.where(threshold > 0, jnp.abs(latent) / divisor, jnp.inf)
+
     return jax.tree.map(
-        lambda latent, threshold: jnp.where(
-            threshold > 0, jnp.abs(latent) / threshold, jnp.inf
-        ),
-        binary.latent_weights(opt_state),
-        binary.thresholds(opt_state),
+        margin, binary.latent_weights(opt_state), binary.thresholds(opt_state)
     )
 
 
@@ -182,6 +185,6 @@ def _share(tree: chex.ArrayTree, holds: Any) -> FlipRatio:
 
     counts = jax.tree.map(hits, tree)
     return FlipRatio(
-        total=jnp.stack(jax.tree.leaves(counts)).sum(0) / sum(sizes),
-        per_leaf=jax.tree.map(lambda n, leaf: n / jnp.size(leaf), counts, tree),
+        total=jnp.stack(jax.tree.leaves(counts)).sum(0) / max(sum(sizes), 1),
+        per_leaf=jax.tree.map(lambda n, leaf: n / max(jnp.size(leaf), 1), counts, tree),
     )

@@ -115,8 +115,7 @@ def latent(
       clipped latent weights; Shan et al., SGDAT, Neurocomputing 555, 126431, 2023, for
       the thresholds.
     """
-    trees.check_optimizer("`inner`", inner)
-    inner = optax.with_extra_args_support(inner)
+    inner = trees.as_optimizer("`inner`", inner)
     checks.number("`clip`", clip, "(0, inf)", optional=True)
     checks.number("`threshold`", threshold, schedule=True)
     checks.number(
@@ -125,17 +124,12 @@ def latent(
     checks.choice("`at_zero`", at_zero, ("keep", "positive"))
     binary.check_storage(start, latent_dtype, count_dtype)
 
-    def at(count: jax.Array | int) -> tuple[jax.Array, jax.Array | None]:
-        growth = binary.value_at(adaptive_threshold, count)
-        tau = jnp.asarray(binary.value_at(threshold, count), jnp.float32)
-        return tau, None if growth is None else jnp.asarray(growth, jnp.float32)
-
-    def init_fn(params: optax.Params) -> LatentState:
-        trees.check_real_floating(params)
+    def init(params: optax.Params) -> LatentState:
+        count = jnp.zeros([], jnp.int32)
         latents = binary.init_latents(params, latent_dtype, start)
-        tau, growth = at(0)
+        tau, growth = _values_at(count, threshold, adaptive_threshold)
         return LatentState(
-            count=jnp.zeros([], jnp.int32),
+            count=count,
             latent=latents,
             signed_count=binary.init_signed_counts(params, count_dtype),
             threshold=tau,
@@ -143,36 +137,26 @@ def latent(
             adaptive_threshold=growth,
         )
 
-    def update_fn(
-        updates: optax.Updates,
-        state: LatentState,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, LatentState]:
-        trees.check_update(updates, params, state.latent)
+    def step(
+        updates: optax.Updates, state: LatentState, **extra_args: Any
+    ) -> LatentState:
+        gradients = optax.tree.cast_like(updates, state.latent)
         moves, inner_state = inner.update(
-            optax.tree.cast_like(updates, state.latent),
-            state.inner,
-            state.latent,
-            **extra_args,
+            gradients, state.inner, state.latent, **extra_args
         )
         latents = _moved(state.latent, moves, clip)
-        tau, growth = at(state.count)
-        signed_count = _flipped(state.signed_count, latents, tau, growth, at_zero)
-        return jax.tree.map(binary.exact_update, signed_count, params), LatentState(
-            count=optax.safe_increment(state.count),
+        tau, growth = _values_at(state.count, threshold, adaptive_threshold)
+        return state._replace(
             latent=latents,
-            signed_count=signed_count,
+            signed_count=_flipped(state.signed_count, latents, tau, growth, at_zero),
             threshold=tau,
             inner=inner_state,
             adaptive_threshold=growth,
         )
 
+    tx = binary.flip_rule(init, step, takes_extra_args=True)
     return compact.lay_out(
-        optax.GradientTransformationExtraArgs(init_fn, update_fn),
-        layout,
-        latent_dtype=latent_dtype,
-        count_dtype=count_dtype,
+        tx, layout, latent_dtype=latent_dtype, count_dtype=count_dtype
     )
 
 
@@ -223,6 +207,17 @@ def sgdt(
     checks.number("`momentum`", momentum, "[0, 1)", optional=True)
     inner = optax.sgd(learning_rate, momentum)
     return latent(inner, threshold=threshold, start=start, layout=layout)
+
+
+def _values_at(
+    count: jax.Array,
+    threshold: optax.ScalarOrSchedule,
+    adaptive_threshold: optax.ScalarOrSchedule | None,
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns both thresholds at a step, as a state holds them."""
+    tau = jnp.asarray(binary.value_at(threshold, count), jnp.float32)
+    growth = binary.value_at(adaptive_threshold, count)
+    return tau, None if growth is None else jnp.asarray(growth, jnp.float32)
 
 
 def _moved(

@@ -1,5 +1,6 @@
 """ProbBop: Bop whose flips near the threshold are decided by chance."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -79,6 +80,7 @@ def prob_bop(
     checks.number("`threshold`", threshold, "(0, inf)", schedule=True)
     checks.integer("`steps_per_epoch`", steps_per_epoch)
     checks.number("`alpha`", alpha, "[0, 1]")
+    checks.integer("`seed`", seed, -math.inf)
 
     def init(params: optax.Params) -> ProbBopState:
         return ProbBopState(
@@ -121,9 +123,10 @@ def _draws(
     Only as many are drawn as an array is long along its axes together. One for each
     weight takes ten times as long as the rest of a step.
     """
-    if len(shape) == 1:
-        rows = -(-shape[0] // _ROW)
-        return _draws(key, (rows, _ROW), dtype).ravel()[: shape[0]]
+    if len(shape) < 2:
+        size = math.prod(shape)
+        rows = -(-size // _ROW)
+        return _draws(key, (rows, _ROW), dtype).ravel()[:size].reshape(shape)
     bits = jnp.zeros([1] * len(shape), jnp.uint32)
     for axis, size in enumerate(shape):
         drawn = jax.random.bits(jax.random.fold_in(key, axis), (size,))

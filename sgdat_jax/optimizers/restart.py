@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from sgdat_jax import checks
+from sgdat_jax.optimizers.parameters import trees
 
 
 class RestartState(NamedTuple):
@@ -33,6 +34,7 @@ def restart_every(
       An `optax.GradientTransformationExtraArgs` whose ``update`` needs ``params``.
 
     Raises:
+      TypeError: if ``inner`` is no optimizer or ``steps`` no integer.
       ValueError: if ``steps`` is below 1; in ``update``, if there are no ``params``.
 
     Example:
@@ -50,8 +52,8 @@ def restart_every(
       1.0
       1.5
     """
-    checks.integer("`steps`", steps)
-    inner = optax.with_extra_args_support(inner)
+    steps = checks.integer("`steps`", steps)
+    inner = trees.as_optimizer("`inner`", inner)
 
     def init_fn(params: optax.Params) -> RestartState:
         return RestartState(jnp.zeros([], jnp.int32), inner.init(params))

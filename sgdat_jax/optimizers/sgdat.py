@@ -145,16 +145,11 @@ def sgdat(
     """
     checks.number("`learning_rate`", learning_rate, schedule=True)
     checks.number("`threshold`", threshold, schedule=True)
-    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
     checks.number("`dampening`", dampening, "[0, 1)")
     checks.number("`weight_decay`", weight_decay, optional=True)
     checks.integer("`reset_flips_every`", reset_flips_every, optional=True)
     binary.check_storage(start, latent_dtype, count_dtype)
-    has_momentum = isinstance(momentum, jax.Array) or bool(momentum)
-    if nesterov and not has_momentum:
-        raise ValueError(f"`nesterov` needs `momentum`, got {nesterov=}, {momentum=}.")
-    if not has_momentum:
-        momentum = None
+    momentum = _checked_momentum(momentum, nesterov)
 
     def init(params: optax.Params) -> SgdatState:
         count = jnp.zeros([], jnp.int32)
@@ -168,17 +163,11 @@ def sgdat(
         )
 
     def step(updates: optax.Updates, state: SgdatState) -> SgdatState:
-        signed_count, buffer = _restarted(state, reset_flips_every)
-        direction = gradients = optax.tree.cast_like(updates, state.latent)
-        if weight_decay is not None and (momentum is None or nesterov):
-            direction = _with_decay(gradients, weight_decay, signed_count)
-        if momentum is not None:
-            buffer = jax.tree.map(
-                lambda u, g: sums.decay_and_add(u, momentum, g, 1 - dampening),
-                buffer,
-                gradients,
-            )
-            direction = _ahead(direction, momentum, buffer) if nesterov else buffer
+        state = _restarted(state, reset_flips_every)
+        gradients = optax.tree.cast_like(updates, state.latent)
+        direction, buffer = _direction(
+            gradients, state, momentum, dampening, nesterov, weight_decay
+        )
         eta = binary.value_at(learning_rate, state.count)
         tau = binary.value_at(threshold, state.count)
         latent = jax.tree.map(
@@ -186,7 +175,7 @@ def sgdat(
         )
         signed_count = jax.tree.map(
             lambda s, m: binary.flip_beyond(s, m, binary.adaptive_threshold(s, tau)),
-            signed_count,
+            state.signed_count,
             latent,
         )
         return state._replace(
@@ -196,37 +185,63 @@ def sgdat(
             momentum=buffer,
         )
 
+    tx = binary.flip_rule(init, step)
     return compact.lay_out(
-        binary.flip_rule(init, step),
-        layout,
-        latent_dtype=latent_dtype,
-        count_dtype=count_dtype,
+        tx, layout, latent_dtype=latent_dtype, count_dtype=count_dtype
     )
 
 
-def _with_decay(
-    gradients: optax.Updates, weight_decay: chex.Numeric, signed_count: optax.Updates
-) -> optax.Updates:
-    return jax.tree.map(
-        lambda g, s: sums.add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
-        gradients,
-        signed_count,
-    )
+def _checked_momentum(
+    momentum: chex.Numeric | None, nesterov: bool
+) -> chex.Numeric | None:
+    """Returns the momentum, or None for the number 0, which needs no buffer either."""
+    checks.number("`momentum`", momentum, "[0, 1)", optional=True)
+    if isinstance(momentum, jax.Array) or momentum:
+        return momentum
+    if nesterov:
+        raise ValueError(f"`nesterov` needs `momentum`, got {nesterov=}, {momentum=}.")
+    return None
 
 
-def _ahead(
-    direction: optax.Updates, momentum: chex.Numeric, buffer: optax.Updates
-) -> optax.Updates:
-    return jax.tree.map(lambda d, u: sums.add_scaled(d, momentum, u), direction, buffer)
-
-
-def _restarted(
-    state: SgdatState, every: int | None
+def _direction(
+    gradients: optax.Updates,
+    state: SgdatState,
+    momentum: chex.Numeric | None,
+    dampening: chex.Numeric,
+    nesterov: bool,
+    weight_decay: chex.Numeric | None,
 ) -> tuple[optax.Updates, optax.Updates | None]:
-    """Returns signed counts and momentum, both fresh at every so many steps."""
+    """Returns where latent weights move, `d` of the formula, and the new momentum."""
+    direction = gradients
+    if weight_decay is not None and (momentum is None or nesterov):
+        direction = jax.tree.map(
+            lambda g, s: sums.add_scaled(g, weight_decay, binary.weight(s, g.dtype)),
+            gradients,
+            state.signed_count,
+        )
+    if momentum is None:
+        return direction, None
+    buffer = jax.tree.map(
+        lambda u, g: sums.decay_and_add(u, momentum, g, 1 - dampening),
+        state.momentum,
+        gradients,
+    )
+    if not nesterov:
+        return buffer, buffer
+    ahead = jax.tree.map(
+        lambda d, u: sums.add_scaled(d, momentum, u), direction, buffer
+    )
+    return ahead, buffer
+
+
+def _restarted(state: SgdatState, every: int | None) -> SgdatState:
+    """Returns a state with fresh flip counts and momentum at every so many steps."""
     if every is None:
-        return state.signed_count, state.momentum
-    restart = state.count % every == 0
-    return jax.tree.map(
-        lambda s: jnp.where(restart, binary.restart_count(s), s), state.signed_count
-    ), jax.tree.map(lambda u: jnp.where(restart, 0, u), state.momentum)
+        return state
+    due = state.count % every == 0
+    return state._replace(
+        signed_count=jax.tree.map(
+            lambda s: jnp.where(due, binary.restart_count(s), s), state.signed_count
+        ),
+        momentum=jax.tree.map(lambda u: jnp.where(due, 0, u), state.momentum),
+    )

@@ -11,6 +11,8 @@ from jax.typing import ArrayLike
 _progress: contextvars.ContextVar[ArrayLike] = contextvars.ContextVar(
     "progress", default=1.0
 )
+# Programs that JAX keeps by it: those that hold one traced progress fit no other.
+_trace = jax.make_user_context()
 
 
 @contextlib.contextmanager
@@ -19,7 +21,8 @@ def annealing(progress: ArrayLike) -> Iterator[None]:
 
     `training.fit` and the command do so at each step. In a loop of one's own it goes
     around the call of the network, within the function that is differentiated, so that
-    the progress may be a traced number.
+    the progress may be a traced number. A program of `jax.jit` that is called in the
+    block keeps the progress that it was traced with, if that is not a traced number.
 
     Args:
       progress: fraction of training done, from 0 to 1.
@@ -36,8 +39,10 @@ def annealing(progress: ArrayLike) -> Iterator[None]:
       [1.] [10.]
     """
     token = _progress.set(progress)
+    is_traced = isinstance(progress, jax.core.Tracer)
     try:
-        yield
+        with _trace(object() if is_traced else None):
+            yield
     finally:
         _progress.reset(token)
 

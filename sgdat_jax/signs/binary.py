@@ -256,12 +256,16 @@ def surrogate(slope: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     checks.function("`slope`", slope)
     signature = inspect.signature(slope)
 
+    def by_position(*values: jax.Array) -> jax.Array:
+        arguments = dict(zip(signature.parameters, values, strict=True))
+        bound = inspect.BoundArguments(signature, arguments)  # type: ignore[arg-type]
+        return slope(*bound.args, **bound.kwargs)
+
     @marks.gives_signs
     @functools.wraps(slope)
-    def quantizer(x: ArrayLike, *args: ArrayLike, **kwargs: ArrayLike) -> jax.Array:
-        bound = signature.bind(x, *args, **kwargs)
+    def quantizer(*args: ArrayLike, **kwargs: ArrayLike) -> jax.Array:
+        bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        _, *parameters = bound.arguments.values()
-        return estimates.estimate(_binary, slope, x, *parameters)
+        return estimates.estimate(_binary, by_position, *bound.arguments.values())
 
     return quantizer

@@ -31,7 +31,11 @@ def keep_nan(x: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def check(name: str, value: ArrayLike, low: float, closed: bool = False) -> ArrayLike:
-    """Return `value`; raise if it is no scalar or a Python number out of range."""
+    """Return `value`; raise if it is no real scalar or a Python number out of range."""
+    if isinstance(value, str | bytes | complex) or value is None:
+        raise TypeError(
+            f"`{name}` must be a number or an array of shape (), got {value!r}."
+        )
     if jnp.ndim(value) != 0:
         raise ValueError(f"`{name}` must be a scalar, got shape {jnp.shape(value)}.")
     if isinstance(value, numbers.Real):

@@ -159,7 +159,12 @@ class Saver:
                 files.set_aside(self._folder / str(step), _DAMAGED)
 
 
-_copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+def _saved(leaf: Any) -> Any:
+    """Returns an array as Orbax saves it, which takes none without entries."""
+    return jnp.copy(leaf) if leaf.size else jnp.zeros(1, leaf.dtype)
+
+
+_copy = jax.jit(lambda state: jax.tree.map(_saved, state))
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -215,7 +220,9 @@ def restore(
         step = _newest(folder)
     path = folder / str(step)
     _check(path)
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    abstract = jax.tree.map(
+        lambda x: ocp.utils.to_shape_dtype_struct(x if x.size else _saved(x)), like
+    )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             state = checkpointer.restore(path.absolute() / _STATE, abstract)
@@ -223,6 +230,7 @@ def restore(
         raise ValueError(
             f"{path} is not a checkpoint of this run: {_first_words(error)}"
         ) from None
+    state = jax.tree.map(lambda x, y: y if x.size else jnp.zeros_like(x), like, state)
     return Checkpoint(state, files.read_json(path / _PROGRESS))
 
 

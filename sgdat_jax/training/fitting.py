@@ -100,7 +100,8 @@ def fit(
       The trained networks, the optimizer's state, metrics and result.
 
     Raises:
-      TypeError: if an option is unknown or of another type than its field.
+      TypeError: if an option is unknown or of another type than its field, or ``tx`` is
+        no optimizer.
       ValueError: if an option is out of its range or does not fit the images, or if
         ``run_dir`` holds another run or anything else.
       FloatingPointError: if training diverges; ``max_skipped_steps`` says when.

@@ -11,6 +11,7 @@ from flax import nnx
 from sgdat_jax import optimizers
 from sgdat_jax.data import augment
 from sgdat_jax.models import specs
+from sgdat_jax.optimizers.parameters import trees
 from sgdat_jax.training.devices import parallel
 from sgdat_jax.training.settings import Settings
 
@@ -76,6 +77,7 @@ def create(
       network: what builds the network, for files of weights; None: unknown.
 
     Raises:
+      TypeError: if `tx` is no optimizer.
       ValueError: if a batch cannot be divided among the devices.
     """
     layout.check_batch_size(settings.batch_size)
@@ -88,7 +90,7 @@ def create(
     return Task(
         train_graph=nnx.graphdef(model),
         eval_graph=eval_graph,
-        tx=optax.with_extra_args_support(tx),
+        tx=trees.as_optimizer("`tx`", tx),
         mean=tuple(mean),
         # A constant channel, such as most alphas, is 0 once its mean is taken off.
         std=tuple(deviation or 1.0 for deviation in std),

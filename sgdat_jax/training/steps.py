@@ -147,6 +147,8 @@ def _select(condition: jax.Array, one: Any, other: Any) -> Any:
 def _mean_magnitude(gradient: jax.Array) -> jax.Array:
     # By columns first: XLA's CPU backend sums a whole array in one slow chain.
     gradient = jnp.atleast_1d(gradient)
+    if not gradient.size:
+        return jnp.zeros([], gradient.dtype)  # not NaN, which would skip the step
     columns = jnp.abs(gradient).reshape(-1, gradient.shape[-1])
     return columns.mean(0).mean()
 

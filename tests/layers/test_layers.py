@@ -69,6 +69,11 @@ CONV = functools.partial(BinaryConv, rngs=nnx.Rngs(0))
             "`output_scale` must be 'xnor' or None, got 'xnr'; the nearest is 'xnor'",
         ),
         (lambda: CONV(3, 4, (3, 0)), ValueError, "`kernel_size` .* at least 1, got 0"),
+        (
+            lambda: CONV(3, 4, ()),
+            ValueError,
+            r"`kernel_size` must have 1 entry or more, got \(\)",
+        ),
         (lambda: CONV(3, 4, 3.0), TypeError, "`kernel_size` .* integer, got 3.0"),
         (lambda: CONV(3, 4, 3, strides=0), ValueError, "`strides` .* got 0"),
         (

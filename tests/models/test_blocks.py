@@ -110,6 +110,14 @@ def test_widths_are_multiples_of_8(width, channels):
         ({"width": 0}, ValueError, r"`width` .*\(0, inf\), got 0"),
         ({"width": float("nan")}, ValueError, "got nan"),
         ({"width": float("inf")}, ValueError, "got inf"),
+        ({"width": "1"}, TypeError, "`width` must be a number .* got '1'"),
+        ({"num_classes": 2.5}, TypeError, "be integers, got num_classes=2.5 and"),
+        (
+            {"input_shape": (8, 8)},
+            ValueError,
+            r"`input_shape` must be height, width and channels, got \(8, 8\)",
+        ),
+        ({"input_shape": (8.0, 8, 1)}, TypeError, r"and input_shape=\(8.0, 8, 1\)"),
         ({"pad_value": 0.5}, ValueError, "`pad_value` must be 0, 1 or -1, got 0.5"),
         ({"full_precision": True}, TypeError, r"patterns such as '\*', got True"),
         ({"full_precision": [2]}, TypeError, r"got \[2\]"),
@@ -200,6 +208,21 @@ def test_running_variances_can_be_those_of_pytorch(shape):
     before = ours.var[...]
     ours(x[:1])
     np.testing.assert_array_equal(ours.var[...], before)
+
+
+def test_running_variances_over_a_mapped_axis_are_those_of_all():
+    x = np.random.default_rng(0).normal(size=(4, 6, 3)).astype(np.float32)
+    norm = blocks.BatchNorm(3, momentum=0.0, axis_name="b", rngs=nnx.Rngs(0))
+    graph, state = nnx.split(norm)
+
+    def step(x):
+        norm = nnx.merge(graph, state, copy=True)
+        norm(x)
+        return norm.var[...]
+
+    found = jax.vmap(step, axis_name="b")(x)
+    expected = np.tile(x.reshape(24, 3).var(0, ddof=1), (4, 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_one_number_has_no_variance_with_divisor_n_minus_1():

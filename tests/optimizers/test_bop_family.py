@@ -1,5 +1,8 @@
 """ProbBop, Diode and corrected Bop2ndOrder against the rules, written in NumPy."""
 
+import functools
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +121,17 @@ def test_prob_bop_flips_two_weights_independently(shape):
     assert np.abs(correlation).max() < bound
 
 
+def test_prob_bop_flips_a_single_weight_by_chance():
+    def flipped(seed):
+        tx, param = sj.prob_bop(1.0, 1.0, steps_per_epoch=9, seed=seed), jnp.float32(1)
+        updates, _ = tx.update(jnp.float32(0.9), tx.init(param), param)
+        return updates != 0
+
+    seeds, chance = 4000, 1 - np.exp(-0.9)
+    share = jax.vmap(flipped)(jnp.arange(seeds)).mean()
+    assert abs(share - chance) < 5 * np.sqrt(chance * (1 - chance) / seeds)
+
+
 @pytest.mark.parametrize("gamma", [1e-7, 1e-2])
 def test_corrected_bop2nd_order_follows_its_rule(gamma):
     sigma, tau = 1e-3, 0.5
@@ -136,6 +150,14 @@ def test_corrected_bop2nd_order_follows_its_rule(gamma):
         np.testing.assert_array_equal(actual[sure], w[sure])
         w = actual.astype(np.float64)
     assert (w != START).mean() > 0.1
+
+
+def test_corrected_bop2nd_order_needs_no_promotion_of_dtypes():
+    tx, params = sj.bop2nd_order(bias_correction=True), jnp.ones(4)
+    expected = tx.update(params, tx.init(params), params)
+    with jax.numpy_dtype_promotion("strict"):
+        found = tx.update(params, tx.init(params), params)
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_eps_of_bop2nd_order_is_added_to_the_root():
@@ -166,3 +188,14 @@ def test_eps_of_bop2nd_order_is_added_to_the_root():
 def test_bad_hyperparameters_are_named(make, named):
     with pytest.raises(ValueError, match=f"`{named}`"):
         make()
+
+
+@pytest.mark.parametrize(
+    "factory", [sj.diode, functools.partial(sj.prob_bop, steps_per_epoch=9)]
+)
+def test_seeds_are_integers(factory):
+    for seed in (0.5, "0", None):
+        with pytest.raises(TypeError, match=f"`seed` must be an integer, got {seed!r}"):
+            factory(seed=seed)
+    tx, params = factory(seed=-1), jnp.ones(4)
+    tx.update(params, tx.init(params), params)

@@ -108,6 +108,21 @@ def test_schedules_that_are_constant_equal_numbers(case):
 
 
 @every_case
+def test_schedules_are_given_the_step_as_an_array(case):
+    seen = []
+
+    def schedule(value):
+        return lambda step: seen.append(step) or value
+
+    tx = case.make(**{name: schedule(case.kwargs[name]) for name in case.scalars})
+    tx.update(start(), tx.init(start()), start())
+    assert seen
+    assert {(type(step), step.dtype.name) for step in seen} == {
+        (type(jnp.int32(0)), "int32")
+    }
+
+
+@every_case
 def test_injected_schedules_equal_schedules(case):
     schedules = {
         name: optax.linear_schedule(case.kwargs[name], value, STEPS)

@@ -3,11 +3,13 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import sgdat_jax as sj
 from cases import CASES, plain, start
+from sgdat_jax.optimizers import binary
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -78,3 +80,29 @@ def test_other_starts_are_refused(make):
         ValueError, match="`start` must be 'zero' or 'params', got 'one'"
     ):
         make(start="one")
+
+
+@pytest.mark.parametrize("layout", ["exact", "compact"])
+def test_extra_arguments_reach_the_optimizer_within(layout):
+    def scaled(updates, state, params=None, *, factor):
+        return jax.tree.map(lambda u: factor * u, updates), state
+
+    inner = optax.GradientTransformationExtraArgs(optax.init_empty_state, scaled)
+    tx, params = sj.latent(inner, clip=None, layout=layout), jnp.ones(2)
+    _, state = tx.update(params, tx.init(params), params, factor=3.0)
+    np.testing.assert_array_equal(sj.latent_weights(state), [3.0, 3.0])
+
+
+def test_a_rule_of_ones_own_takes_extra_arguments_if_it_says_so():
+    def step(updates, state, *, value):
+        counts = binary.flip_beyond(state.signed_count, updates, value)
+        return state._replace(signed_count=counts)
+
+    init, params = sj.bop().init, jnp.array([1.0, -1.0])
+    tx = sj.flip_rule(init, step, takes_extra_args=True)
+    updates, _ = tx.update(jnp.array([-0.5, -0.25]), init(params), params, value=0.3)
+    np.testing.assert_array_equal(updates, [-2.0, 0.0])
+    deaf = sj.flip_rule(init, lambda updates, state: state)
+    deaf.update(params, init(params), params, value=0.3)
+    with pytest.raises(TypeError, match="`step` must be a function, got None"):
+        sj.flip_rule(init, None)

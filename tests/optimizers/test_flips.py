@@ -87,6 +87,14 @@ def test_oscillating_ratio_counts_the_growth(more_than, share, dtype):
     assert_shares(ratio, share, {"a": share, "real": MASKED})
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_nothing_oscillates_beyond_what_a_counter_holds(dtype):
+    before, after = jnp.zeros(2, dtype), jnp.array([1, 126], dtype)
+    for more_than, share in ((125, 0.5), (200, 0.0), (40_000, 0.0)):
+        ratio = sj.oscillating_ratio(before, after, more_than=more_than)
+        assert ratio.total == share
+
+
 def test_threshold_margins_are_latents_in_units_of_their_threshold():
     params = jnp.array([1.0, -1.0, 1.0, -1.0])
     tx = sj.sgdat(threshold=0.25)
@@ -104,6 +112,20 @@ def test_threshold_margins_are_infinite_without_a_threshold():
     tx = sj.sgdat(threshold=0.0)
     _, state = jax.jit(tx.update)(jnp.array([1.0, 0.0]), tx.init(params), params)
     np.testing.assert_array_equal(sj.threshold_margins(state), [np.inf, np.inf])
+
+
+def test_margins_divide_by_no_threshold_of_zero():
+    params, tx = jnp.ones(2), sj.sgdat()
+    with jax.debug_nans(True):
+        margins = sj.threshold_margins(tx.init(params))
+    np.testing.assert_array_equal(margins, [np.inf, np.inf])
+
+
+def test_the_share_of_no_weights_is_zero():
+    empty = jnp.ones((0, 3))
+    assert_shares(sj.flip_ratio({"a": empty}), 0.0, {"a": 0.0})
+    updates = {"a": empty, "b": jnp.array([0.0, -2.0])}
+    assert_shares(sj.flip_ratio(updates), 0.5, {"a": 0.0, "b": 0.5})
 
 
 def test_margins_and_shares_of_a_partitioned_model():

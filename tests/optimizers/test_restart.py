@@ -1,6 +1,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -72,6 +73,14 @@ def test_extra_arguments_reach_the_transformation_within():
     ones = jax.tree.map(jnp.ones_like, _PARAMS)
     updates, _ = tx.update(ones, tx.init(_PARAMS), _PARAMS, factor=3.0)
     chex.assert_trees_all_equal(updates, jax.tree.map(lambda p: 3 * p, ones))
+
+
+def test_the_count_keeps_its_dtype_with_64_bits():
+    with jax.enable_x64(True):
+        tx = restart.restart_every(optax.trace(0.5), np.int64(2))
+        before = tx.init(_PARAMS)
+        _, after = tx.update(_PARAMS, before, _PARAMS)
+    chex.assert_trees_all_equal_dtypes(before, after)
 
 
 def test_bad_use():

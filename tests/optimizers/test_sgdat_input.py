@@ -83,7 +83,13 @@ def message_of(error, call):
         ),
         (
             {"latent_dtype": "int32"},
-            "`latent_dtype` must be real floating-point, got 'int32'.",
+            "`latent_dtype` must be real floating-point of 16 bits or more, got "
+            "'int32'.",
+        ),
+        (
+            {"latent_dtype": "float8_e4m3fn"},
+            "`latent_dtype` must be real floating-point of 16 bits or more, got "
+            "'float8_e4m3fn'.",
         ),
     ],
 )
@@ -148,6 +154,24 @@ def test_update_needs_the_shapes_of_init(name):
         f"`{name}` must have the shapes that `init` saw, got (1, 3) instead of (2, 3) "
         f"at {name}['b']."
     )
+
+
+def test_updates_are_real():
+    tx = sj.sgdat()
+    updates = PARAMS | {"b": 1j * PARAMS["b"]}
+    call = functools.partial(tx.update, updates, tx.init(PARAMS), PARAMS)
+    assert message_of(TypeError, call) == (
+        "`updates` must be real arrays, got complex64 at updates['b']."
+    )
+
+
+@pytest.mark.parametrize("start", ["zero", "params"])
+def test_parameters_may_be_numbers(start):
+    tx = sj.sgdat(start=start)
+    gradients = jax.grad(lambda params: 0.5 * params["a"])({"a": 1.0})
+    updates, state = tx.update(gradients, tx.init({"a": 1.0}), {"a": 1.0})
+    assert updates == {"a": -2.0 if start == "zero" else 0.0}
+    assert sj.flip_counts(state) == {"a": 1 if start == "zero" else 0}
 
 
 def test_states_without_latents_are_told():

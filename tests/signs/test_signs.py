@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import chex
 import jax
@@ -304,6 +305,61 @@ def test_a_sign_of_ones_own_is_known_as_one_and_annealed():
         assert slope == pytest.approx(math.exp(-1 / width**2), rel=1e-6)
         assert of_width == 0
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    "slope",
+    [
+        functools.partial(bell_sign.__wrapped__, width=2.0),
+        lambda z, *, width=2.0: bell_sign.__wrapped__(z, width),
+        lambda z, width=2.0, /: bell_sign.__wrapped__(z, width),
+    ],
+    ids=["partial", "keyword", "position"],
+)
+def test_slopes_get_their_arguments_as_they_take_them(slope):
+    x, quantize = jnp.array([-1.0, 0.5]), signs.surrogate(slope)
+    value, gradient = jax.vjp(quantize, x)
+    np.testing.assert_array_equal(value, signs.sign(x))
+    np.testing.assert_array_equal(gradient(jnp.ones(2))[0], slope(x))
+
+
+def test_a_sign_of_ones_own_takes_its_input_by_name():
+    by_name = signs.surrogate(lambda z: z)
+    np.testing.assert_array_equal(by_name(z=-jnp.ones(2)), -jnp.ones(2))
+
+
+@pytest.mark.parametrize("value", ["1", None, 1j])
+def test_parameters_that_are_no_numbers_are_named(value):
+    message = f"`beta` must be a number or an array of shape (), got {value!r}."
+    with pytest.raises(TypeError, match=re.escape(message)):
+        signs.swish_sign(jnp.ones(2), beta=value)
+
+
+_quantize = signs.annealed(signs.ede_sign, "t", signs.ede_t)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        jax.jit(_quantize),
+        jax.checkpoint(_quantize),
+        lambda x: jax.lax.cond(True, _quantize, jnp.sin, x),
+    ],
+    ids=["jit", "checkpoint", "cond"],
+)
+def test_programs_within_are_traced_anew_for_another_progress(inner):
+    def step(progress, x):
+        def loss(x):
+            with signs.annealing(progress):
+                return inner(x).sum()
+
+        return jax.grad(loss)(x)
+
+    for program in (step, lambda *operands: step(*operands)):
+        for progress, slope in ((0.0, 1.0), (1.0, 10.0)):
+            # Two programs, each with a traced progress of its own.
+            assert jax.jit(program)(progress, jnp.zeros(1)) == slope
+    assert jax.grad(lambda x: inner(x).sum())(jnp.zeros(1)) == 10.0
 
 
 def test_bad_slopes_are_refused():

@@ -1,9 +1,11 @@
 """`training.fit`: objects in, a result out, as the command has it by names."""
 
 import concurrent.futures
+import functools
 import json
 import signal
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -226,6 +228,30 @@ class RealNet(nnx.Module):
     def __call__(self, images):
         x = self.layer(images.reshape(len(images), -1))
         return self.last(x) * self.scale
+
+
+class EmptyNet(OwnNet):
+    """A network that also has a parameter without entries."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.nothing = nnx.Param(jax.numpy.zeros((0, 3)))
+
+
+def test_frozen_and_empty_weights_stay_while_the_others_train(tmp_path):
+    model, data = EmptyNet(nnx.Rngs(0)), small_runs.digits()
+    tx = sj.partition_binary(model, binary=optax.set_to_zero(), real=optax.adam(1e-2))
+    fit = functools.partial(
+        training.fit, model, tx, data, epochs=2, run_dir=tmp_path, diagnostics=True
+    )
+    fitted = fit()
+    shared_runs.assert_bit_equal(fit(resume=True).opt_state, fitted.opt_state)
+    before, after = (nnx.state(m, sj.BinaryParam) for m in (model, fitted.model))
+    chex.assert_trees_all_equal(before, after)
+    first, last = fitted.lines
+    assert last["train_loss"] < first["train_loss"]
+    assert last["flip_ratio"] == 0
+    assert last["gradient_per_layer"]["nothing"] == 0
 
 
 @pytest.mark.whole

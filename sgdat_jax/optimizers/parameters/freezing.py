@@ -6,6 +6,7 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.extend import core
 
@@ -37,21 +38,22 @@ def fates(
         small = jax.tree.map(
             lambda p: jnp.ones((1,) * jnp.ndim(p), jnp.result_type(p)), params
         )
-        state = tx.init(small)
-        program = jax.make_jaxpr(tx.update)(small, state, small)
-        zeros = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in program.jaxpr.invars]
-        values = core.jaxpr_as_fun(program)(*zeros)
-    gradients = program.jaxpr.invars[: len(jax.tree.leaves(small))]
-    updates = program.jaxpr.outvars[: len(gradients)]
+        operands = small, tx.init(small), small
+        program = jax.make_jaxpr(tx.update)(*operands)
+        gradients = program.jaxpr.invars[: len(jax.tree.leaves(small))]
+        updates = program.jaxpr.outvars[: len(gradients)]
+        values = core.jaxpr_as_fun(program)(*jax.tree.leaves(operands))[: len(updates)]
+        # In here, for what is done with arrays behind the block may be traced.
+        are_zero = [not np.any(jax.device_get(value)) for value in values]
     depends = _dependent(program.jaxpr)
 
-    def fate(gradient: Any, update: Any, value: jax.Array) -> Fate:
+    def fate(gradient: Any, update: Any, is_zero: bool) -> Fate:
         if update is gradient:
             return "passed on"
         is_constant = isinstance(update, core.Literal) or update not in depends
-        return "frozen" if is_constant and not value.any() else "moved"
+        return "frozen" if is_constant and is_zero else "moved"
 
-    told = map(fate, gradients, updates, values)
+    told = map(fate, gradients, updates, are_zero)
     return {path: next(told) for path, _ in paths.leaves_with_path(small)}
 
 

@@ -75,8 +75,8 @@ def partition_binary(
       ...     model, binary=optax.set_to_zero(), real=optax.adam(1e-3)
       ... )
     """
-    for name, tx in (("binary", binary), ("real", real)):
-        trees.check_optimizer(f"`{name}`", tx)
+    binary = trees.as_optimizer("`binary`", binary)
+    real = trees.as_optimizer("`real`", real)
     binary_paths = paths.binary_paths(model)
     if not binary_paths:
         raise ValueError(

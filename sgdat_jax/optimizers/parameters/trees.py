@@ -29,6 +29,7 @@ def check_update(
     """Checks that the arguments of ``update`` fit each other and the state.
 
     Raises:
+      TypeError: if an update is complex: its imaginary part would be lost.
       ValueError: if ``params`` is None, or if structures or shapes differ.
     """
     if params is None:
@@ -54,9 +55,21 @@ def check_update(
                     f"{jnp.shape(leaf)} instead of {jnp.shape(like)} at "
                     f"{name}{jax.tree_util.keystr(path)}."
                 )
+            if jnp.iscomplexobj(leaf):
+                raise TypeError(
+                    f"`{name}` must be real arrays, got {jnp.result_type(leaf)} at "
+                    f"{name}{jax.tree_util.keystr(path)}."
+                )
 
 
-def check_optimizer(name: str, value: object) -> None:
-    """Raises TypeError unless a value is an Optax optimizer."""
+def as_optimizer(name: str, value: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns an Optax optimizer, or an `optax.MultiSteps`, that takes extra arguments.
+
+    Raises:
+      TypeError: if it is something else.
+    """
+    if isinstance(value, optax.MultiSteps):
+        value = value.gradient_transformation()
     if not isinstance(value, optax.GradientTransformation):
         raise TypeError(f"{name} must be an Optax optimizer, got {value!r}.")
+    return optax.with_extra_args_support(value)

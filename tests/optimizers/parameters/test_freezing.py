@@ -135,9 +135,12 @@ def test_freezing_in_an_nnx_optimizer():
     assert list(counts) == ["head"]
 
 
-def test_init_needs_no_values():
+@pytest.mark.parametrize(
+    "binary", [SOME["masked"], NONE["set_to_zero"]], ids=["some", "none"]
+)
+def test_init_needs_no_values(binary):
     params = forms()["state"]
-    tx = sj.partition_binary(Net(), binary=SOME["masked"], real=optax.adam(1e-2))
+    tx = sj.partition_binary(Net(), binary=binary, real=optax.adam(1e-2))
     shapes = jax.eval_shape(tx.init, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, tx.init(params))
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, jax.jit(tx.init)(params))

@@ -283,6 +283,20 @@ def test_real_must_not_be_a_binary_optimizer(model, real):
     )
 
 
+def test_multi_steps_need_no_conversion(model):
+    every = functools.partial(optax.MultiSteps, every_k_schedule=2)
+    binary, real = every(SGDAT), every(optax.adam(1e-3))
+    given = partition(model, binary=binary, real=real)
+    converted = partition(
+        model,
+        binary=binary.gradient_transformation(),
+        real=real.gradient_transformation(),
+    )
+    params = nnx.state(model, nnx.Param)
+    found, expected = (tx.init(params) for tx in (given, converted))
+    chex.assert_trees_all_equal(found, expected)
+
+
 @pytest.mark.parametrize("name", ["binary", "real"])
 def test_what_is_no_optimizer_is_named(name):
     optimizers = {"binary": sj.sgdat(), "real": optax.adam(1e-3)} | {name: 1e-3}
