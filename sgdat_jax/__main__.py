@@ -1,6 +1,7 @@
 """Entry point of ``sgdat-jax`` and ``python -m sgdat_jax``.
 
-An interrupt ends the command with one line even while libraries are imported or ended.
+An interrupt ends the command with one line even while libraries are imported or ended,
+unless the command was started to ignore it.
 """
 
 import atexit
@@ -10,6 +11,7 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 def main() -> None:
@@ -19,20 +21,35 @@ def main() -> None:
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with _ending_at_once():
         run = _load()
+    code = 1
     try:
         run(loading=_ending_at_once)
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+        raise
     finally:
-        signal.signal(signal.SIGINT, _end)
+        # All is done and said; the libraries may take their time to end.
+        _at_interrupts(lambda number, frame: os._exit(code))
 
 
 @contextlib.contextmanager
 def _ending_at_once() -> Iterator[None]:
     """Ends the process at an interrupt: libraries rename it while they are imported."""
-    before = signal.signal(signal.SIGINT, _end)
+    before = _at_interrupts(_end)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _at_interrupts(act: Callable[[int, types.FrameType | None], None]) -> Any:
+    """Does something at interrupts from now on; returns what was done before."""
+    before = signal.getsignal(signal.SIGINT)
+    # Ignored from the start, as in the background of a script, it stays so.
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, act)
+    return before
 
 
 def _load() -> Callable[..., None]:

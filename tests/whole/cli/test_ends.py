@@ -124,3 +124,52 @@ def test_an_interrupt_after_all_is_done_changes_nothing():
     done = shared_runs.python("-c", _LATE)
     assert (done.returncode, done.stderr) == (0, "")
     assert "1,437" in done.stdout
+
+
+_ENDING = """
+import signal, sys, time
+
+from sgdat_jax import __main__ as command
+
+sys.argv[1:] = sys.argv[1:] or ["data", "info", "digits"]
+try:
+    command.main()
+finally:
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(300)  # as libraries do that cannot end
+"""
+
+
+def test_an_interrupt_while_libraries_end_does_not_change_how_it_ended():
+    done = shared_runs.python("-c", _ENDING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1,437" in done.stdout
+    failed = shared_runs.python("-c", _ENDING, "data", "info", "nothing")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("sgdat-jax: error: ")
+    assert failed.stderr.count("\n") == 1
+
+
+_IGNORING = """
+import signal, sys, threading, time
+
+from sgdat_jax import __main__ as command
+
+
+def interrupt():
+    while True:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0.05)
+
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # as scripts do for the background
+threading.Thread(target=interrupt, daemon=True).start()
+sys.argv[1:] = ["data", "info", "digits"]
+command.main()
+"""
+
+
+def test_a_command_in_the_background_of_a_script_takes_no_interrupt():
+    done = shared_runs.python("-c", _IGNORING)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1,437" in done.stdout
