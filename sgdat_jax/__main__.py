@@ -11,7 +11,9 @@ import signal
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
+
+_INTERRUPTED = 130  # the exit code, as of shells
 
 
 def main() -> None:
@@ -27,10 +29,13 @@ def main() -> None:
         code = 0
     except SystemExit as ended:
         code = int(ended.code or 0)
+        if code == _INTERRUPTED:
+            # What still computes may crash when the libraries are taken down.
+            _leave(code)
         raise
     finally:
         # All is done and said; the libraries may take their time to end.
-        _at_interrupts(lambda number, frame: os._exit(code))
+        _at_interrupts(lambda number, frame: _leave(code))
 
 
 @contextlib.contextmanager
@@ -70,7 +75,14 @@ def _load() -> Callable[..., None]:
 
 def _end(number: int, frame: types.FrameType | None) -> None:
     os.write(2, b"sgdat-jax: error: interrupted\n")
-    os._exit(130)
+    os._exit(_INTERRUPTED)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process at once, with what it has printed."""
+    with contextlib.suppress(OSError, RuntimeError):  # or it is just being written
+        sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

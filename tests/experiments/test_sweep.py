@@ -1,15 +1,15 @@
 import csv
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
 
 import small_runs  # noqa: F401, whose TinyNet it registers
 from sgdat_jax import cli, report
+from sgdat_jax.cli import progress
 from sgdat_jax.experiments import configs, setup, sweep
-
-# Three steps of one epoch: enough to tell settings apart.
 from sgdat_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -70,6 +70,29 @@ def finished(tmp_path_factory):
     assert (prepared.total, len(prepared.todo)) == (4, 3)
     assert [len(lines) for lines in sweep.train_all(prepared)] == [1, 1, 1]
     return folder
+
+
+def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
+    words = ["sweep", "--model", "TinyNet", "--epochs", "1", "--batch-size", "479"]
+    words += ["--threshold", "0", "1e-6", "--seeds", "1", "--run-dir", str(tmp_path)]
+    steps = iter(range(99))
+
+    def stepped(watcher, count):
+        if next(steps) == 4:  # of the second model
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(progress.SweepBar, "stepped", stepped)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 75
+    assert capsys.readouterr().err == (
+        "sgdat-jax: error: SIGTERM: the models that have ended are kept; it goes on "
+        "with the same command\n"
+    )
+    assert (next(steps), len(sweep.read(tmp_path))) == (5, 1)
+    cli.main(words)
+    assert "2 models, 1 of them finished before" in capsys.readouterr().out
+    assert (next(steps), len(sweep.read(tmp_path))) == (9, 2)
 
 
 def test_each_seed_has_its_own_order_of_images(tmp_path):
