@@ -21,6 +21,7 @@ def main() -> None:
     # Called last of all, when only the interpreter is left to be taken down: Python
     # drops handlers before that, and a late interrupt would look like a failure.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    _open_what_is_closed()
     with _ending_at_once():
         run = _load()
     code = 1
@@ -36,6 +37,16 @@ def main() -> None:
     finally:
         # All is done and said; the libraries may take their time to end.
         _at_interrupts(lambda number, frame: _leave(code))
+
+
+def _open_what_is_closed() -> None:
+    """Takes the places of streams that a shell has closed, as by ``>&-``.
+
+    The next file would take them, and what libraries print would go into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
 
 
 @contextlib.contextmanager

@@ -41,6 +41,12 @@ def main(
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _replace_what_a_terminal_lacks()
+    with contextlib.redirect_stderr(cast(Any, _Output(sys.stderr))):
+        _run(words, loading)
+
+
+def _run(words: list[str], loading: _Loading) -> None:
+    """Runs the command line, as `main`."""
     try:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
@@ -146,8 +152,6 @@ class _Output:
         """Raises OSError if something could not be written."""
         self.flush()
         if self._error is not None:
-            # What is still waiting would fail again when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise OSError(f"the output could not be written: {self._error.strerror}")
 
     def _try(self, write: Callable[[], object]) -> None:
@@ -156,6 +160,8 @@ class _Output:
                 write()
             except OSError as error:
                 self._error = error
+                # What is still waiting would fail again when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

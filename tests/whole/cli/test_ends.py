@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import shared_runs
 from sgdat_jax import cli, run_folder
@@ -33,6 +35,32 @@ def test_output_that_cannot_be_written_costs_no_result(tmp_path, capfd, monkeypa
     )
     assert json.loads((tmp_path / "run" / "result.json").read_text())["epochs"] == 1
     assert (tmp_path / "run" / "plots" / "learning.png").exists()
+
+
+def test_notes_that_cannot_be_written_cost_no_result(tmp_path, capfd, monkeypatch):
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    for words, code in (("a.png", 0), ("none.png", 2)):
+        with open("/dev/full", "w", buffering=1) as full:  # as of stderr
+            monkeypatch.setattr(sys, "stderr", full)
+            with pytest.raises(SystemExit) if code else contextlib.nullcontext() as end:
+                cli.main(["predict", "digits", str(tmp_path / words), "--csv"])
+            monkeypatch.undo()
+        output = capfd.readouterr()
+        assert (output.out.count("\n"), output.err) == (0 if code else 2, "")
+        assert not code or end.value.code == code
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_stay_empty(tmp_path, closed):
+    np.save(tmp_path / "a.npy", np.zeros((1, 9, 9, 1), np.uint8))  # will be resized
+    words = ["predict", "digits", str(tmp_path / "a.npy"), "--csv"]
+    command = f'exec "$0" -m sgdat_jax "$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable, *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done
+    assert done.stdout.count("\n") == (0 if " >" in f" {closed}" else 2)
+    assert done.stderr.count("\n") == (0 if "2>" in closed else 1)
 
 
 def test_folder_that_vanishes_is_an_error(tmp_path, capsys, monkeypatch):

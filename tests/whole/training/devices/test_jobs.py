@@ -283,7 +283,8 @@ def test_a_process_that_never_comes(tmp_path):
     done = shared_runs.python("-c", code, f"127.0.0.1:{free_port()}")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "sgdat-jax: error: not all processes of the job have come within 1 seconds\n"
+        "sgdat-jax: error: not all processes of the job have come within 1 seconds; "
+        "each must have a process_id of its own, from 0 to 1\n"
     )
 
 
