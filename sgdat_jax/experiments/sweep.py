@@ -166,12 +166,18 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the lines of all finished trials, in no particular order.
 
     Raises:
-      ValueError: if a line is damaged.
+      ValueError: if a line is damaged, or a trial is there twice.
     """
-    if not (folder / TRIALS).exists():
+    file = folder / TRIALS
+    if not file.exists():
         return []
-    lines = files.read_lines(folder / TRIALS)
-    checked = formats.check_all(folder / TRIALS, lines, formats.Trial)
+    checked = formats.check_all(file, files.read_lines(file), formats.Trial)
+    known: list[Any] = []
+    for line in checked:
+        trial = line["hyperparameters"], line["seed"]
+        if trial in known:
+            raise ValueError(f"{file} is damaged: it has {trial} twice.")
+        known.append(trial)
     return [{"diverged": False} | line for line in checked]  # not in former versions
 
 

@@ -214,6 +214,13 @@ def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_pat
     assert not sweep.set_up(configs.SweepConfig(**_SHORT, run_dir=str(folder))).notes
 
 
+def test_a_model_that_is_there_twice(finished, tmp_path):
+    first, *_ = (finished / sweep.TRIALS).read_text().splitlines()
+    (tmp_path / sweep.TRIALS).write_text(f"{first}\n{first}\n")
+    with pytest.raises(ValueError, match=r"it has \(\{'threshold': 0\.0\}, 0\) twice"):
+        sweep.read(tmp_path)
+
+
 def test_command_reports_a_finished_sweep(finished, capsys):
     arguments = ["sweep", "--model", "TinyNet", "--epochs", "1", "--batch-size", "479"]
     arguments += ["--seeds", "2", "--threshold", "0", "1e-6"]

@@ -1,5 +1,7 @@
 """The cache of what is decoded of a folder of photos."""
 
+import io
+import json
 import os
 import pathlib
 import shutil
@@ -90,6 +92,48 @@ def test_a_damaged_cache_is_made_anew(tmp_path, decoded, name, content):
     assert decoded["read"] == 20
     assert not stale.exists()
     assert all(path.exists() for path in strange)
+
+
+def _array(*shape):
+    data = io.BytesIO()
+    np.save(data, np.zeros(shape, np.uint8))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train_images.npy", _array(8, 9, 9, 3)),  # of another size than the test part
+        ("train_labels.npy", _array(3)),
+        ("test_images.npy", _array(2)),
+        ("about.json", {"about": {}}),
+        ("about.json", {"about": [1]}),
+        ("about.json", {"about": {"notes": None}}),
+    ],
+)
+def test_a_cache_of_something_else_is_made_anew(tmp_path, decoded, name, content):
+    root = tmp_path / "pets"
+    sets.folder(root)
+    first = sets.load(root)
+    rows, notes = sets.rows(first), first.notes
+    (file,) = (tmp_path / "cache").rglob(name)
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(file.read_text()) | content).encode()
+    file.write_bytes(content)
+    again = sets.load(root)
+    assert (sets.rows(again), again.notes) == (rows, notes)
+    assert decoded["read"] == 20
+
+
+def test_images_of_another_size_are_made_anew(tmp_path, decoded):
+    root = tmp_path / "pets"
+    sets.folder(root)
+    rows = sets.rows(sets.load(root, image_size=8))
+    for part, count in (("train", 8), ("test", 2)):
+        (file,) = (tmp_path / "cache").rglob(f"{part}_images.npy")
+        file.write_bytes(_array(count, 9, 9, 3))
+    assert sets.rows(sets.load(root, image_size=8)) == rows
+    assert decoded["read"] == 20
 
 
 def test_folders_of_one_name_are_apart(tmp_path):
