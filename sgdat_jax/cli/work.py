@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -212,12 +213,24 @@ def _saving_at_signals(
     how: str, kept: str = "the run is saved"
 ) -> Iterator[interruption.Check]:
     """Lets a block that saves runs end at signals, and says how to go on after it."""
-    with interruption.until_signal() as check:
+    with interruption.until_signal(_tell) as check:
         try:
             yield check
         except interruption.Interrupted as interrupted:
             message = f"{interrupted}: {kept}; it goes on with {how}"
             raise interruption.Interrupted(message) from None
+
+
+def _tell(number: signal.Signals) -> None:
+    """Says in a terminal that a signal was heard: a program may be being compiled."""
+    if sys.stderr.isatty():
+        # A print that the signal has interrupted cannot be entered again.
+        with contextlib.suppress(RuntimeError):
+            print(
+                f"sgdat-jax: {number.name}: ends after the step under way; a second "
+                "signal ends it at once",
+                file=sys.stderr,
+            )
 
 
 class _Reported(NamedTuple):

@@ -29,11 +29,16 @@ def is_ignored(number: signal.Signals) -> bool:
 
 
 @contextlib.contextmanager
-def until_signal() -> Iterator[Check]:
+def until_signal(
+    tell: Callable[[signal.Signals], object] = lambda number: None,
+) -> Iterator[Check]:
     """Holds SIGTERM, SIGINT and SIGHUP back until the block checks for them.
 
     A second signal acts at once, as it does outside of the block. What this process was
     started to ignore, as by ``nohup``, stays ignored.
+
+    Args:
+      tell: is called with the signal when it comes, wherever the main thread is.
 
     Yields:
       A function that raises `Interrupted` once a signal has come.
@@ -58,6 +63,7 @@ def until_signal() -> Iterator[Check]:
     def remember(number: int, frame: types.FrameType | None) -> None:
         came.append(signal.Signals(number))
         restore()
+        tell(came[0])
 
     def restore() -> None:
         for number, handler in before.items():

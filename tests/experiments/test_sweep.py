@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -72,7 +73,10 @@ def finished(tmp_path_factory):
     return folder
 
 
-def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_command_ends_at_a_signal_and_goes_on(
+    tmp_path, capsys, monkeypatch, is_terminal
+):
     words = ["sweep", "--model", "TinyNet", "--epochs", "1", "--batch-size", "479"]
     words += ["--threshold", "0", "1e-6", "--seeds", "1", "--run-dir", str(tmp_path)]
     steps = iter(range(99))
@@ -82,10 +86,15 @@ def test_command_ends_at_a_signal_and_goes_on(tmp_path, capsys, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(progress.SweepBar, "stepped", stepped)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 75
-    assert capsys.readouterr().err == (
+    heard = (
+        "sgdat-jax: SIGTERM: ends after the step under way; a second signal ends it at "
+        "once\n"
+    )
+    assert capsys.readouterr().err == heard * is_terminal + (
         "sgdat-jax: error: SIGTERM: the models that have ended are kept; it goes on "
         "with the same command\n"
     )

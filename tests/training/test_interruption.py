@@ -24,10 +24,12 @@ def test_the_first_signal_is_told_by_the_check_and_the_second_acts(name):
         raise Acted(signal.Signals(number).name)
 
     number = signal.Signals[name]
+    told = []
     with _handling(number, act):
-        with interruption.until_signal() as check:
+        with interruption.until_signal(told.append) as check:
             check()
             signal.raise_signal(number)
+            assert told == [number]
             for _ in range(2):
                 with pytest.raises(interruption.Interrupted, match=f"^{name}$"):
                     check()

@@ -125,8 +125,9 @@ def filling(entry: pathlib.Path) -> Iterator[pathlib.Path]:
         files.remove(entry)
         partial.rename(entry)
     except OSError as error:
+        reason = str(error.strerror).removesuffix(".")  # of `files.whole`
         raise ValueError(
-            f"The decoded pictures cannot be kept in {entry.parent}: {error.strerror}; "
+            f"The decoded pictures cannot be kept in {entry.parent}: {reason}; "
             "data_dir may name another folder."
         ) from error
     finally:
