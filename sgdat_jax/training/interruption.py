@@ -11,8 +11,9 @@ from typing import Any
 Check = Callable[[], None]  # raises Interrupted if a signal has come
 
 
-# The last comes when a terminal is closed or its connection breaks; Windows lacks it.
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP")
+# Comes when a terminal is closed or its connection breaks; Windows lacks it.
+_REPEATED = "SIGHUP"
+_NAMES = ("SIGTERM", "SIGINT", _REPEATED)
 
 
 class Interrupted(Exception):
@@ -34,8 +35,9 @@ def until_signal(
 ) -> Iterator[Check]:
     """Holds SIGTERM, SIGINT and SIGHUP back until the block checks for them.
 
-    A second signal acts at once, as it does outside of the block. What this process was
-    started to ignore, as by ``nohup``, stays ignored.
+    A second signal acts at once, as it does outside of the block, but for SIGHUP, which
+    a shell repeats as it ends. What this process was started to ignore, as by
+    ``nohup``, stays ignored.
 
     Args:
       tell: is called with the signal when it comes, wherever the main thread is.
@@ -63,6 +65,8 @@ def until_signal(
     def remember(number: int, frame: types.FrameType | None) -> None:
         came.append(signal.Signals(number))
         restore()
+        if came[0].name == _REPEATED:
+            signal.signal(number, signal.SIG_IGN)
         tell(came[0])
 
     def restore() -> None:

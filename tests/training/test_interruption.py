@@ -33,7 +33,9 @@ def test_the_first_signal_is_told_by_the_check_and_the_second_acts(name):
             for _ in range(2):
                 with pytest.raises(interruption.Interrupted, match=f"^{name}$"):
                     check()
-            with pytest.raises(Acted, match=name):
+            # As it ends with its terminal, a shell sends its own SIGHUP, too.
+            is_repeated = name == "SIGHUP"
+            with contextlib.nullcontext() if is_repeated else pytest.raises(Acted):
                 signal.raise_signal(number)
         assert signal.getsignal(number) is act
         with interruption.until_signal():
