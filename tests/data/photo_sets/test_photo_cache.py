@@ -1,13 +1,18 @@
 """The cache of what is decoded of a folder of photos."""
 
+import contextlib
 import io
 import json
 import os
 import pathlib
 import shutil
+import threading
+from concurrent import futures
 
+import filelock
 import numpy as np
 import pytest
+from rich import console
 
 import photo_folders as sets
 from sgdat_jax.data import pictures
@@ -134,6 +139,29 @@ def test_images_of_another_size_are_made_anew(tmp_path, decoded):
         file.write_bytes(_array(count, 9, 9, 3))
     assert sets.rows(sets.load(root, image_size=8)) == rows
     assert decoded["read"] == 20
+
+
+def test_another_process_is_waited_for_and_named(tmp_path, monkeypatch):
+    root = tmp_path / "pets"
+    sets.folder(root)
+    rows = sets.rows(sets.load(root))
+    waits, said = threading.Event(), []
+
+    def status(terminal, text):
+        said.append(str(text))
+        waits.set()
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(console.Console, "status", status)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    (lock,) = (tmp_path / "cache").rglob("lock")
+    with futures.ThreadPoolExecutor(1) as pool:
+        with filelock.FileLock(lock):
+            loaded = pool.submit(sets.load, root)
+            assert waits.wait(60)
+            assert not loaded.done()
+        assert sets.rows(loaded.result()) == rows
+    assert said == ["waiting for another process that decodes pets"]
 
 
 def test_folders_of_one_name_are_apart(tmp_path):
