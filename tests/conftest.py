@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 _DEVICES = "--xla_force_host_platform_device_count=8"  # for the tests of sharding
@@ -11,10 +12,17 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Most of the time goes into compiling, often the same programs in several processes.
-_CACHE = pathlib.Path(tempfile.gettempdir(), f"sgdat_jax-tests-{os.getuid()}")
+# XLA compiles for the cores at hand, and the key of a program in the cache has not how
+# many there were.
+_CORES = len(getattr(os, "sched_getaffinity", lambda _: [])(0))
+_CACHE = pathlib.Path(tempfile.gettempdir(), f"sgdat_jax-tests-{os.getuid()}-{_CORES}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 # To write and read what takes less to compile takes as long.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+
+# In the background of a script it is ignored, and by what tests start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -2,10 +2,14 @@
 
 import codecs
 import contextlib
+import glob
 import io
 import os
 import pathlib
+import re
 import sys
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import IO, Any, NoReturn, cast
 
@@ -18,6 +22,7 @@ from sgdat_jax.cli import parsing
 from sgdat_jax.training import interruption
 
 _Do = Callable[[Any, rich_console.Console], None]
+_Show = Callable[..., None]
 _Loading = Callable[[], contextlib.AbstractContextManager[None]]
 _NO_MEMORY = "RESOURCE_EXHAUSTED"  # in what XLA raises
 
@@ -41,6 +46,12 @@ def main(
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     _replace_what_a_terminal_lacks()
+    with contextlib.redirect_stderr(cast(Any, _Output(sys.stderr))):
+        _run(words, loading)
+
+
+def _run(words: list[str], loading: _Loading) -> None:
+    """Runs the command line, as `main`."""
     try:
         try:
             # Errors of the user are found here; whatever comes later is one of ours.
@@ -146,8 +157,6 @@ class _Output:
         """Raises OSError if something could not be written."""
         self.flush()
         if self._error is not None:
-            # What is still waiting would fail again when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise OSError(f"the output could not be written: {self._error.strerror}")
 
     def _try(self, write: Callable[[], object]) -> None:
@@ -156,6 +165,8 @@ class _Output:
                 write()
             except OSError as error:
                 self._error = error
+                # What is still waiting would fail again when Python ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -180,6 +191,40 @@ def _keep_compiled_programs() -> None:
         jax.config.update(name, str(folder))
     else:
         os.environ[name.upper()] = str(folder)
+    warnings.showwarning = _removing_damage(folder, warnings.showwarning)
+
+
+_DAMAGED = re.compile(
+    "Error (read|writ)ing persistent compilation cache entry for '(.+?)'"
+)
+
+
+def _removing_damage(folder: pathlib.Path, show: _Show) -> _Show:
+    """Returns what shows warnings, but for those of programs that cannot be kept.
+
+    A kill or a full disk leaves half a program. jax leaves it there, and would warn of
+    it and compile anew in each run to come.
+
+    Args:
+      folder: of compiled programs, which is this command's.
+      show: what shows warnings.
+    """
+
+    start = time.time()
+
+    def removing(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+        found = _DAMAGED.match(str(message))
+        if not found:
+            show(message, *args, **kwargs)
+            return
+        # The warning has no more of the name, so others of that name may go, too.
+        for path in folder.glob(f"{glob.escape(found[2])}-*"):
+            with contextlib.suppress(OSError):
+                was_there = path.stat().st_mtime < start
+                if was_there == (found[1] == "read"):
+                    files.remove(path)
+
+    return removing
 
 
 # What stands in place of signs that an encoding such as ASCII lacks.

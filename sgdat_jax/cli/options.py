@@ -1,5 +1,6 @@
 """The options of each command, beyond those of its config."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Annotated, Any
@@ -336,8 +337,21 @@ def defaults(name: str, given: dict[str, str | None]) -> Any:
         if not run_folder.is_empty(folder):
             start = dict(vars(run_folder.read_config(folder, config)))
     if given["rows"] is not None:
-        start["optimizers"] = methods.read_rows(pathlib.Path(given["rows"]))
+        start["optimizers"] = _read_rows(pathlib.Path(given["rows"]))
     return options(**start) if start else None
+
+
+def _read_rows(path: pathlib.Path) -> tuple[str, ...]:
+    """Reads the rows of a comparison from a file, with values of the right types."""
+    rows = methods.read_rows(path)
+    for name in rows:
+        try:
+            # The comparison itself says what else is wrong with its rows.
+            with contextlib.suppress(ValueError):
+                configs.TrainConfig(**methods.METHODS[name].settings)
+        except TypeError as error:
+            raise ValueError(f"{path}: {name}: {error}") from None
+    return rows
 
 
 def _read(path: pathlib.Path, kind: type[Options]) -> dict[str, Any]:

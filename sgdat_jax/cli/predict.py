@@ -47,7 +47,8 @@ def set_up(config: options.PredictConfig) -> Work:
     """Classifies pictures.
 
     Raises:
-      ValueError: if there is no such network, or if a picture is missing or broken.
+      ValueError: if there is no such network, or if a picture is missing or broken; of
+        those to be skipped, if there is no other.
     """
     if config.json and config.csv:
         raise ValueError("json and csv exclude each other, got both.")
@@ -68,7 +69,7 @@ def set_up(config: options.PredictConfig) -> Work:
     if broken:
         shown = [f"{name} ({why})" for name, why in list(broken.items())[:_NAMED]]
         named = ", ".join(shown + ["..."] * (len(broken) > _NAMED))
-        if not config.skip_broken:
+        if not (config.skip_broken and rows):
             hint = "; --skip-broken leaves them out" if len(broken) < total else ""
             raise ValueError(
                 f"{len(broken):,} of {total:,} pictures cannot be used: {named}{hint}."
@@ -167,6 +168,8 @@ def _of_array(path: pathlib.Path) -> list[_Image]:
             f"{path}: images must be uint8 of shape (n, height, width, channels), got "
             f"{array.dtype} of shape {array.shape}."
         )
+    if not array.size:
+        raise ValueError(f"{path} must hold pictures, got shape {array.shape}.")
     if pictures.is_one(array):
         return [_Image(str(path), array, array.shape[:2])]
     size = array.shape[1:3]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -130,8 +131,9 @@ def sweep(prepared: sweep_lib.Sweep, terminal: rich_console.Console) -> None:
     bar = progress.SweepBar(
         total, terminal, config.epochs, prepared.plan.steps_per_epoch
     )
-    with total:
-        for lines in sweep_lib.train_all(prepared, bar):
+    kept = "the models that have ended are kept"
+    with _saving_at_signals("the same command", kept) as check, total:
+        for lines in sweep_lib.train_all(prepared, bar, check):
             for line in lines:
                 done += 1
                 terminal.print(
@@ -207,14 +209,28 @@ def show(result: Any, terminal: rich_console.Console) -> None:
 
 
 @contextlib.contextmanager
-def _saving_at_signals(how: str) -> Iterator[interruption.Check]:
+def _saving_at_signals(
+    how: str, kept: str = "the run is saved"
+) -> Iterator[interruption.Check]:
     """Lets a block that saves runs end at signals, and says how to go on after it."""
-    with interruption.until_signal() as check:
+    with interruption.until_signal(_tell) as check:
         try:
             yield check
         except interruption.Interrupted as interrupted:
-            message = f"{interrupted}: the run is saved; it goes on with {how}"
+            message = f"{interrupted}: {kept}; it goes on with {how}"
             raise interruption.Interrupted(message) from None
+
+
+def _tell(number: signal.Signals) -> None:
+    """Says in a terminal that a signal was heard: a program may be being compiled."""
+    if sys.stderr.isatty():
+        # A print that the signal has interrupted cannot be entered again.
+        with contextlib.suppress(RuntimeError):
+            print(
+                f"sgdat-jax: {number.name}: ends after the step under way; a second "
+                "signal ends it at once",
+                file=sys.stderr,
+            )
 
 
 class _Reported(NamedTuple):

@@ -184,7 +184,7 @@ def quiet() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.filterwarnings("ignore", module="PIL")
             yield
     finally:
         logger.setLevel(level)

@@ -110,7 +110,9 @@ def _row(name: str, values: Mapping[str, Any]) -> Method:
         for k, v in values.items()
         if k in _OPTIONS
     }
-    words = (*options.get("set", ()), *(f"{k}={_text(v)}" for k, v in own.items()))
+    words = options.get("set", ())
+    if isinstance(words, tuple):  # whatever else it is, `TrainConfig` refuses
+        words = (*words, *(f"{k}={_text(v)}" for k, v in own.items()))
     label = str(options.get("label", name))
     return Method(label, options | {"set": words, "label": label})
 

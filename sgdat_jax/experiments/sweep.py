@@ -17,7 +17,7 @@ from sgdat_jax import cpu, files, run_folder
 from sgdat_jax.experiments import configs, setup
 from sgdat_jax.options import HOUSEKEEPING, PLACEMENT, options_of
 from sgdat_jax.run_folder import formats
-from sgdat_jax.training import loop, runs, states, steps
+from sgdat_jax.training import interruption, loop, runs, states, steps
 
 CONFIG = "sweep.json"
 TRIALS = "trials.jsonl"
@@ -115,17 +115,20 @@ def models_at_once(config: configs.SweepConfig, platform: str) -> int:
 
 
 def train_all(
-    sweep: Sweep, watcher: Watcher | None = None
+    sweep: Sweep,
+    watcher: Watcher | None = None,
+    check: interruption.Check = interruption.never,
 ) -> Iterator[list[dict[str, Any]]]:
     """Trains the models of all trials, and yields lines of the folder as they come.
 
     Args:
       sweep: what `set_up` returns.
       watcher: is told how it gets on.
+      check: raises `interruption.Interrupted` to leave the models under way.
     """
     watcher = watcher or Watcher()
     try:
-        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo, watcher)
+        yield from _train_chunks(sweep.config, sweep.plan, sweep.todo, watcher, check)
     finally:
         sweep.lock.release()
 
@@ -135,6 +138,7 @@ def _train_chunks(
     plan: runs.Plan,
     todo: list[Trial],
     watcher: Watcher,
+    check: interruption.Check,
 ) -> Iterator[list[dict[str, Any]]]:
     layout = plan.task.layout
     images = loop.on_device(plan.dataset, layout)
@@ -147,7 +151,7 @@ def _train_chunks(
         # For fewer models the program would be compiled anew: the last is repeated.
         filled = [*chunk, *chunk[-1:] * (size - len(chunk))]
         watcher.began(chunk)
-        measured = _train_chunk(plan, filled, images, batches, watcher)
+        measured = _train_chunk(plan, filled, images, batches, watcher, check)
         seconds = (time.perf_counter() - start) / len(chunk)
         lines = [
             {**trial._asdict(), **values, "seconds": seconds, "models_at_once": size}
@@ -162,12 +166,18 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Reads the lines of all finished trials, in no particular order.
 
     Raises:
-      ValueError: if a line is damaged.
+      ValueError: if a line is damaged, or a trial is there twice.
     """
-    if not (folder / TRIALS).exists():
+    file = folder / TRIALS
+    if not file.exists():
         return []
-    lines = files.read_lines(folder / TRIALS)
-    checked = formats.check_all(folder / TRIALS, lines, formats.Trial)
+    checked = formats.check_all(file, files.read_lines(file), formats.Trial)
+    known: list[Any] = []
+    for line in checked:
+        trial = line["hyperparameters"], line["seed"]
+        if trial in known:
+            raise ValueError(f"{file} is damaged: it has {trial} twice.")
+        known.append(trial)
     return [{"diverged": False} | line for line in checked]  # not in former versions
 
 
@@ -191,6 +201,7 @@ def _train_chunk(
     images: steps.Images,
     batches: Mapping[str, Sequence[loop.TestBatch]],
     watcher: Watcher,
+    check: interruption.Check,
 ) -> list[dict[str, Any]]:
     """Trains models side by side and returns what is measured of each.
 
@@ -200,6 +211,7 @@ def _train_chunk(
       images: all training images.
       batches: of the test set, and of the validation part if there is one.
       watcher: is told how it gets on.
+      check: as in `train_all`.
     """
     hyperparameters = {
         name: jnp.array([trial.hyperparameters[name] for trial in chunk], jnp.float32)
@@ -226,6 +238,7 @@ def _train_chunk(
             assert weights.flips is not None  # as `set_up` has seen
             ratios.append(weights.flips.total)
             watcher.stepped(indices.shape[1])
+            check()
         # Read after the epoch, since reading waits for the step.
         flips += np.concatenate(ratios, axis=1).sum(axis=1, dtype=np.float64)
         # As in a run: too many steps in a row that were skipped, or none that was not.

@@ -10,6 +10,7 @@ from sgdat_jax.files.contents import DAMAGE as DAMAGE
 from sgdat_jax.files.contents import PARTIAL as PARTIAL
 from sgdat_jax.files.contents import append_line as append_line
 from sgdat_jax.files.contents import check_format as check_format
+from sgdat_jax.files.contents import from_json as from_json
 from sgdat_jax.files.contents import has_torn_line as has_torn_line
 from sgdat_jax.files.contents import read_json as read_json
 from sgdat_jax.files.contents import read_lines as read_lines

@@ -132,6 +132,33 @@ def read_json(file: pathlib.Path) -> dict[str, Any]:
     return _parse(file, read_text(file))
 
 
+def from_json(text: str | bytes) -> Any:
+    """Returns what JSON holds.
+
+    Raises:
+      ValueError: if it is no JSON, or an object has a key twice, where no one can tell
+        which of the two values was meant.
+      RecursionError: if it is nested too deep.
+
+    Example:
+      >>> from sgdat_jax import files
+      >>> files.from_json('{"seed": 0, "seed": 1}')
+      Traceback (most recent call last):
+      ...
+      ValueError: it has 'seed' twice
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {twice[:40]!r} twice")
+    return values
+
+
 def read_toml(file: pathlib.Path) -> dict[str, Any]:
     """Reads a file of TOML.
 
@@ -212,7 +239,7 @@ def _is_torn(last: str | bytes) -> bool:
 
 def _parse(file: pathlib.Path, text: str) -> dict[str, Any]:
     try:
-        values = json.loads(text)
+        values = from_json(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read: {error}.") from None
     if not isinstance(values, dict):

@@ -103,6 +103,7 @@ def set_aside(path: pathlib.Path, why: str) -> pathlib.Path:
 
 def not_writable(path: pathlib.Path, option: str, error: OSError) -> ValueError:
     """Returns the error of an option whose folder cannot be written."""
+    reason = str(error.strerror).removesuffix(".")  # of `kinds.naming`
     return ValueError(
-        f"{option} must be a folder that can be written, got {path}: {error.strerror}."
+        f"{option} must be a folder that can be written, got {path}: {reason}."
     )

@@ -74,6 +74,8 @@ def read(source: str | pathlib.Path | Mapping[str, Any]) -> tuple[specs.Spec, An
         array = torch_names.to_ours(spec, name, arrays[key])
         if array.shape != like.shape:
             problems.append(f"{key} has the shape {arrays[key].shape}")
+        elif not np.isfinite(array).all():
+            problems.append(f"{key} has values that are not finite")
         return array.astype(like.dtype)
 
     filled = [jax.tree.map_with_path(take, state) for state in states]

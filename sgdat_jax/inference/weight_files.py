@@ -254,7 +254,10 @@ def _read(file: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):  # a member that is no .npy file
                 raise ValueError(f"{name} is not an array")
-        about = json.loads(arrays.pop(_ABOUT).tobytes())
+            # Folded to thresholds and bits they would predict something all the same.
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"{name} has values that are not finite")
+        about = files.from_json(arrays.pop(_ABOUT).tobytes())
         about["packed"] = {k: tuple(map(int, v)) for k, v in about["packed"].items()}
     except files.DAMAGE as error:
         raise _not_whole(file, error) from None

@@ -45,12 +45,19 @@ def read_metrics(path: pathlib.Path) -> list[formats.EpochLine]:
     """Reads the metrics of all epochs, with their times.
 
     Raises:
-      ValueError: if there are none or a line is damaged.
+      ValueError: if there are none, a line is damaged, or an epoch is missing or there
+        twice.
     """
     file = path / places.METRICS
     lines = formats.check_all(file, files.read_lines(file), formats.EpochLine)
     if not lines:
         raise ValueError(f"{file} has no epoch.")
+    for number, line in enumerate(lines, start=1):
+        if line["epoch"] != number:
+            raise ValueError(
+                f"{file} is damaged: line {number} must be of epoch {number}, got "
+                f"{line['epoch']}."
+            )
     if not (path / places.TIMES).exists():
         return lines  # of format 0
     found = files.read_lines(path / places.TIMES)

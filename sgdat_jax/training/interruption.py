@@ -11,6 +11,11 @@ from typing import Any
 Check = Callable[[], None]  # raises Interrupted if a signal has come
 
 
+# Comes when a terminal is closed or its connection breaks; Windows lacks it.
+_REPEATED = "SIGHUP"
+_NAMES = ("SIGTERM", "SIGINT", _REPEATED)
+
+
 class Interrupted(Exception):
     """A signal has come; its name is the message."""
 
@@ -19,11 +24,23 @@ def never() -> None:
     """Checks for nothing."""
 
 
-@contextlib.contextmanager
-def until_signal() -> Iterator[Check]:
-    """Holds SIGTERM and SIGINT back until the block checks for them.
+def is_ignored(number: signal.Signals) -> bool:
+    """Returns whether a signal is ignored, as jobs in the background of scripts do."""
+    return signal.getsignal(number) == signal.SIG_IGN
 
-    A second signal acts at once, as it does outside of the block.
+
+@contextlib.contextmanager
+def until_signal(
+    tell: Callable[[signal.Signals], object] = lambda number: None,
+) -> Iterator[Check]:
+    """Holds SIGTERM, SIGINT and SIGHUP back until the block checks for them.
+
+    A second signal acts at once, as it does outside of the block, but for SIGHUP, which
+    a shell repeats as it ends. What this process was started to ignore, as by
+    ``nohup``, stays ignored.
+
+    Args:
+      tell: is called with the signal when it comes, wherever the main thread is.
 
     Yields:
       A function that raises `Interrupted` once a signal has come.
@@ -48,6 +65,9 @@ def until_signal() -> Iterator[Check]:
     def remember(number: int, frame: types.FrameType | None) -> None:
         came.append(signal.Signals(number))
         restore()
+        if came[0].name == _REPEATED:
+            signal.signal(number, signal.SIG_IGN)
+        tell(came[0])
 
     def restore() -> None:
         for number, handler in before.items():
@@ -59,7 +79,8 @@ def until_signal() -> Iterator[Check]:
 
     before = {
         number: signal.signal(number, remember)
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for name in _NAMES
+        if (number := getattr(signal, name, None)) and not is_ignored(number)
     }
     try:
         yield check
@@ -72,7 +93,8 @@ def noticed() -> Iterator[None]:
     """Raises KeyboardInterrupt at the end of the block if one was lost within it.
 
     Python raises it wherever the main thread is. Within a callback that a library calls
-    from C it is dropped; Python's message about that is held back.
+    from C it is dropped; Python's message about that is held back. Some libraries turn
+    it into an error of theirs while they are imported.
 
     Example:
       >>> import contextlib, signal
@@ -85,7 +107,8 @@ def noticed() -> Iterator[None]:
       ...     print("not lost")
       not lost
     """
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or is_ignored(signal.SIGINT):
         yield
         return
     came = False
@@ -106,5 +129,5 @@ def noticed() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
-    if came:
-        raise KeyboardInterrupt
+        if came:  # whatever else was raised
+            raise KeyboardInterrupt

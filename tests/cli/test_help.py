@@ -89,13 +89,17 @@ def test_help_of_a_command_that_is_not_there(capfd):
 
 _COUNTED = """
 import sys, time
+start = time.process_time()
+import msgspec, rich.console, tyro
+yardstick = time.process_time() - start
 from sgdat_jax import cli
 try:
     cli.main(sys.argv[1:])
 except SystemExit:
     pass
 heavy = {"jax", "optax", "flax", "matplotlib", "scipy", "tensorflow"}
-print(time.process_time(), *heavy.intersection(sys.modules), file=sys.stderr)
+ratio = time.process_time() / yardstick
+print(ratio, *heavy.intersection(sys.modules), file=sys.stderr)
 """
 
 
@@ -120,11 +124,12 @@ print(time.process_time(), *heavy.intersection(sys.modules), file=sys.stderr)
         ),
     ],
 )
-def test_help_and_typos_need_neither_jax_nor_a_second(words):
+def test_help_and_typos_need_no_jax_and_little_time(words):
     done = shared_runs.python("-c", _COUNTED, *words.split())
-    *_, (seconds, *heavy) = map(str.split, done.stderr.splitlines())
+    *_, (ratio, *heavy) = map(str.split, done.stderr.splitlines())
     assert heavy == []
-    assert float(seconds) < 1.0  # 0.3 to 0.4 on two shared cores
+    # 3.5 to 4.5 times what their libraries take, 0.3 to 0.4 s on two shared cores.
+    assert float(ratio) < 10
 
 
 @pytest.mark.parametrize("kind", help_pages.KINDS)

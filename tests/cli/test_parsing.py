@@ -6,7 +6,7 @@ import pytest
 
 from sgdat_jax import cli
 from sgdat_jax.cli import parsing
-from sgdat_jax.experiments import configs
+from sgdat_jax.experiments import configs, methods
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,27 @@ def test_refused_in_one_line_before_anything_is_written(
     assert named in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("optimizer = -1", "optimizer must be of type str, got -1"),
+        ('optimizer = ["sgdat"]', "optimizer must be of type str, got ('sgdat',)"),
+        ('optimizer = "sgdat"\nset = 3', "set must be of type tuple"),
+        ('optimizer = "sgdat"\nmomentum = "x"', "momentum must be of type float"),
+        ('optimizer = "sgdat"\ncolour = 1', "sgdat has no `colour`"),
+    ],
+)
+def test_rows_of_a_file_with_other_values_than_options_take(
+    row, message, tmp_path, capsys
+):
+    file = tmp_path / "rows.toml"
+    file.write_text(f"[mine]\n{row}\n")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["compare", "--rows", str(file), "--run-dir", str(tmp_path / "all")])
+    methods.METHODS.pop("mine", None)
+    error = capsys.readouterr().err
+    assert (caught.value.code, error.count("\n")) == (2, 1)
+    assert message in error
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]

@@ -100,6 +100,19 @@ def test_broken_pictures(pictures, capsys):
     assert "left out 1 of 4 pictures: " in output.err
 
 
+def test_no_picture_is_left(pictures, capsys):
+    folder, _ = pictures
+    (folder / "torn.png").write_bytes((folder / "[a].png").read_bytes()[:90])
+    (folder / "notes.png").write_text("mine")
+    names = [str(folder / name) for name in ("torn.png", "notes.png", "gone.png")]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["predict", "digits", *names, "--skip-broken", "--json"])
+    output = capsys.readouterr()
+    assert (caught.value.code, output.out) == (2, "")
+    assert output.err.startswith("sgdat-jax: error: 3 of 3 pictures cannot be used: ")
+    assert output.err.count("\n") == 1 and "--skip-broken" not in output.err
+
+
 def test_pictures_broken_behind_their_headers(pictures, capsys):
     folder, paths = pictures
     content = (folder / "[a].png").read_bytes()
@@ -125,6 +138,7 @@ def test_pictures_broken_behind_their_headers(pictures, capsys):
         ("predict digits empty", "empty must hold pictures"),
         ("predict digits a.npy", "a.npy is missing"),
         ("predict digits floats.npy", "got float64 of shape (2, 8, 8)"),
+        ("predict digits none.npy", "must hold pictures, got shape (0, 8, 8, 1)"),
         ("predict digits a.png --json --csv", "json and csv exclude each other"),
         ("predict digits a.png --top 0", "top must be at least 1, got 0"),
         ("evaluate photo.jpg", "sgdat-jax predict best.npz photo.jpg"),
@@ -134,6 +148,7 @@ def test_refused_in_one_line(arguments, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     np.save("floats.npy", np.zeros((2, 8, 8)))
+    np.save("none.npy", np.zeros((0, 8, 8, 1), np.uint8))
     Image.new("L", (8, 8)).save("photo.jpg")
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments.split())

@@ -1,5 +1,6 @@
 """Digests of data sets, which the processes of a job compare."""
 
+import hashlib
 import time
 
 import numpy as np
@@ -46,10 +47,13 @@ def test_shape_and_dtype_count():
 
 
 @pytest.mark.bench
-def test_sixty_thousand_images_take_less_than_a_second():
+def test_sixty_thousand_images_take_what_their_digest_takes():
     images = np.zeros((60_000, 32, 32, 3), np.uint8)
     labels = np.zeros(60_000, np.int32)
     large = dataset.Dataset("large", images, labels, images[:1], labels[:1], ("a",))
-    start = time.perf_counter()
-    dataset.fingerprint(large)
-    assert time.perf_counter() - start < 1
+    seconds = []
+    for work in (lambda: hashlib.sha256(images), lambda: dataset.fingerprint(large)):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    assert seconds[1] < 3 * seconds[0]

@@ -1,15 +1,16 @@
 import csv
 import json
 import shutil
+import signal
+import sys
 
 import numpy as np
 import pytest
 
 import small_runs  # noqa: F401, whose TinyNet it registers
 from sgdat_jax import cli, report
+from sgdat_jax.cli import progress
 from sgdat_jax.experiments import configs, setup, sweep
-
-# Three steps of one epoch: enough to tell settings apart.
 from sgdat_jax.training import loop
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
@@ -70,6 +71,37 @@ def finished(tmp_path_factory):
     assert (prepared.total, len(prepared.todo)) == (4, 3)
     assert [len(lines) for lines in sweep.train_all(prepared)] == [1, 1, 1]
     return folder
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_command_ends_at_a_signal_and_goes_on(
+    tmp_path, capsys, monkeypatch, is_terminal
+):
+    words = ["sweep", "--model", "TinyNet", "--epochs", "1", "--batch-size", "479"]
+    words += ["--threshold", "0", "1e-6", "--seeds", "1", "--run-dir", str(tmp_path)]
+    steps = iter(range(99))
+
+    def stepped(watcher, count):
+        if next(steps) == 4:  # of the second model
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(progress.SweepBar, "stepped", stepped)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 75
+    heard = (
+        "sgdat-jax: SIGTERM: ends after the step under way; a second signal ends it at "
+        "once\n"
+    )
+    assert capsys.readouterr().err == heard * is_terminal + (
+        "sgdat-jax: error: SIGTERM: the models that have ended are kept; it goes on "
+        "with the same command\n"
+    )
+    assert (next(steps), len(sweep.read(tmp_path))) == (5, 1)
+    cli.main(words)
+    assert "2 models, 1 of them finished before" in capsys.readouterr().out
+    assert (next(steps), len(sweep.read(tmp_path))) == (9, 2)
 
 
 def test_each_seed_has_its_own_order_of_images(tmp_path):
@@ -189,6 +221,13 @@ def test_a_torn_last_line_is_named_and_its_model_trained_again(finished, tmp_pat
         line["test_accuracy"] for line in sweep.read(finished)
     ]
     assert not sweep.set_up(configs.SweepConfig(**_SHORT, run_dir=str(folder))).notes
+
+
+def test_a_model_that_is_there_twice(finished, tmp_path):
+    first, *_ = (finished / sweep.TRIALS).read_text().splitlines()
+    (tmp_path / sweep.TRIALS).write_text(f"{first}\n{first}\n")
+    with pytest.raises(ValueError, match=r"it has \(\{'threshold': 0\.0\}, 0\) twice"):
+        sweep.read(tmp_path)
 
 
 def test_command_reports_a_finished_sweep(finished, capsys):

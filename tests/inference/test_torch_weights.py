@@ -105,6 +105,10 @@ def test_arrays_alone_are_enough():
         ({"features.3.weight": None}, "features.3.weight is missing"),
         ({"features.1.bias": np.ones(9)}, r"features.1.bias has the shape \(9,\)"),
         ({"features.22.weight": np.ones(9)}, "features.22.weight is unknown"),
+        (
+            {"features.1.bias": np.full(8, np.nan)},
+            "features.1.bias has values that are ",
+        ),
         ({"classifier.6.weight": None}, "not of the published .*classifier.6.weight"),
         ({"features.0.weight": None}, "not of the published BinaryNet or ResNet-18"),
     ],

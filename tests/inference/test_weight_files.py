@@ -190,6 +190,18 @@ def test_a_member_that_is_no_array(tmp_path):
         inference.load(file)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(tmp_path, value):
+    file = tmp_path / "best.npz"
+    with np.load(shared_runs.finished().folder / run_folder.BEST) as archive:
+        arrays = dict(archive)
+    name = next(name for name in arrays if name.endswith("/var"))
+    arrays[name].flat[0] = value  # folded, it would make a bit of this channel
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match=f"{name} has values that are not finite"):
+        inference.load(file)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "best.npz")
     with pytest.raises(ValueError, match="got what is not a regular file"):

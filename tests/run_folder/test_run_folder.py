@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import json
 import threading
 
 import pytest
@@ -92,8 +93,11 @@ _READERS = {
 @pytest.mark.parametrize("name", _READERS)
 @pytest.mark.parametrize(
     "content",
-    [None, b"", b"{", b"[1]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000],
-    ids=["missing", "empty", "cut", "list", "null", "text", "bytes", "deep"],
+    [
+        *(None, b"", b"{", b"[1]", b"null", b'"x"', b"\xff\xfe", b"[" * 100_000),
+        b'{"seed": 1, "epoch": 1, "seed": 2}',
+    ],
+    ids=["missing", "empty", "cut", "list", "null", "text", "bytes", "deep", "twice"],
 )
 def test_damaged_file(tmp_path, name, content):
     if content is not None:
@@ -162,6 +166,14 @@ def test_damaged_line_of_metrics(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl cannot be read"):
+        run_folder.read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("epochs", [(1, 1), (2,), (1, 3), (2, 1)])
+def test_metrics_with_other_epochs_than_those_that_ended(tmp_path, epochs):
+    lines = [json.dumps(_LINE | {"epoch": epoch}) for epoch in epochs]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged: line . must be"):
         run_folder.read_metrics(tmp_path)
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import signal
 
 import pytest
@@ -5,7 +6,16 @@ import pytest
 from sgdat_jax.training import interruption
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@contextlib.contextmanager
+def _handling(number, handler):
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
 def test_the_first_signal_is_told_by_the_check_and_the_second_acts(name):
     class Acted(Exception):
         pass
@@ -14,19 +24,38 @@ def test_the_first_signal_is_told_by_the_check_and_the_second_acts(name):
         raise Acted(signal.Signals(number).name)
 
     number = signal.Signals[name]
-    before = signal.signal(number, act)
-    try:
-        with interruption.until_signal() as check:
+    told = []
+    with _handling(number, act):
+        with interruption.until_signal(told.append) as check:
             check()
             signal.raise_signal(number)
+            assert told == [number]
             for _ in range(2):
                 with pytest.raises(interruption.Interrupted, match=f"^{name}$"):
                     check()
-            with pytest.raises(Acted, match=name):
+            # As it ends with its terminal, a shell sends its own SIGHUP, too.
+            is_repeated = name == "SIGHUP"
+            with contextlib.nullcontext() if is_repeated else pytest.raises(Acted):
                 signal.raise_signal(number)
         assert signal.getsignal(number) is act
         with interruption.until_signal():
             assert signal.getsignal(number) is not act
         assert signal.getsignal(number) is act
-    finally:
-        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_what_is_ignored_from_the_start_stays_so(name):
+    number = signal.Signals[name]
+    with _handling(number, signal.SIG_IGN):
+        with interruption.until_signal() as check, interruption.noticed():
+            signal.raise_signal(number)
+            check()
+        assert signal.getsignal(number) == signal.SIG_IGN
+
+
+def test_an_interrupt_that_a_library_turns_into_an_error():
+    with pytest.raises(KeyboardInterrupt), interruption.noticed():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None

@@ -51,10 +51,35 @@ def locked(
         files.check_no_link(folder / "lock")
     except OSError as error:
         raise files.not_writable(folder, "data_dir", error) from None
-    with filelock.FileLock(folder / "lock"):
+    with _held(filelock.FileLock(folder / "lock"), name):
         for path in _entries(folder, files.PARTIAL):
             files.remove(path)  # of a process that was killed
         yield folder
+
+
+@contextlib.contextmanager
+def _held(lock: Any, name: str) -> Iterator[None]:
+    """Holds a lock, and says in a terminal that it waits for another process."""
+    import filelock
+
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        with _status(f"waiting for another process that decodes {name}"):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _status(said: str) -> contextlib.AbstractContextManager[Any]:
+    from rich import console, text
+
+    terminal = console.Console(stderr=True)
+    if terminal.is_terminal:
+        return terminal.status(text.Text(said))
+    return contextlib.nullcontext()
 
 
 def _of_user() -> pathlib.Path:
@@ -118,11 +143,16 @@ def filling(entry: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         files.make_inner(partial)
         yield partial
+        for file in files.entries(partial):
+            # Before it counts as whole: a lost machine would leave black images.
+            with file.open("r+b") as data:
+                os.fsync(data.fileno())
         files.remove(entry)
         partial.rename(entry)
     except OSError as error:
+        reason = str(error.strerror).removesuffix(".")  # of `files.whole`
         raise ValueError(
-            f"The decoded pictures cannot be kept in {entry.parent}: {error.strerror}; "
+            f"The decoded pictures cannot be kept in {entry.parent}: {reason}; "
             "data_dir may name another folder."
         ) from error
     finally:

@@ -82,17 +82,34 @@ def load(source: Source, cache: str | pathlib.Path | None = None) -> dataset.Dat
         )
         key = picture_cache.digest(dataclasses.asdict(options))
         found = picture_cache.read(place / key, _version(source)) if place else None
-        if found is None:
-            headers = headers or _read_headers(source)
-            found = _decode(source, options, headers, place, key)
+        if found is not None:
+            with contextlib.suppress(*files.DAMAGE):  # then it is made anew
+                return _data_set(source, options, found)
+        headers = headers or _read_headers(source)
+        found = _decode(source, options, headers, place, key)
+    return _data_set(source, options, found)
+
+
+def _data_set(
+    source: Source, options: pictures.Options, found: Mapping[str, Any]
+) -> dataset.Dataset:
+    """Returns a data set of what `picture_cache.read` returns.
+
+    Raises:
+      ValueError: if a part is no part of images of their size.
+    """
+    fields = dict(found)
     data = dataset.Dataset(
         name=source.name,
         class_names=source.class_names,
         options=options,
-        notes=(*source.notes, *found.pop("about")["notes"]),
-        **found,
+        notes=(*source.notes, *fields.pop("about")["notes"]),
+        **fields,
     )
-    return dataset.checked(data, lambda field: f"{source.place} ({field})")
+    dataset.checked(data, lambda field: f"{source.place} ({field})")
+    if data.input_shape[:2] != (options.image_size, options.image_size):
+        raise ValueError(f"{source.place} has images of shape {data.input_shape}.")
+    return data
 
 
 def held_out(

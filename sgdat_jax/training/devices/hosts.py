@@ -80,9 +80,15 @@ def join(
             _wait_for(host.strip("[]"), int(port))
     is_cluster = None in (coordinator, process_id, num_processes)
     patience = _PATIENCE_OF_CLUSTERS if is_cluster else _PATIENCE_SECONDS
+    missing = f"not all processes of the job have come within {patience:g} seconds"
+    if num_processes is not None and not is_cluster:
+        # jax waits in vain where two have the same.
+        last = num_processes - 1
+        missing += f"; each must have a process_id of its own, from 0 to {last}"
     try:
         _within(
             patience,
+            missing,
             lambda: jax.distributed.initialize(
                 coordinator_address=coordinator,
                 process_id=process_id,
@@ -99,8 +105,8 @@ def join(
         ) from None
 
 
-def _within(seconds: float, wait: Callable[[], None]) -> None:
-    """Calls what waits for the other processes; too long, it ends this one.
+def _within(seconds: float, missing: str, wait: Callable[[], None]) -> None:
+    """Calls what waits for the other processes; too long, it ends this one, saying so.
 
     It is called in a thread, as jax hears neither signals nor the clock while it waits.
     """
@@ -119,7 +125,7 @@ def _within(seconds: float, wait: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         _end("interrupted", 130)
     if thread.is_alive():
-        _end(f"not all processes of the job have come within {seconds:g} seconds", 2)
+        _end(missing, 2)
     if raised:
         raise raised[0]
 

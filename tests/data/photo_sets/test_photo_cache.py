@@ -1,11 +1,18 @@
 """The cache of what is decoded of a folder of photos."""
 
+import contextlib
+import io
+import json
 import os
 import pathlib
 import shutil
+import threading
+from concurrent import futures
 
+import filelock
 import numpy as np
 import pytest
+from rich import console
 
 import photo_folders as sets
 from sgdat_jax.data import pictures
@@ -90,6 +97,71 @@ def test_a_damaged_cache_is_made_anew(tmp_path, decoded, name, content):
     assert decoded["read"] == 20
     assert not stale.exists()
     assert all(path.exists() for path in strange)
+
+
+def _array(*shape):
+    data = io.BytesIO()
+    np.save(data, np.zeros(shape, np.uint8))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train_images.npy", _array(8, 9, 9, 3)),  # of another size than the test part
+        ("train_labels.npy", _array(3)),
+        ("test_images.npy", _array(2)),
+        ("about.json", {"about": {}}),
+        ("about.json", {"about": [1]}),
+        ("about.json", {"about": {"notes": None}}),
+    ],
+)
+def test_a_cache_of_something_else_is_made_anew(tmp_path, decoded, name, content):
+    root = tmp_path / "pets"
+    sets.folder(root)
+    first = sets.load(root)
+    rows, notes = sets.rows(first), first.notes
+    (file,) = (tmp_path / "cache").rglob(name)
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(file.read_text()) | content).encode()
+    file.write_bytes(content)
+    again = sets.load(root)
+    assert (sets.rows(again), again.notes) == (rows, notes)
+    assert decoded["read"] == 20
+
+
+def test_images_of_another_size_are_made_anew(tmp_path, decoded):
+    root = tmp_path / "pets"
+    sets.folder(root)
+    rows = sets.rows(sets.load(root, image_size=8))
+    for part, count in (("train", 8), ("test", 2)):
+        (file,) = (tmp_path / "cache").rglob(f"{part}_images.npy")
+        file.write_bytes(_array(count, 9, 9, 3))
+    assert sets.rows(sets.load(root, image_size=8)) == rows
+    assert decoded["read"] == 20
+
+
+def test_another_process_is_waited_for_and_named(tmp_path, monkeypatch):
+    root = tmp_path / "pets"
+    sets.folder(root)
+    rows = sets.rows(sets.load(root))
+    waits, said = threading.Event(), []
+
+    def status(terminal, text):
+        said.append(str(text))
+        waits.set()
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(console.Console, "status", status)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    (lock,) = (tmp_path / "cache").rglob("lock")
+    with futures.ThreadPoolExecutor(1) as pool:
+        with filelock.FileLock(lock):
+            loaded = pool.submit(sets.load, root)
+            assert waits.wait(60)
+            assert not loaded.done()
+        assert sets.rows(loaded.result()) == rows
+    assert said == ["waiting for another process that decodes pets"]
 
 
 def test_folders_of_one_name_are_apart(tmp_path):

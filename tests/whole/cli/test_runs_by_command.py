@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 import sgdat_jax as sj
@@ -177,3 +179,24 @@ def test_a_terminal_without_the_signs_gets_others(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert "+-0.00" in done.stdout and done.stdout.isascii()
     assert "±" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_compiled_programs_that_are_damaged_are_made_anew(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((1, 8, 8, 1), np.uint8))
+    words = ["predict", "digits", str(tmp_path / "a.npy"), "--csv"]
+    places = {"XDG_CACHE_HOME": str(tmp_path), "JAX_COMPILATION_CACHE_DIR": ""}
+    places |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+    def programs():
+        kept = (tmp_path / "sgdat_jax" / "compiled").iterdir()
+        return {path: path.stat().st_size for path in kept if path.stat().st_size}
+
+    first = shared_runs.python("-m", "sgdat_jax", *words, **places)
+    whole = programs()
+    assert whole and (first.returncode, first.stderr) == (0, "")
+    for number, path in enumerate(whole):
+        os.truncate(path, 100 * (number % 2))
+    again = shared_runs.python("-m", "sgdat_jax", *words, **places)
+    assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
+    assert programs().keys() == whole.keys()
+    assert min(programs().values()) > 100
