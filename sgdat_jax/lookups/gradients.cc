@@ -21,6 +21,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #include "xla/ffi/api/ffi.h"
 
@@ -145,7 +146,9 @@ int64_t Parts(int64_t size, int64_t part) { return (size + part - 1) / part; }
 template <typename T>
 std::unique_ptr<T[], void (*)(void*)> Allocate(int64_t size) {
   const size_t bytes = Parts(std::max<int64_t>(size, 1) * sizeof(T), 64) * 64;
-  return {static_cast<T*>(std::aligned_alloc(64, bytes)), std::free};
+  void* memory = std::aligned_alloc(64, bytes);
+  if (!memory) throw std::bad_alloc();
+  return {static_cast<T*>(memory), std::free};
 }
 
 // Does tasks 0 to count - 1, on the caller's thread and those of the pool.
@@ -580,9 +583,9 @@ using Result = ffi::Result<Array>;
 Shape ShapeOf(ffi::Span<const int64_t> x, int64_t features,
               ffi::Span<const int64_t> g, Pair window, Pair strides, Pair pads,
               Pair dilation) {
-  return {x[0],       x[1],       x[2],    features, g[1],        g[2],       g[3],
-          window[0],  window[1],  strides[0], strides[1], pads[0], pads[1],
-          dilation[0], dilation[1]};
+  return {x[0],       x[1],       x[2],        features,   g[1],
+          g[2],       g[3],       window[0],   window[1],  strides[0],
+          strides[1], pads[0],    pads[1],     dilation[0], dilation[1]};
 }
 
 ffi::Error ToKernel(ffi::ThreadPool pool, Signs x, Array g, Result out, Pair strides,
