@@ -11,7 +11,7 @@ from sgdat_jax.lookups import library
 
 # Multiplications of a convolution. A gradient of fewer takes a millisecond or two:
 # small networks are trained before they have won the time to compile the functions.
-_FEWEST_PRODUCTS = 2**28
+_FEWEST_PRODUCTS = 200_000_000
 
 
 def are_possible(
