@@ -5,7 +5,7 @@ from typing import ClassVar, Unpack
 import jax
 from flax import nnx
 
-from sgdat_jax.models import blocks
+from sgdat_jax.models import blocks, pooling
 
 
 class BinaryNet(nnx.Module):
@@ -112,7 +112,7 @@ class BinaryNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits ``(batch, classes)`` of images ``(batch, h, w, channels)``."""
-        activate, max_pool = blocks.activate, blocks.max_pool
+        activate, max_pool = blocks.activate, pooling.max_pool
         x = self.norm1(self.conv1(images))
         x = self.norm2(max_pool(activate(self.conv2, x)))
         x = self.norm3(activate(self.conv3, x))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sgdat_jax.models import blocks, residual
+from sgdat_jax.models import blocks, pooling, residual
 
 _LARGE = 100  # pixels; from this height or width on, images get the ImageNet stem
 
@@ -98,7 +98,7 @@ class SgdatResNet18(nnx.Module):
         for block in self.blocks:
             x = block(x)
         window = (min(8, x.shape[1]), min(8, x.shape[2]))
-        x = self.norm2(blocks.flatten(blocks.avg_pool(x, window)))
+        x = self.norm2(blocks.flatten(pooling.avg_pool(x, window)))
         return self.norm3(blocks.activate(self.dense, x))
 
 
@@ -267,7 +267,7 @@ class _BiRealBlock(nnx.Module):
         if self.shortcut is None:
             y += x
         else:
-            x = blocks.avg_pool(x, (2, 2))
+            x = pooling.avg_pool(x, (2, 2))
             y += self.shortcut_norm(self.shortcut(x))
         y = residual.hand_on(y, self.dtype)
         return y if self.activation is None else self.activation(y)

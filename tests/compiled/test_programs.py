@@ -15,7 +15,7 @@ from benchmarks import hlo, hlo_products
 from sgdat_jax import inference
 from sgdat_jax.data import sources
 from sgdat_jax.experiments import configs, setup
-from sgdat_jax.models import blocks
+from sgdat_jax.models import pooling
 from sgdat_jax.training import ahead
 from sgdat_jax.training.devices import parallel
 
@@ -169,7 +169,7 @@ def test_pooling_writes_no_halves():
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             preferred_element_type=jnp.float32,
         )
-        return jax.vjp(blocks.max_pool, sums)
+        return jax.vjp(pooling.max_pool, sums)
 
     program = tpus.program(tpus.compile_for(tpus.alone(), pooled, images, kernel))
     written = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sgdat_jax.models import blocks, sizes, specs
+from sgdat_jax.models import pooling, sizes, specs
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -32,9 +32,9 @@ def test_rectangles_at_the_edges_are_smaller():
     images = np.random.default_rng(0).normal(size=(2, 9, 4, 3)).astype(np.float32)
     # Of 9 rows, the first rectangle has 5 and the second 4: they are centred.
     expected = np.stack([images[:, :5].mean((1, 2)), images[:, 5:].mean((1, 2))], 1)
-    pooled = blocks.avg_pool(jnp.asarray(images), (8, 4))
+    pooled = pooling.avg_pool(jnp.asarray(images), (8, 4))
     np.testing.assert_allclose(pooled[:, :, 0], expected, rtol=1e-5, atol=1e-6)
-    odd = blocks.avg_pool(jnp.asarray(images), (2, 2))
+    odd = pooling.avg_pool(jnp.asarray(images), (2, 2))
     assert odd.shape == (2, 5, 2, 3)
     last = images[:, 8:, :2].mean((1, 2))
     np.testing.assert_allclose(odd[:, 4, 0], last, rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ def test_rectangles_at_the_edges_are_smaller():
 def test_rectangles_that_fit_are_pooled_as_before():
     images = jax.random.normal(jax.random.key(0), (2, 16, 8, 3))
     np.testing.assert_array_equal(
-        blocks.avg_pool(images, (8, 8)), nnx.avg_pool(images, (8, 8), (8, 8))
+        pooling.avg_pool(images, (8, 8)), nnx.avg_pool(images, (8, 8), (8, 8))
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import sgdat_jax as sj
-from sgdat_jax.models import blocks
+from sgdat_jax.models import blocks, pooling
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
@@ -173,7 +173,7 @@ def test_max_pool_is_flax_max_pool(shape):
         ours, plain = (
             jax.vjp(pool, x)
             for pool in (
-                blocks.max_pool,
+                pooling.max_pool,
                 lambda x: nnx.max_pool(x, (2, 2), strides=(2, 2)),
             )
         )
@@ -188,7 +188,7 @@ def test_max_pool_is_flax_max_pool(shape):
 @pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_max_pool_passes_nan_on(place):
     x = jnp.zeros((1, 2, 2, 1)).at[0, *place, 0].set(jnp.nan)
-    assert jnp.isnan(blocks.max_pool(x)).all()
+    assert jnp.isnan(pooling.max_pool(x)).all()
 
 
 @pytest.mark.parametrize("shape", [(8, 3), (2, 4, 4, 3)])
