@@ -195,8 +195,8 @@ def list_recipes(config: options.Recipes) -> table.Table:
         )
     listed.caption = (
         "images: seen in training, over all epochs. MACs: of a forward pass of one.\n"
-        "CPU hours: on two cores, about, from rates measured at 32x32; an NVIDIA H200 "
-        "took\n0.56 s for an epoch of BinaryNet on CIFAR-10 in bfloat16.\n"
+        "CPU hours: on two cores with AVX-512, about, from rates at 32x32; an NVIDIA\n"
+        "H200 took 0.56 s for an epoch of BinaryNet on CIFAR-10 in bfloat16.\n"
         f"train also takes RECIPE-METHOD:\n{', '.join(methods.PAPER)}"
     )
     listed.caption_justify = "left"

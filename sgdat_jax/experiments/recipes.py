@@ -96,7 +96,7 @@ class Cost(NamedTuple):
 
     images: int  # seen in training, over all epochs
     macs: float  # multiplications and additions of a forward pass of one image
-    cpu_hours: float  # of two CPU cores, about
+    cpu_hours: float  # of two CPU cores with AVX-512, about
 
 
 # Images of each set to train with, their shape, and the number of classes.
@@ -106,8 +106,8 @@ _IMAGES = {
     "tiny_imagenet": (100_000, (64, 64, 3), 200),
 }
 # Images per second in training, 32x32, batches of 128, float32, on two shared cores of
-# an AMD EPYC: benchmarks/results/train_step/cpu-float32-*-width1.json.
-_RATES = {"BinaryNet": 50.0, "SgdatResNet18": 45.0}
+# an AMD EPYC with AVX-512: benchmarks/results/train_step/cpu-float32-*-width1.json.
+_RATES = {"BinaryNet": 130.0, "SgdatResNet18": 110.0}
 
 
 def cost(name: str) -> Cost:
