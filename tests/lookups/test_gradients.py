@@ -104,6 +104,7 @@ def test_they_are_those_of_xla(x_shape, kernel_shape, geometry):
 sizes = strategies.integers(1, 40)
 
 
+@pytest.mark.whole
 @hypothesis.given(
     batch=strategies.integers(1, 4),
     size=strategies.tuples(sizes, sizes),
@@ -265,6 +266,7 @@ def test_layers_look_them_up(strides):
     chex.assert_trees_all_equal(found, step(layer, x, weights), strict=True)
 
 
+@pytest.mark.whole
 def test_second_derivatives_are_those_of_xla():
     layer = sj.BinaryConv(8, 8, (3, 3), rngs=nnx.Rngs(0))
     x = jax.random.randint(jax.random.key(0), (2, 6, 6, 8), -1, 2).astype("float32")
