@@ -21,7 +21,7 @@ from jax import lax
 import sgdat_jax as sj
 from benchmarks import timing
 from sgdat_jax import bits, lookups
-from sgdat_jax.lookups import library
+from sgdat_jax.lookups import native
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "gradients"
 CASES = {  # height and width, features and outputs
@@ -124,7 +124,7 @@ def main(arguments=None):
     add("--out", type=pathlib.Path, default=RESULTS)
     options = parser.parse_args(arguments)
     sj.keep_freed_memory()
-    if not (sj.look_up_gradients() and library.is_ready()):
+    if not (sj.look_up_gradients() and native.is_ready()):
         parser.error("this machine cannot look gradients up")
     rows = []
     for name in options.cases:

@@ -29,7 +29,7 @@ import jax
 from benchmarks import timing, train_step
 from sgdat_jax import cpu, lookups
 from sgdat_jax.data import sources
-from sgdat_jax.lookups import library
+from sgdat_jax.lookups import native
 from sgdat_jax.training import loop, steps
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "where_time_goes"
@@ -109,9 +109,9 @@ def category_of(op_name, line):
     for scope, category in SCOPES:
         if re.search(rf"\b{scope}\b", op_name):
             return category
-    if library.KERNEL_GRADIENT in line:
+    if native.KERNEL_GRADIENT in line:
         return CONV_KERNELS
-    if library.INPUT_GRADIENT in line:
+    if native.INPUT_GRADIENT in line:
         return CONV_INPUTS
     # By name as well: XLA turns parts of products into fusions.
     if re.search(r" convolution\(|__cudnn\$conv", line) or op_name.endswith(

@@ -182,8 +182,7 @@ def _keep_compiled_programs() -> None:
     if os.environ.get(name.upper()) or (jax and getattr(jax.config, name)):
         return
     try:
-        caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        folder = pathlib.Path(caches, "sgdat_jax", "compiled")
+        folder = files.of_caches() / "compiled"
         files.make([folder])
     except (RuntimeError, ValueError):
         return

@@ -172,12 +172,15 @@ def read(folder: pathlib.Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     checked = formats.check_all(file, files.read_lines(file), formats.Trial)
-    known: list[Any] = []
+    known = set()
     for line in checked:
-        trial = line["hyperparameters"], line["seed"]
+        hyperparameters, seed = line["hyperparameters"], line["seed"]
+        trial = *sorted(hyperparameters.items()), seed
         if trial in known:
-            raise ValueError(f"{file} is damaged: it has {trial} twice.")
-        known.append(trial)
+            raise ValueError(
+                f"{file} is damaged: it has {hyperparameters, seed} twice."
+            )
+        known.add(trial)
     return [{"diverged": False} | line for line in checked]  # not in former versions
 
 

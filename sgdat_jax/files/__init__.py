@@ -24,6 +24,7 @@ from sgdat_jax.files.contents import write_text as write_text
 from sgdat_jax.files.folders import make as make
 from sgdat_jax.files.folders import make_inner as make_inner
 from sgdat_jax.files.folders import not_writable as not_writable
+from sgdat_jax.files.folders import of_caches as of_caches
 from sgdat_jax.files.folders import remove as remove
 from sgdat_jax.files.folders import remove_empty as remove_empty
 from sgdat_jax.files.folders import remove_partials as remove_partials

@@ -83,6 +83,16 @@ def remove_partials(folder: pathlib.Path, old: Collection[str] = ()) -> None:
             path.unlink(missing_ok=True)
 
 
+def of_caches() -> pathlib.Path:
+    """Returns the folder of what can be made anew, and need not be there yet.
+
+    Raises:
+      RuntimeError: if the user has no home.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(caches, "sgdat_jax")
+
+
 def set_aside(path: pathlib.Path, why: str) -> pathlib.Path:
     """Renames a file or folder to ``NAME.WHY``, or to one with a number that is free.
 

@@ -10,6 +10,5 @@ C++ compiler found there, and kept. `bits` has the products of signs alone.
 from sgdat_jax.lookups.gradients import are_possible as are_possible
 from sgdat_jax.lookups.gradients import to_inputs as to_inputs
 from sgdat_jax.lookups.gradients import to_kernel as to_kernel
-from sgdat_jax.lookups.library import are_allowed as are_allowed
-from sgdat_jax.lookups.library import are_in_use as are_in_use
-from sgdat_jax.lookups.library import look_up_gradients as look_up_gradients
+from sgdat_jax.lookups.native import are_in_use as are_in_use
+from sgdat_jax.lookups.native import look_up_gradients as look_up_gradients

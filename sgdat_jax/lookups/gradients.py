@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sgdat_jax import bits
-from sgdat_jax.lookups import library
+from sgdat_jax.lookups import native
 
 # Multiplications of a convolution. A gradient of fewer takes a millisecond or two:
 # small networks are trained before they have won the time to compile the functions.
@@ -26,14 +26,15 @@ def are_possible(
       geometry: of the window.
     """
     return (
-        library.are_allowed()
-        and len(geometry.strides) == 2
+        len(geometry.strides) == 2
         and {x.dtype, kernel.dtype, cotangent.dtype} == {jnp.dtype("float32")}
         and all(isinstance(size, int) for size in x.shape)  # not exported for any
         and cotangent.size * math.prod(kernel.shape[:-1]) >= _FEWEST_PRODUCTS
-        # XLA would have each of several devices compute all of it.
-        and jax.device_count("cpu") == 1
-        and library.is_ready()
+        # A GPU's host needs nothing compiled. Of several devices XLA would have each
+        # compute all of it.
+        and jax.default_backend() == "cpu"
+        and jax.device_count() == 1
+        and native.is_ready()
     )
 
 
@@ -56,7 +57,7 @@ def to_kernel(
     """
     words, are_nan = bits.pack_and_find_nan(x)
     gradient = _call(
-        library.KERNEL_GRADIENT,
+        native.KERNEL_GRADIENT,
         shape,
         words,
         cotangent,
@@ -87,7 +88,7 @@ def to_inputs(
       float32 of the inputs' shape.
     """
     gradient = _call(
-        library.INPUT_GRADIENT, shape, bits.pack(kernel), cotangent, **_of(geometry)
+        native.INPUT_GRADIENT, shape, bits.pack(kernel), cotangent, **_of(geometry)
     )
     return jnp.where(jnp.isnan(kernel).any((0, 1, 3)), jnp.nan, gradient)
 

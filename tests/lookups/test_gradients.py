@@ -18,20 +18,20 @@ from jax import lax
 
 import sgdat_jax as sj
 from sgdat_jax import bits, cpu, lookups
-from sgdat_jax.lookups import gradients, library
+from sgdat_jax.lookups import gradients, native
 
 pytestmark = [
-    pytest.mark.skipif(not library._can(), reason="needs AVX2 and a C++ compiler"),
+    pytest.mark.skipif(not native._can(), reason="needs AVX2 and a C++ compiler"),
     pytest.mark.usefixtures("allowed"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def allowed(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda backend=None: 1)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     monkeypatch.setattr(gradients, "_FEWEST_PRODUCTS", 0)
     assert sj.look_up_gradients()
-    assert library.is_ready()
+    assert native.is_ready()
     yield
     sj.look_up_gradients(False)
 
@@ -131,9 +131,9 @@ from sgdat_jax import cpu
 cpu.abilities = lambda: {"avx2", "fma"}
 import test_gradients as gradients
 import sgdat_jax as sj
-from sgdat_jax.lookups import library
-assert sj.look_up_gradients() and library.is_ready()
-assert "-mavx2" in library._flags()
+from sgdat_jax.lookups import native
+assert sj.look_up_gradients() and native.is_ready()
+assert "-mavx2" in native._flags()
 for case in gradients.CASES:
     gradients.check(*case)
 print("equal")
@@ -187,7 +187,7 @@ if sys.argv[1] == "one":
 import hashlib, jax, numpy as np
 import sgdat_jax as sj
 from sgdat_jax import bits, cpu, lookups
-assert sj.look_up_gradients() and lookups.library.is_ready()
+assert sj.look_up_gradients() and lookups.native.is_ready()
 keys = jax.random.split(jax.random.key(0), 2)
 x = jax.numpy.sign(jax.random.normal(keys[0], (13, 16, 16, 40)))
 g = jax.random.normal(keys[1], (13, 16, 16, 24))
@@ -257,12 +257,12 @@ def test_layers_look_them_up(strides):
     )
     step = nnx.jit(nnx.grad(loss_of, argnums=(0, 1)))
     program = step.lower(layer, x, weights).as_text()
-    assert library.KERNEL_GRADIENT in program
-    assert (library.INPUT_GRADIENT in program) == (strides == 1)
+    assert native.KERNEL_GRADIENT in program
+    assert (native.INPUT_GRADIENT in program) == (strides == 1)
     found = step(layer, x, weights)
     sj.look_up_gradients(False)
     step = nnx.jit(nnx.grad(loss_of, argnums=(0, 1)))
-    assert library.KERNEL_GRADIENT not in step.lower(layer, x, weights).as_text()
+    assert native.KERNEL_GRADIENT not in step.lower(layer, x, weights).as_text()
     chex.assert_trees_all_equal(found, step(layer, x, weights), strict=True)
 
 
@@ -288,6 +288,7 @@ def test_second_derivatives_are_those_of_xla():
         ({"dtype": "bfloat16"}, False),
         ({"geometry": bits.Geometry()}, False),
         ({"devices": 8}, False),
+        ({"backend": "gpu"}, False),
         ({"fewest": 2**40}, False),
         ({"allowed": False}, False),
     ],
@@ -296,7 +297,8 @@ def test_second_derivatives_are_those_of_xla():
 def test_what_can_be_looked_up(change, possible, monkeypatch):
     arrays = made((2, 6, 6, 8), (3, 3, 8, 8), SAME)
     arrays = [array.astype(change.get("dtype", "float32")) for array in arrays]
-    monkeypatch.setattr(jax, "device_count", lambda _: change.get("devices", 1))
+    monkeypatch.setattr(jax, "device_count", lambda: change.get("devices", 1))
+    monkeypatch.setattr(jax, "default_backend", lambda: change.get("backend", "cpu"))
     monkeypatch.setattr(gradients, "_FEWEST_PRODUCTS", change.get("fewest", 0))
     sj.look_up_gradients(change.get("allowed", True))
     geometry = change.get("geometry", SAME)

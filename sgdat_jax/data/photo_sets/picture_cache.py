@@ -40,7 +40,9 @@ def locked(
 
     inner = f"{name[:40]}-{digest(str(place.resolve()))}"
     try:
-        folder = (pathlib.Path(cache) if cache else _of_user()) / "pictures" / inner
+        folder = (
+            (pathlib.Path(cache) if cache else files.of_caches()) / "pictures" / inner
+        )
         files.make([folder], "data_dir")
     except (RuntimeError, ValueError):
         if cache:
@@ -80,11 +82,6 @@ def _status(said: str) -> contextlib.AbstractContextManager[Any]:
     if terminal.is_terminal:
         return terminal.status(text.Text(said))
     return contextlib.nullcontext()
-
-
-def _of_user() -> pathlib.Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(caches, "sgdat_jax")
 
 
 def digest(value: Any) -> str:

@@ -4,12 +4,12 @@ import pytest
 
 import sgdat_jax as sj
 from benchmarks import gradients
-from sgdat_jax.lookups import library
+from sgdat_jax.lookups import native
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 
 
-@pytest.mark.skipif(not library._can(), reason="needs AVX2 and a C++ compiler")
+@pytest.mark.skipif(not native._can(), reason="needs AVX2 and a C++ compiler")
 def test_both_gradients_are_measured_beside_those_of_xla(tmp_path, capsys):
     words = ["--cases", "8x8x128", "--batch", "2", "--rounds", "5"]
     try:

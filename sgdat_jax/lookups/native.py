@@ -65,11 +65,6 @@ def look_up_gradients(allowed: bool = True) -> bool:
     return _allowed
 
 
-def are_allowed() -> bool:
-    """Returns whether gradients may be looked up, see `look_up_gradients`."""
-    return _allowed
-
-
 def is_ready() -> bool:
     """Returns whether XLA knows the compiled functions; compiles them if need be."""
     return _allowed and _register()
@@ -125,20 +120,19 @@ def _register() -> bool:
 
 def _compiled() -> pathlib.Path:
     """Returns the library, compiled now if this machine has not kept it."""
-    command = [*_compiler(), *_flags(), "-isystem", jax.ffi.include_dir()]
+    command = [*_compiler(), *_flags()]
     version = subprocess.run(
         [*_compiler(), "--version"], capture_output=True, check=True, timeout=_SECONDS
     ).stdout
     known = repr([command, jax.lib.__version__]).encode() + version
     digest = hashlib.sha256(known + _SOURCE.read_bytes()).hexdigest()[:16]
-    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    path = pathlib.Path(caches, "sgdat_jax", f"gradients-{digest}.so")
+    path = files.of_caches() / f"gradients-{digest}.so"
     if not files.is_file(path):
         files.make([path.parent], "XDG_CACHE_HOME")
         with tempfile.TemporaryDirectory() as folder:
             made = pathlib.Path(folder, path.name)
             subprocess.run(
-                [*command, "-o", made, _SOURCE],
+                [*command, "-isystem", jax.ffi.include_dir(), "-o", made, _SOURCE],
                 capture_output=True,
                 check=True,
                 text=True,

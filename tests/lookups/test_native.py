@@ -11,19 +11,19 @@ import pytest
 import sgdat_jax as sj
 import shared_runs
 from sgdat_jax import cpu, files
-from sgdat_jax.lookups import library
+from sgdat_jax.lookups import native
 
 needs_compiler = pytest.mark.skipif(
-    not library._can(), reason="needs AVX2 and a C++ compiler"
+    not native._can(), reason="needs AVX2 and a C++ compiler"
 )
 
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
-    library._register.cache_clear()
+    native._register.cache_clear()
     yield
-    library._register.cache_clear()
+    native._register.cache_clear()
     sj.look_up_gradients(False)
 
 
@@ -36,21 +36,21 @@ def kept(tmp_path):
 def test_it_is_compiled_once(tmp_path, monkeypatch):
     assert sj.look_up_gradients()
     assert not kept(tmp_path)  # not before it is needed
-    first = library._compiled()
+    first = native._compiled()
     assert kept(tmp_path) == [first]
     before = first.stat().st_mtime_ns
-    assert library._compiled() == first
+    assert native._compiled() == first
     assert first.stat().st_mtime_ns == before
-    monkeypatch.setattr(library, "_FLAGS", (*library._FLAGS, "-DOTHER"))
-    assert library._compiled() != first  # of other flags it is another
+    monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-DOTHER"))
+    assert native._compiled() != first  # of other flags it is another
 
 
 @pytest.mark.whole
 @needs_compiler
 def test_processes_that_need_it_at_once_do_not_meet(tmp_path):
     code = (
-        "import sgdat_jax as sj; from sgdat_jax.lookups import library;"
-        "sj.look_up_gradients(); print(library.is_ready())"
+        "import sgdat_jax as sj; from sgdat_jax.lookups import native;"
+        "sj.look_up_gradients(); print(native.is_ready())"
     )
     both = [
         subprocess.Popen(
@@ -68,7 +68,7 @@ def test_processes_that_need_it_at_once_do_not_meet(tmp_path):
 def test_the_environment_can_refuse(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     assert not sj.look_up_gradients()
-    assert not library.is_ready()
+    assert not native.is_ready()
 
 
 def test_other_processors_do_without(monkeypatch, tmp_path):
@@ -88,8 +88,8 @@ def test_a_compiler_that_fails_is_said_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("CXX", f"'{compiler}'")
     assert sj.look_up_gradients()
     with caplog.at_level(logging.WARNING):
-        assert not library.is_ready()
-        assert not library.is_ready()
+        assert not native.is_ready()
+        assert not native.is_ready()
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("Gradients are XLA's")
     assert said.endswith("no header\n")
@@ -100,7 +100,7 @@ def test_a_compiler_that_fails_is_said_once(tmp_path, monkeypatch, caplog):
 def test_without_a_place_to_keep_it_gradients_are_xlas(tmp_path, monkeypatch, caplog):
     files.write_text(tmp_path / "caches", "no folder")
     assert sj.look_up_gradients()
-    assert not library.is_ready()
+    assert not native.is_ready()
     assert "XDG_CACHE_HOME must be a folder that can be written" in caplog.text
 
 
